@@ -285,6 +285,11 @@ impl Quota {
         }
     }
 
+    /// Returns whether a connection counts for its virtual host and its user.
+    pub(crate) fn is_counted(&self, connection: ConnectionId) -> bool {
+        self.shares.get(connection.index()).is_some_and(|share| share.vhost.is_some())
+    }
+
     /// Returns the number of connections in a virtual host.
     pub(crate) fn connections_in(&self, vhost: VhostId) -> u32 {
         self.vhosts[vhost.index()]

@@ -704,6 +704,12 @@ impl Broker {
         self.jobs.begin(Job::Connection(connection));
     }
 
+    /// Notes that the client of a connection is gone, although input of it may still be handled. The connection no longer
+    /// counts for the limits of its user and its virtual host, so that the client can connect again.
+    pub fn note_lost(&mut self, connection: ConnectionId) {
+        self.quota.leave_vhost(connection);
+    }
+
     /// Notes that the socket is closed. The connection's id may be used again as soon as all its deliveries
     /// are requeued.
     pub fn release(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {

@@ -12,6 +12,15 @@ use super::mqtt::MqttConnection;
 use super::output::Filled;
 use super::timeouts::Timeout;
 
+/// The messages in input that is not handled.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct UnhandledMessages {
+    /// The number of messages in these frames or packets.
+    pub messages: u32,
+    /// The length of the complete frames or packets at the start of the input, in bytes.
+    pub bytes: usize,
+}
+
 /// The server's side of the connection of one client.
 #[derive(Debug)]
 pub enum Client {
@@ -197,6 +206,18 @@ impl Client {
             Self::Amqp(connection) => connection.has_close(input),
             Self::Mqtt(connection) => connection.has_disconnect(input),
         }
+    }
+
+    /// Returns the number of messages of which the connection has handled some input, but which the broker has not
+    /// accepted.
+    pub const fn held_messages(&self) -> u32 {
+        of_either!(self, connection => connection.held_messages())
+    }
+
+    /// Counts the messages in `input`, which is not handled yet. `is_first`: it follows the last input that was handled;
+    /// otherwise it begins with a frame or packet.
+    pub fn count_messages(&self, input: &[u8], is_first: bool) -> UnhandledMessages {
+        of_either!(self, connection => connection.count_messages(input, is_first))
     }
 
     /// Returns how often input that is not handled yet is to be searched for PINGREQ, in milliseconds; `None` for AMQP

@@ -460,16 +460,16 @@ pub struct Pools {
 impl Pools {
     /// Reserves the pools without touching their memory.
     pub fn new(limits: &Limits) -> Self {
-        let replies = limits.connections_max as usize * limits.replies_bytes_max as usize;
+        let replies = limits.connection_places() as usize * limits.replies_bytes_max as usize;
         Self {
             channels: Channels::new(limits.channels_max as usize),
             replies: BytePool::with_bytes(replies),
-            clients: ClientPool::new(limits.connections_max as usize),
+            clients: ClientPool::new(limits.connection_places() as usize),
             cancelled_tag: Name::new(),
             confirmed: 0,
             mqtt_properties: Box::default(),
             subscription_ids: Vec::new(),
-            alias_tables_left: super::mqtt::alias_tables_max(limits.connections_max as usize),
+            alias_tables_left: super::mqtt::alias_tables_max(limits.connection_places() as usize),
         }
     }
 

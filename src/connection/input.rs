@@ -20,6 +20,7 @@ use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::{MessageFlags, PoolFull};
 
 use super::channel::{ChannelState, ConfirmList, ConfirmListKind, NONE, Slot};
+use super::client::UnhandledMessages;
 use super::connection::{Connection, Context, Names, Phase, SOCKET_CLOSE_TIMEOUT_MS};
 use super::erlang::{BadEnd, FrameSnippet, Numbers};
 use super::methods::{CommandKind, Pending};
@@ -313,26 +314,54 @@ impl Connection {
         }
     }
 
+    /// Returns the frames in `input`, which is not handled yet, each with the octets from its payload on. The last one may
+    /// be incomplete. `is_first`: the input may begin with the rest of a body frame.
+    fn unhandled_frames<'i>(
+        &self,
+        input: &'i [u8],
+        is_first: bool,
+    ) -> impl Iterator<Item = (FrameHeader, &'i [u8])> {
+        let rest_of_frame = match self.input.body.is_begun {
+            true if is_first => (self.input.body.left as usize).saturating_add(1),
+            _ => 0,
+        };
+        let mut unread = input.get(rest_of_frame..).unwrap_or_default();
+        core::iter::from_fn(move || {
+            let header = FrameHeader::peek(unread)?;
+            let payload = unread.get(FRAME_HEADER_LEN..)?;
+            unread = payload.get(header.size as usize..).and_then(|rest| rest.get(1..)).unwrap_or_default();
+            Some((header, payload))
+        })
+    }
+
     /// Returns whether `input`, which is not handled yet, contains a connection.close of the client.
     pub fn has_close(&self, input: &[u8]) -> bool {
         const CLOSE: [u8; 4] = [0, 10, 0, 50];
-        let rest_of_frame = match self.input.body.is_begun {
-            true => (self.input.body.left as usize).saturating_add(1),
-            false => 0,
-        };
-        let mut unread = input.get(rest_of_frame..).unwrap_or_default();
-        while let Some(header) = FrameHeader::peek(unread) {
-            let payload = &unread[FRAME_HEADER_LEN..];
+        self.unhandled_frames(input, true).any(|(header, payload)| {
             let is_method = header.raw_kind == FrameKind::Method as u8;
-            if header.channel == 0 && is_method && payload.starts_with(&CLOSE) {
-                return true;
-            }
-            let Some(rest) = payload.get(header.size as usize..).and_then(|rest| rest.get(1..)) else {
+            header.channel == 0 && is_method && payload.starts_with(&CLOSE)
+        })
+    }
+
+    /// See [`Client::held_messages`](super::client::Client::held_messages).
+    pub(super) const fn held_messages(&self) -> u32 {
+        self.channels.contents as u32
+    }
+
+    /// See [`Client::count_messages`](super::client::Client::count_messages).
+    pub(super) fn count_messages(&self, input: &[u8], is_first: bool) -> UnhandledMessages {
+        const PUBLISH: [u8; 4] = [0, 60, 0, 40];
+        let mut found = UnhandledMessages::default();
+        for (header, payload) in self.unhandled_frames(input, is_first) {
+            let is_method = header.raw_kind == FrameKind::Method as u8;
+            let frame_len = header.size as usize + 1;
+            if payload.len() < frame_len {
                 break;
-            };
-            unread = rest;
+            }
+            found.messages += u32::from(is_method && payload.starts_with(&PUBLISH));
+            found.bytes = input.len() - (payload.len() - frame_len);
         }
-        false
+        found
     }
 
     /// Closes the connection of a client that has sent connection.close after input that waits for capacity

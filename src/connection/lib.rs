@@ -66,7 +66,7 @@ mod publish;
 mod replies;
 mod timeouts;
 
-pub use client::Client;
+pub use client::{Client, UnhandledMessages};
 pub use connection::{Caller, Connection, Negotiated, Peer, Stage};
 pub use connection::{Context, Names, Pools};
 pub use connection::{Identity, Settings};

@@ -50,6 +50,8 @@ pub enum ReplyCode {
     ResourceError,
     /// Not permitted in this virtual host or by the negotiated limits.
     NotAllowed,
+    /// A limit of open connections was reached: of the broker, the virtual host or the user.
+    ConnectionLimit,
     /// A part of AMQP that Leveret does not implement.
     NotImplemented,
 }
@@ -86,6 +88,7 @@ impl ReplyCode {
             Self::UnexpectedFrame => (505, "UNEXPECTED_FRAME", Scope::Connection, 0x82),
             Self::ResourceError => (506, "RESOURCE_ERROR", Scope::Channel, 0x97),
             Self::NotAllowed => (530, "NOT_ALLOWED", Scope::Connection, 0x87),
+            Self::ConnectionLimit => (530, "NOT_ALLOWED", Scope::Connection, 0x97),
             Self::NotImplemented => (540, "NOT_IMPLEMENTED", Scope::Connection, 0x83),
         }
     }

@@ -7,7 +7,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 
 use leveret_config::Config;
-use leveret_core::limits::CONTROL_CLIENTS_MAX;
+use leveret_core::limits::{CONNECTIONS_SPARE, CONTROL_CLIENTS_MAX};
 use leveret_server::WAITING_SOCKETS_MAX;
 use leveret_storage::FileDisk;
 use mio::net::UnixStream;
@@ -44,7 +44,7 @@ pub(super) fn drain(signals: &mut UnixStream) -> bool {
 const OWN: u64 = 20;
 
 /// Raises the limit of file descriptors as far as needed and as the system allows. Returns the number of connections
-/// for which there are descriptors, at most `connections_max`, and the number of additional accepted connections that
+/// that may be open with these descriptors, at most `connections_max`, and the number of additional accepted connections that
 /// may wait for admission.
 ///
 /// If there are too few descriptors for both, a third of them is for waiting connections. The descriptors
@@ -54,14 +54,15 @@ const OWN: u64 = 20;
 /// There is no descriptor for a single connection.
 pub(super) fn connections(config: &Config) -> Result<(u32, usize), StartError> {
     let others = others(config);
-    let wanted = others + u64::from(config.limits.connections_max) + WAITING_SOCKETS_MAX as u64;
+    let wanted = others + u64::from(config.limits.connection_places()) + WAITING_SOCKETS_MAX as u64;
     let allowed = raise_to(wanted);
     if allowed >= wanted {
         return Ok((config.limits.connections_max, WAITING_SOCKETS_MAX));
     }
     let left = allowed.saturating_sub(others);
     let waiting = (left / 3).clamp(1, WAITING_SOCKETS_MAX as u64);
-    let connections = u32::try_from(left.saturating_sub(waiting)).unwrap_or(u32::MAX);
+    let connections = left.saturating_sub(waiting + u64::from(CONNECTIONS_SPARE));
+    let connections = u32::try_from(connections).unwrap_or(u32::MAX);
     if connections == 0 {
         return Err(StartError::Descriptors { allowed, wanted });
     }

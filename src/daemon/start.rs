@@ -240,6 +240,8 @@ fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> 
         uptime_ms: 0,
         connections: 0,
         handshakes_evicted: 0,
+        dropped_messages: 0,
+        refusing_connections: None,
         message_size_max: config.limits.message_size_max,
         connections_opened: 0,
         confirmed: 0,

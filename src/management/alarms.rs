@@ -23,11 +23,11 @@ const COMPACTION_MS: u64 = 10_000;
 /// Number of states of the broker that are alarms.
 const STATES: usize = 8;
 /// The most alarms at the same time: damage, the states, the shortage of the store, those of waiting publishers, and
-/// seven others (wear, `parked`, `held`, `rule`, `budget`, `outage`, `sessions`).
-const ALARMS_MAX: usize = 1 + STATES + 1 + SHORTAGE_KINDS + 7;
+/// eight others (wear, `parked`, `held`, `rule`, `budget`, `outage`, `sessions`, `connections`).
+const ALARMS_MAX: usize = 1 + STATES + 1 + SHORTAGE_KINDS + 8;
 
 /// The names of all alarms, for metrics.
-pub(super) const NAMES: [&str; 18] = [
+pub(super) const NAMES: [&str; 19] = [
     "access",
     "damage",
     "orphans",
@@ -46,6 +46,7 @@ pub(super) const NAMES: [&str; 18] = [
     "budget",
     "outage",
     "sessions",
+    "connections",
 ];
 
 /// Lists the alarms.
@@ -122,6 +123,7 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
         .chain(over_budget(context))
         .chain(Outage::alarm(context.bridges, context.broker))
         .chain(sessions(context))
+        .chain(connections(context))
         .collect()
 }
 
@@ -147,6 +149,15 @@ fn sessions(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
         "sessions: mqtt_sessions_max = {limit} MQTT sessions are kept, so clients with new ones are refused; delete those \
          of clients that do not come back (list_mqtt_sessions, delete_mqtt_session), lower mqtt_session_expiry_max, or \
          raise mqtt_sessions_max"
+    )))
+}
+
+/// Returns the alarm about clients that are refused because too many connections are open.
+fn connections(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
+    let (key, limit) = context.process.refusing_connections?;
+    Some(Cow::from(format!(
+        "connections: {key} = {limit} connections are open, so further clients are refused; close those that are not needed \
+         (list_connections, close_connection), or raise {key} and restart the broker"
     )))
 }
 
@@ -328,9 +339,10 @@ fn failed(reason: &str) -> Answer {
     Answer::Now(Status::Unavailable, body)
 }
 
-/// Checks that messages can be written.
+/// Checks that messages can be written, and that clients can connect.
 pub(super) fn alarms(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
-    store_alarm(context).map_or_else(status_ok, |alarm| failed(&alarm))
+    let alarm = store_alarm(context).map(Cow::from).or_else(|| connections(context));
+    alarm.map_or_else(status_ok, |alarm| failed(&alarm))
 }
 
 /// Passes a check that has no meaning on one node.

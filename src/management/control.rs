@@ -61,6 +61,7 @@ fn write_overview(json: &mut Json<'_>, context: &RequestContext<'_>) {
         ("memory_limit", process.memory_limit_bytes),
         ("pid", std::process::id().into()),
         ("handshakes_evicted", process.handshakes_evicted),
+        ("publisher_messages_dropped", process.dropped_messages),
     ];
     numbers(json, &mut is_first, &counts);
     if let Some(wear) = Wear::of(process) {

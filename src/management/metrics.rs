@@ -98,7 +98,9 @@ store_log_bytes Size of the log in bytes, including settled messages that are no
 store_live_bytes Bytes in the log of messages in queues
 sync_budget_delayed_commits_total Commits with confirms that were delayed by syncs_per_second
 publishers_waiting Blocked publishers
-handshakes_evicted_total Connections closed before their login for another connection";
+handshakes_evicted_total Connections closed before their login for another connection
+publisher_messages_dropped_total Unconfirmed messages dropped with the connections of their publishers, which were gone \
+or had to give way before there was capacity";
 const MQTT: &str = "mqtt_sessions MQTT sessions
 mqtt_sessions_disconnected MQTT sessions whose clients are not connected
 mqtt_session_messages_dropped_total Messages that MQTT sessions dropped: there were too many, or the client accepts no \
@@ -319,6 +321,7 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
         of_store(store.commits_over_budget),
         process.waiting_publishers.into(),
         process.handshakes_evicted,
+        process.dropped_messages,
     ];
     lines.all("", OWN, &values);
     let views = context.broker.views();

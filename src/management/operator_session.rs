@@ -940,6 +940,8 @@ mod tests {
                     uptime_ms: 0,
                     connections: 0,
                     handshakes_evicted: 0,
+                    dropped_messages: 0,
+                    refusing_connections: None,
                     message_size_max: 1 << 20,
                     connections_opened: 0,
                     confirmed: 0,

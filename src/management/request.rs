@@ -730,6 +730,11 @@ pub struct Process {
     pub confirmed: u64,
     /// Number of handshakes ended since the start in favour of other connections.
     pub handshakes_evicted: u64,
+    /// Number of messages since the start that were dropped with the connections of their publishers: the clients were
+    /// gone, or had to give way, before there was capacity for them.
+    pub dropped_messages: u64,
+    /// The limit because of which clients are refused that open a connection: its configuration key and its value.
+    pub refusing_connections: Option<(&'static str, u32)>,
     /// Whether the disk has refused to read parts of the store since the start.
     pub has_refused_reads: bool,
     /// When the first certificate expires, and the machine's time, both in seconds since 1970. `None`: there are no

@@ -2,15 +2,17 @@
 //! slots are needed.
 //!
 //! Connections that have not logged in are limited in number: `handshakes_max` of them, half of that (32 at
-//! most) from one address. Connections over TLS are also limited by `tls_handshakes_max` and
-//! `tls_connections_max`. Clients of the management API have a fixed number of slots, and so have clients of
+//! most) from one address, and `tls_handshakes_max` over TLS. A few more connections can exist than
+//! `connections_max` and `tls_connections_max` allow to be open ([`CONNECTIONS_SPARE`](leveret_core::limits)), so that a
+//! client can log in although they are reached: [`Shared::place_for`] decides then whether it is refused. Clients of the management API have a fixed number of slots, and so have clients of
 //! the control socket. A client of the management API that upgrades to MQTT over WebSocket needs a slot of an
 //! MQTT client, and is refused if there is none.
 //!
 //! Accepted sockets wait in one list until there is a slot for them. A socket whose address is at its limit
-//! does not delay the sockets after it. When a limit is reached, a connection that has not logged in may be
-//! evicted: closed to free its slot. [`Engine::closable_at`] returns from when on this is allowed; the
-//! connection with the earliest such time is evicted.
+//! does not delay the sockets after it. When a limit is reached, a connection may be evicted: closed to free its slot.
+//! The first choice is the connection that has been lost longest. Otherwise it is one that has not logged in:
+//! [`Engine::closable_at`] returns from when on this is allowed, and the connection with the earliest such time is
+//! evicted. The last choice is a connection that has ended, and whose client has not closed its side.
 //!
 //! # Invariants
 //! - A connection that waits for the broker (a step of TLS, the check of its password) is not evicted. But it
@@ -32,6 +34,7 @@ use leveret_management::columns::name_of;
 use leveret_management::operator_session::OperatorSession;
 use leveret_management::request::Sockets;
 
+use super::lost_clients::ReachedLimit;
 use super::operators::Connections;
 use super::operators::OperatorClient;
 use super::peer::PeerId;
@@ -80,6 +83,10 @@ pub(super) struct Admission<S> {
     tls_connections: u32,
     /// Number of connections evicted since the start.
     evicted_count: u64,
+    /// Number of messages since the start that were dropped with the connections of their publishers.
+    dropped_messages_count: u64,
+    /// The limit for which a client was refused, until there is a place again.
+    refusing: Option<ReachedLimit>,
 }
 
 /// An accepted socket that waits for a slot.
@@ -136,12 +143,14 @@ pub(super) struct Listeners {
 enum Limit {
     /// `tls_handshakes_max`.
     TlsHandshakes,
-    /// `tls_connections_max`, which also counts connections that have logged in.
+    /// The slots of TLS connections, open ones included.
     TlsConnections,
     /// The limit for connections from one address.
     Address(PeerOrigin),
-    /// `handshakes_max` and `connections_max`.
-    All,
+    /// `handshakes_max`.
+    Handshakes,
+    /// The slots of connections, open ones included.
+    Connections,
 }
 
 impl Limit {
@@ -150,8 +159,13 @@ impl Limit {
             Self::TlsHandshakes => peer.stream.is_in_tls_handshake(),
             Self::TlsConnections => peer.stream.is_tls(),
             Self::Address(origin) => peer.address.origin() == origin,
-            Self::All => true,
+            Self::Handshakes | Self::Connections => true,
         }
+    }
+
+    /// Returns whether the limit counts connections that have logged in.
+    const fn counts_open(self) -> bool {
+        matches!(self, Self::TlsConnections | Self::Connections)
     }
 
     /// Returns the configuration key of the limit.
@@ -160,7 +174,8 @@ impl Limit {
             Self::TlsHandshakes => "tls_handshakes_max",
             Self::TlsConnections => "tls_connections_max",
             Self::Address(_) => "half of handshakes_max for one address, and 32 at most",
-            Self::All => "handshakes_max or connections_max",
+            Self::Handshakes => "handshakes_max",
+            Self::Connections => "connections_max",
         }
     }
 
@@ -169,7 +184,7 @@ impl Limit {
         match self {
             Self::TlsHandshakes | Self::TlsConnections => with_tls,
             Self::Address(other) => other == origin,
-            Self::All => true,
+            Self::Handshakes | Self::Connections => true,
         }
     }
 }
@@ -178,7 +193,7 @@ const CONTROL: ListenerKind = ListenerKind::Operator(OperatorKind::Control);
 
 /// Connections to be evicted, each with the configuration key of the limit that is reached. There is at most
 /// one per limit.
-type Evicted = heapless::Vec<(PeerId, &'static str), 4>;
+type Evicted = heapless::Vec<(PeerId, &'static str), 5>;
 
 /// Bytes for each place of `handshakes_max`.
 pub(super) const SLOT_BYTES: usize = size_of::<ConnectionId>();
@@ -235,6 +250,8 @@ impl<S> Admission<S> {
             unauthenticated: Vec::with_capacity(handshakes_max),
             tls_connections: 0,
             evicted_count: 0,
+            dropped_messages_count: 0,
+            refusing: None,
         }
     }
 
@@ -286,6 +303,31 @@ impl<S> Admission<S> {
     pub(super) fn note_closed(&mut self, id: ConnectionId, was_tls: bool) {
         self.unauthenticated.retain(|other| *other != id);
         self.tls_connections -= u32::from(was_tls);
+    }
+
+    /// Returns the number of TLS connections of clients that exist now.
+    pub(super) const fn tls_connections(&self) -> u32 {
+        self.tls_connections
+    }
+
+    /// Counts messages that are dropped with the connection of their publisher.
+    pub(super) const fn note_dropped_messages(&mut self, count: u64) {
+        self.dropped_messages_count += count;
+    }
+
+    /// Returns the number of messages since the start that were dropped with the connections of their publishers.
+    pub(super) const fn dropped_messages_count(&self) -> u64 {
+        self.dropped_messages_count
+    }
+
+    /// Notes that a client was refused because of this limit; `None`: that there was a place for one.
+    pub(super) const fn set_refusing(&mut self, limit: Option<ReachedLimit>) {
+        self.refusing = limit;
+    }
+
+    /// Returns the limit because of which the last client was refused that tried to open a connection.
+    pub(super) const fn refusing(&self) -> Option<ReachedLimit> {
+        self.refusing
     }
 
     /// Returns the number of connections evicted since the start.
@@ -400,9 +442,10 @@ impl<P: Platform> Engine<P> {
             if reached.iter().any(|limit| limit.prevents_slot_for(origin, *with_tls)) {
                 continue;
             }
-            let all = [Limit::Address(origin), Limit::TlsHandshakes, Limit::TlsConnections, Limit::All];
-            let without_tls = [Limit::Address(origin), Limit::All];
-            match self.slot_for_client(if *with_tls { &all } else { &without_tls }) {
+            let [of_address, all] = [Limit::Address(origin), Limit::Connections];
+            let over_tls = [of_address, Limit::TlsHandshakes, Limit::TlsConnections, Limit::Handshakes, all];
+            let plain = [of_address, Limit::Handshakes, all];
+            match self.slot_for_client(if *with_tls { &over_tls } else { &plain }) {
                 Ok(evicted) => return Ok((at, evicted)),
                 Err((limit, deadline)) => {
                     earliest = earliest.earlier(deadline);
@@ -452,30 +495,62 @@ impl<P: Platform> Engine<P> {
         };
         let is_reached = |limit: Limit| match limit {
             Limit::TlsHandshakes => ids_of(limit).count() >= limits.tls_handshakes_max as usize,
-            Limit::TlsConnections => admission.tls_connections >= limits.tls_connections_max,
+            Limit::TlsConnections => admission.tls_connections >= limits.tls_connection_places(),
             Limit::Address(_) => {
                 ids_of(limit).count() >= (limits.handshakes_max as usize / 2).clamp(1, PER_ADDRESS_MAX)
             }
-            Limit::All => {
-                admission.unauthenticated.len() >= limits.handshakes_max as usize
-                    || peers.connections() >= limits.connections_max
-                    || broker.connections_free() == 0
+            Limit::Handshakes => admission.unauthenticated.len() >= limits.handshakes_max as usize,
+            Limit::Connections => {
+                peers.connections() >= limits.connection_places() || broker.connections_free() == 0
             }
         };
         let mut evicted = Evicted::new();
         for limit in all.iter().copied().filter(|limit| is_reached(*limit)) {
-            if !ids_of(limit).any(|id| evicted.iter().any(|(other, _)| *other == id)) {
+            let is_freed = evicted.iter().any(|(other, _)| {
+                let is_counted =
+                    limit.counts_open() || admission.unauthenticated.iter().any(|id| *other == (*id).into());
+                is_counted && peers.get(*other).is_some_and(|peer| limit.counts(peer))
+            });
+            if !is_freed {
                 let first_message_ms = match limit {
                     Limit::Address(_) => FIRST_MESSAGE_SAME_ADDRESS_MS,
-                    Limit::TlsHandshakes | Limit::TlsConnections | Limit::All => FIRST_MESSAGE_MS,
+                    Limit::TlsHandshakes | Limit::TlsConnections | Limit::Handshakes | Limit::Connections => {
+                        FIRST_MESSAGE_MS
+                    }
                 };
-                let closable = self.first_closable(ids_of(limit), first_message_ms);
+                let open = |find: fn(&Self, Limit) -> Option<PeerId>| {
+                    limit.counts_open().then(|| find(self, limit)).flatten()
+                };
+                let closable = match open(Self::lost_longest) {
+                    Some(lost) => Ok(lost),
+                    None => self.first_closable(ids_of(limit), first_message_ms),
+                };
+                let closable = closable.or_else(|deadline| open(Self::first_ended).ok_or(deadline));
                 let id = closable.map_err(|deadline| (limit, deadline))?;
                 let is_in = evicted.push((id, limit.key())).is_ok();
                 assert!(is_in, "at most one is closed for each limit");
             }
         }
         Ok(evicted)
+    }
+
+    /// Returns the connections of clients that a limit counts.
+    fn clients_of(&self, limit: Limit) -> impl Iterator<Item = (PeerId, &Peer<P::Socket>)> {
+        let ids = (0..self.shared.peers.connections_seen()).map(ConnectionId::from_index).map(PeerId::from);
+        let peers = ids.filter_map(|id| Some((id, self.shared.peers.get(id)?)));
+        peers.filter(move |(_, peer)| matches!(peer.session, Session::Client(_)) && limit.counts(peer))
+    }
+
+    /// Returns the connection that has been lost longest.
+    fn lost_longest(&self, limit: Limit) -> Option<PeerId> {
+        let lost = self.clients_of(limit).filter_map(|(id, peer)| Some((peer.lost?.since, id)));
+        lost.min().map(|(_, id)| id)
+    }
+
+    /// Returns a connection that has ended, except that its client has not taken the last output or not closed its side.
+    fn first_ended(&self, limit: Limit) -> Option<PeerId> {
+        let mut clients = self.clients_of(limit);
+        clients.find(|(_, peer)| peer.ending != CloseStage::No).map(|(id, _)| id)
     }
 
     /// Returns which of these connections is to be evicted: an idle one if there is any, else one that is
@@ -532,7 +607,11 @@ impl<P: Platform> Engine<P> {
     fn evict(&mut self, id: PeerId, limit: &str) {
         let Some(peer) = self.shared.peers.get(id) else { return };
         let address = peer.address;
-        if id.connection().is_some() {
+        if let (Some(_), Some(connection)) = (peer.lost, id.connection()) {
+            self.shared.drop_lost(connection, "another connection needed the record");
+        } else if peer.ending != CloseStage::No && !peer.is_opening {
+            log::debug!("{address}: closed in favour of another client ({limit})");
+        } else if id.connection().is_some() {
             self.shared.admission.evicted_count += 1;
             let text = format_args!(
                 "{address}: closed before its login in favour of another connection: the limit is reached \
@@ -605,13 +684,14 @@ impl<P: Platform> Engine<P> {
         let Some(response) = client.session.take_upgrade() else { return false };
         let (address, origin) = (*address, address.origin());
         // The TLS handshake is over.
-        let all = [Limit::Address(origin), Limit::TlsConnections, Limit::All];
-        let without_tls = [Limit::Address(origin), Limit::All];
+        let of_address = Limit::Address(origin);
+        let over_tls = [of_address, Limit::TlsConnections, Limit::Handshakes, Limit::Connections];
+        let plain = [of_address, Limit::Handshakes, Limit::Connections];
         let is_tls = stream.is_tls();
         let slot = match self.shared.is_stopping() {
             true => Err("the broker is stopping".to_string()),
             false => self
-                .slot_for_client(if is_tls { &all } else { &without_tls })
+                .slot_for_client(if is_tls { &over_tls } else { &plain })
                 .map_err(|(limit, _)| format!("the limit of connections is reached ({})", limit.key())),
         };
         let begun = slot.and_then(|evicted| {

@@ -324,12 +324,11 @@ impl<P: Platform> Engine<P> {
 
     /// Logs that publishers have been blocked for [`LOGGED_AFTER_MS`], and later that they continue.
     pub(super) fn report_blocked_publishers(&mut self) {
-        match (self.blocked.report, self.shared.lists.for_capacity.is_empty()) {
+        let first = self.shared.blocked_publishers().next();
+        match (self.blocked.report, first.is_none()) {
             (BlockedReport::No, false) => {
                 self.blocked.report = BlockedReport::Since(self.shared.now);
-                let first = self.shared.lists.for_capacity.get(0).and_then(|id| self.shared.peers.get(id));
-                let is_log_full = first.is_some_and(|peer| peer.blocked_on.shortage.is_log_full());
-                if is_log_full
+                if first.is_some_and(|publisher| publisher.shortage.is_log_full())
                     && self
                         .blocked
                         .disk_logged_at
@@ -358,14 +357,7 @@ impl<P: Platform> Engine<P> {
     }
 
     fn log_blocked_publishers(&mut self) {
-        let needs = self
-            .shared
-            .lists
-            .for_capacity
-            .iter()
-            .filter_map(|id| self.shared.peers.get(id))
-            .map(|peer| peer.blocked_on);
-        let by_kind = BlockedOn::by_kind(needs, self.shared.now);
+        let by_kind = BlockedOn::by_kind(self.shared.blocked_publishers(), self.shared.now);
         self.blocked.report = BlockedReport::Logged;
         let pools = (&self.shared.pending_writes, &self.shared.resources.messages);
         let machine = self.shared.platform.machine();

@@ -16,6 +16,7 @@
 //! | `websocket` | WebSocket frames, for MQTT in browsers |
 //! | `protocol_sniff` | TLS handshakes, and peers that speak another protocol |
 //! | `admission` | listeners and accepted sockets; closes a connection when another one must be admitted |
+//! | `lost_clients` | clients that are gone although their messages wait; who gives way when `connections_max` is reached |
 //! | `blocked_publishers` | publishers that wait for capacity: their retries, slow message bodies, log lines |
 //! | `storage_driver` | passes log entries and commits between broker and storage; replies that wait for the disk |
 //! | `worker` | jobs that would block the loop, and their queue |
@@ -32,7 +33,7 @@
 //! |------|---------|
 //! | turn | one pass of the event loop |
 //! | peer | the other end of a connection: an AMQP or MQTT client, an operator client, or the upstream of a bridge |
-//! | lost peer | a peer whose input has ended, although its last input may not have been handled |
+//! | lost peer | a peer whose input has ended or that takes no output, although its last input may not have been handled |
 //! | link | the connection of a bridge to another broker, the upstream, in one direction |
 //! | flow | the use of a link by one rule of the bridge: a channel at the upstream, and messages under way |
 //! | rest | a link that connects only on demand rests while it is disconnected because it had nothing to do |
@@ -53,6 +54,7 @@ mod bridges;
 mod deadlines;
 mod idle_memory;
 mod lists;
+mod lost_clients;
 mod operators;
 mod password_checks;
 mod peer;

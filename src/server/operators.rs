@@ -307,15 +307,11 @@ impl<P: Platform> Engine<P> {
         let CertificateState { is_unavailable, end_s } = self.shared.worker.certificates;
         process.is_tls_unavailable = is_unavailable;
         process.certificates_end = (end_s > 0).then(|| (end_s, self.shared.platform.unix_ms() / 1000));
-        process.waiting_publishers = self.shared.lists.for_capacity.len() as u32;
-        let blocked = self
-            .shared
-            .lists
-            .for_capacity
-            .iter()
-            .filter_map(|id| self.shared.peers.get(id))
-            .map(|peer| peer.blocked_on);
-        process.waiters = BlockedOn::by_kind(blocked, self.shared.now);
+        process.dropped_messages = self.shared.admission.dropped_messages_count();
+        let refusing = self.shared.admission.refusing().filter(|_| !self.shared.has_place());
+        process.refusing_connections = refusing.map(|limit| (limit.key, limit.value));
+        process.waiting_publishers = self.shared.blocked_publishers().count() as u32;
+        process.waiters = BlockedOn::by_kind(self.shared.blocked_publishers(), self.shared.now);
         if let Some(store) = &mut self.store {
             let log = store.commit_writer.log_mut();
             let counters = log.counters();
@@ -452,9 +448,9 @@ impl<S: Socket> Sockets for Connections<'_, S> {
             is_tls: peer.stream.is_tls(),
             protocol: session.protocol(),
             connected_at_ms: self.unix_ms.saturating_sub(self.now.ms_since(peer.since)),
-            blocked_for_ms: (peer.ending == CloseStage::No && peer.waiting == WaitReason::Capacity)
-                .then(|| self.now.ms_since(peer.blocked_on.since)),
+            blocked_for_ms: peer.is_blocked().then(|| self.now.ms_since(peer.blocked_on.since)),
             state: match (peer.ending, peer.waiting) {
+                _ if peer.lost.is_some() => "closing",
                 (CloseStage::No, WaitReason::Capacity) => "blocked",
                 // `flow` is RabbitMQ's state of a publisher whose speed is limited.
                 (CloseStage::No, _) if self.is_over_budget && session.awaits_disk() => "flow",
@@ -478,6 +474,6 @@ pub fn sampled_places(limits: &Limits) -> SampledPlaces {
         queues: limits.queues_max as usize,
         exchanges: limits.exchanges_max as usize,
         channels: limits.channels_max as usize,
-        connections: limits.connections_max as usize,
+        connections: limits.connection_places() as usize,
     }
 }

@@ -20,6 +20,7 @@ use leveret_core::log_limiter::LogSource;
 use leveret_core::time::{Deadline, Now};
 
 use super::blocked_publishers::BlockedOn;
+use super::lost_clients::Lost;
 use super::operators::OperatorClient;
 use super::platform::Socket;
 use super::stream::Stream;
@@ -207,9 +208,13 @@ pub(super) struct Peer<S> {
     /// The value of the freed-capacity counter at the last check for `connection.close`, and the time of the check
     /// at which this value was first seen.
     pub(super) close_check_seen: Option<(u64, Now)>,
-    /// When a lost peer is closed even if its last input has not been handled. A peer is lost when its input has
-    /// ended: it has closed the connection or only its writing side, or the connection broke.
+    /// Since when a client is lost: it has closed the connection or only its writing side, or the connection broke.
+    /// `None`: it is not lost.
+    pub(super) lost: Option<Lost>,
+    /// When the peer is closed even if its last input has not been handled, or its last output not been written.
     pub(super) lost_deadline: Deadline,
+    /// When the kernel last reported that the peer has sent something.
+    pub(super) heard_at: Now,
     /// When the socket was last read, even if it had no data.
     pub(super) read_at: Now,
 }
@@ -257,7 +262,9 @@ impl<S: Socket> Peer<S> {
             write_stall: Deadline::NEVER,
             close_check_due: Deadline::NEVER,
             close_check_seen: None,
+            lost: None,
             lost_deadline: Deadline::NEVER,
+            heard_at: now,
             read_at: now,
         }
     }

@@ -5,7 +5,6 @@
 //! - A connection is closed only at the end of a turn, or when it is evicted.
 
 use std::borrow::Cow;
-use std::io;
 
 use leveret_connection::Stage;
 use leveret_core::batch::Batch;
@@ -18,13 +17,6 @@ use super::peer::{CloseStage, Peer, Session, WaitReason};
 use super::platform::{Platform, Readiness};
 use super::state::Shared;
 
-/// A lost client is closed after this time, in milliseconds, if it occupies exclusive queues, deliveries, or memory
-/// for output. Others need these resources, and its own unhandled input may be waiting for them. A lost client is one
-/// whose input has ended, but was not handled to its end.
-const LOST_HOLDER_MS: u64 = 5_000;
-/// Any other lost client whose last input still waits is closed after this time, in milliseconds. It is long so
-/// that messages are not lost that a program published just before it ended.
-const LOST_MS: u64 = 600_000;
 /// How long a peer may take to close its side of a finished connection, in milliseconds.
 pub(super) const DRAIN_MS: u64 = 1_000;
 
@@ -35,6 +27,7 @@ impl<P: Platform> Shared<P> {
         if seen.is_readable || seen.is_read_closed || seen.is_error {
             peer.stream.is_readable = true;
             peer.stream.is_read_closed |= seen.is_read_closed || seen.is_error;
+            peer.heard_at = self.now;
             self.list_to_read(id);
         }
         if seen.is_error || seen.is_read_closed {
@@ -53,34 +46,6 @@ impl<P: Platform> Shared<P> {
             // before and has output, it is on the list already.
             peer.stream.is_writable = true;
             self.list_to_write(id);
-        }
-    }
-
-    /// Handles the end of a peer's input. AMQP has no half-closed connections, so a peer that has shut down
-    /// writing is treated like a lost one.
-    ///
-    /// While a peer waits, its input is not read to the end. Without a deadline it would keep its connection
-    /// record, its exclusive queues and their messages until capacity becomes free. An operator client,
-    /// however, may shut down writing and wait for its reply.
-    pub(super) fn note_read_closed(&mut self, id: PeerId) {
-        let (Some(peer), Some(connection)) = (self.peers.get_mut(id), id.connection()) else { return };
-        if peer.session.is_bridge() {
-            // Messages that the link has not acknowledged remain in the upstream, so a waiting link can be
-            // closed. In other states its remaining input is read first, for example a TLS alert at the end
-            // of a handshake.
-            if !matches!(peer.waiting, WaitReason::No | WaitReason::Handshake(_)) {
-                self.close_at_turn_end(id);
-            }
-            return;
-        }
-        if let WaitReason::PasswordCheck(_) = peer.waiting {
-            // The client would not receive the reply, and its slot may be needed.
-            return self.close_at_turn_end(id);
-        }
-        if peer.lost_deadline == Deadline::NEVER {
-            let ms = if self.broker.blocks_others(connection) { LOST_HOLDER_MS } else { LOST_MS };
-            peer.lost_deadline = self.now.after_ms(ms);
-            self.lists.deadlines.lower(id, peer.lost_deadline);
         }
     }
 
@@ -178,39 +143,6 @@ impl<P: Platform> Shared<P> {
 
     fn has_deliveries(&self, id: PeerId) -> bool {
         id.connection().is_some_and(|connection| self.broker.has_output(connection))
-    }
-
-    /// Handles a failed write. Input that the peer sent before is still read and handled.
-    pub(super) fn note_write_failed(&mut self, id: PeerId, error: &io::Error) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
-        log::debug!("{}: writing failed: {error}", peer.address);
-        // The read side is expected to end; what is buffered is still read until then.
-        peer.stream.is_read_closed = true;
-        peer.stream.assume_readable();
-        self.note_write_closed(id);
-        self.list_to_read(id);
-    }
-
-    /// Handles that the peer receives nothing more. Closes a peer that waits for its replies to be written,
-    /// which would otherwise keep its resources until a deadline.
-    pub(super) fn note_write_closed(&mut self, id: PeerId) {
-        let Some(peer) = self.peers.get_mut(id) else { return };
-        (peer.stream.is_write_closed, peer.stream.is_writable) = (true, false);
-        let is_waiting_for_writing =
-            peer.waiting == WaitReason::Replies || peer.ending == CloseStage::Flushing;
-        if peer.lost_deadline != Deadline::NEVER && (peer.session.has_output() || peer.stream.has_unsent()) {
-            peer.lost_deadline = peer.lost_deadline.min(self.now.after_ms(LOST_HOLDER_MS));
-            self.lists.deadlines.lower(id, peer.lost_deadline);
-        }
-        let connection = id.connection();
-        if let Some(connection) = connection {
-            let (broker, mut context) = self.broker_mut();
-            broker.set_writable(&mut context, connection, false);
-        }
-        // An operator client needs the connection only to receive its reply.
-        if is_waiting_for_writing || connection.is_none() {
-            self.close_at_turn_end(id);
-        }
     }
 
     /// Resumes a connection to which the broker has sent `connection.close`, so that its

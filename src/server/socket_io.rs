@@ -9,13 +9,15 @@ use core::ops::Range;
 use std::io;
 
 use leveret_connection::{InputStep, Suspension};
-use leveret_core::command::{ConnectionId, Outcome};
+use leveret_core::batch::Batch;
+use leveret_core::command::{Command, ConnectionId, Outcome};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::OUTPUT_BYTES_MIN;
 use leveret_core::log_limiter::LogKind;
 use leveret_core::time::Deadline;
 
 use super::blocked_publishers::BlockedOn;
+use super::lost_clients::Place;
 use super::password_checks::Login;
 use super::peer::{CloseStage, PeerId, WaitReason};
 use super::platform::Platform;
@@ -116,6 +118,9 @@ impl<P: Platform> Shared<P> {
     /// handled, and whether it can handle no more now.
     pub(super) fn handle(&mut self, id: ConnectionId, len: usize) -> (usize, bool) {
         let (mut at, mut is_done) = (0, true);
+        let Some(peer) = self.peers.get(id) else { return (0, true) };
+        let place = if peer.is_opening { self.place_for(peer.stream.is_tls()) } else { Place::Free };
+        let mut gives_way = None;
         let Some(peer) = self.peers.get_mut(id) else { return (0, true) };
         loop {
             let session = peer.session.client();
@@ -142,6 +147,39 @@ impl<P: Platform> Shared<P> {
                     break;
                 }
                 InputStep::Command { channel, command } => {
+                    let opens = match command {
+                        Command::OpenVhost { .. } => !session.is_mqtt(),
+                        Command::OpenSession { client_id, .. } => {
+                            !self.broker.replaces_connection(id, client_id)
+                        }
+                        _ => false,
+                    };
+                    if peer.is_opening && opens {
+                        let refused = match place {
+                            Place::Free => None,
+                            Place::Of(other) => {
+                                gives_way = Some(other);
+                                None
+                            }
+                            Place::None(limit) => Some(limit),
+                        };
+                        self.admission.set_refusing(refused);
+                        if let Some(limit) = refused {
+                            let (key, value) = (limit.key, limit.value);
+                            let text = format_args!(
+                                "{}: refused, because {key} = {value} connections are open: close some (list_connections), \
+                                 or raise {key}",
+                                session.caller()
+                            );
+                            context.log.warn(self.now, peer.address.source(), LogKind::Shortage, text);
+                            if let Command::OpenSession { will: Some(will), .. } = command {
+                                context.messages.release(will.message);
+                            }
+                            let outcome = Outcome::Fault(limit.fault());
+                            peer.session.client().answer(&mut context, outcome, 0, Batch::NONE);
+                            continue;
+                        }
+                    }
                     let mut lent = leveret_broker::Context::new(
                         &mut self.pending_writes,
                         context.messages,
@@ -189,7 +227,12 @@ impl<P: Platform> Shared<P> {
                 }
             }
         }
-        match peer.waiting {
+        let waiting = peer.waiting;
+        if let Some(other) = gives_way {
+            self.end_waiting(other);
+        }
+        let Some(peer) = self.peers.get_mut(id) else { return (at, is_done) };
+        match waiting {
             WaitReason::Capacity => {
                 peer.session.client().block(self.now, peer.blocked_on.shortage.is_log_full());
                 if peer.close_check_due == Deadline::NEVER || at > 0 {

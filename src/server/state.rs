@@ -192,6 +192,11 @@ impl<P: Platform> Engine<P> {
         self.shared.buffers.bytes_used()
     }
 
+    /// Returns the number of messages since the start that were dropped with the connections of their publishers.
+    pub const fn dropped_messages_count(&self) -> u64 {
+        self.shared.admission.dropped_messages_count()
+    }
+
     /// Returns the time that `set_now` set last.
     pub const fn now(&self) -> Now {
         self.shared.now

@@ -474,7 +474,7 @@ impl<P: Platform> Engine<P> {
             return;
         }
         if peer.lost_deadline.is_due(self.shared.now) {
-            return self.shared.close_at_turn_end(id);
+            return self.shared.end_lost(id);
         }
         if let Session::Client(session) = &mut peer.session {
             let limits = &self.shared.limits;

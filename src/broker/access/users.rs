@@ -92,7 +92,7 @@ impl Access {
         match user.limits.connections_max.filter(|limit| load.connections >= *limit) {
             None => Ok(()),
             Some(limit) => Err(Fault::connection(
-                ReplyCode::NotAllowed,
+                ReplyCode::ConnectionLimit,
                 format_args!(
                     "connection refused for user '{}': user connection limit ({limit}) is reached",
                     user.name
@@ -345,7 +345,8 @@ impl Access {
         let limit = self.vhosts[vhost.index()].limits.connections_max;
         let connections = connections_in(vhost);
         if let Some(limit) = limit.filter(|limit| connections >= *limit) {
-            return Err(not_allowed(format_args!("{refused}: connection limit ({limit}) is reached")));
+            let text = format_args!("{refused}: connection limit ({limit}) is reached");
+            return Err(Fault::connection(ReplyCode::ConnectionLimit, text));
         }
         self.check_user_connections(who, load)?;
         if who.user.and_then(|user| self.find_permission(user, vhost)).is_none() {

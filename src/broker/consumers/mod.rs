@@ -99,7 +99,7 @@ impl Consumers {
             slab: Slab::with_capacity(consumers),
             table: IndexTable::with_capacity(consumers, seed),
             output: VecDeque::with_capacity(connections),
-            forced: VecDeque::with_capacity(limits.connections_max as usize),
+            forced: VecDeque::with_capacity(limits.connection_places() as usize),
             over_share: RetryList::with_capacity(connections),
             output_budget_bytes: u64::from(limits.output_buffer_bytes),
         }

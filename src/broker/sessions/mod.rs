@@ -390,7 +390,7 @@ impl Sessions {
         + Wills::LATE_BYTES;
 
     pub(crate) fn new(limits: &Limits, seed: u64) -> Self {
-        let sessions = limits.connections_max as usize + limits.mqtt_sessions_max as usize;
+        let sessions = limits.connection_places() as usize + limits.mqtt_sessions_max as usize;
         Self {
             slab: Slab::with_capacity(sessions),
             table: IndexTable::with_capacity(sessions, seed),
@@ -580,6 +580,18 @@ impl Broker {
             cx.messages.release(will.message);
         }
         opened
+    }
+
+    /// Returns whether another connection has the session of this client in the virtual host of `connection`, and its
+    /// client is not lost. It is closed when `connection` opens the session.
+    pub fn replaces_connection(&self, connection: ConnectionId, client_id: &str) -> bool {
+        let session = self
+            .consumers
+            .connection(connection)
+            .vhost
+            .and_then(|vhost| self.sessions.find(vhost, client_id));
+        let attached = session.and_then(|session| self.sessions.at(session).attached);
+        attached.is_some_and(|(other, _)| self.quota.is_counted(other))
     }
 
     fn try_open_session(

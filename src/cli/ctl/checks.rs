@@ -161,9 +161,13 @@ pub(super) fn check_port_connectivity(call: &Call) -> Result<(), Failure> {
     print_result(call, &format!("Successfully connected to ports {ports} on node {node}."))
 }
 
+/// The alarms that [`node_health_check`] reports, as RabbitMQ's reports its resource alarms: publishers or clients cannot
+/// go on.
+const RESOURCE_ALARMS: [&str; 5] = ["memory:", "room:", "store:", "disk:", "connections:"];
+
 /// Runs the check that RabbitMQ has deprecated in favour of the others.
 pub(super) fn node_health_check(call: &Call) -> Result<(), Failure> {
-    let node = BrokerState::ask(call)?.node;
+    let BrokerState { node, alarms, .. } = BrokerState::ask(call)?;
     print_info(
         call,
         &format!(
@@ -173,6 +177,12 @@ pub(super) fn node_health_check(call: &Call) -> Result<(), Failure> {
              Checking health of node {node} ..."
         ),
     )?;
+    if let Some(alarm) =
+        alarms.iter().find(|alarm| RESOURCE_ALARMS.iter().any(|name| alarm.starts_with(name)))
+    {
+        let text = format_args!("healthcheck failed. Message: {}", shown(call, alarm));
+        return Err(Failure::error(UNAVAILABLE, text));
+    }
     print_result(call, "Health check passed")
 }
 

@@ -56,7 +56,7 @@ pub(super) fn status(call: &Call) -> Result<(), Failure> {
 }
 
 /// The counters of `status`, and the broker's names for them.
-const TOTALS: [(&str, &str); 10] = [
+const TOTALS: [(&str, &str); 11] = [
     ("Connection count", "connections"),
     ("Channel count", "channels"),
     ("Queue count", "queues"),
@@ -67,6 +67,7 @@ const TOTALS: [(&str, &str); 10] = [
     ("Messages ready", "messages_ready"),
     ("Messages unacknowledged", "messages_unacknowledged"),
     ("Handshakes evicted", "handshakes_evicted"),
+    ("Messages dropped with their publishers", "publisher_messages_dropped"),
 ];
 
 /// Returns the sections of `status`: titles, and lines under each.

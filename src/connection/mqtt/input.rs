@@ -20,6 +20,7 @@ use leveret_mqtt::{
     PublishHeader, QoS, ReasonCode, Subscribe, TopicFilter, Unsubscribe, Version, Will,
 };
 
+use super::super::client::UnhandledMessages;
 use super::super::connection::{Context, Names};
 use super::super::input::{InputStep, Suspension};
 use super::properties::write_amqp_properties;
@@ -733,13 +734,37 @@ impl MqttConnection {
             Publishing::Payload { missing, .. } => missing as usize,
             _ => 0,
         };
-        let mut unread = input.get(missing..).unwrap_or_default();
+        Self::packets_in(input.get(missing..).unwrap_or_default())
+    }
+
+    fn packets_in(mut unread: &[u8]) -> impl Iterator<Item = (FixedHeader, &[u8])> {
         core::iter::from_fn(move || {
             let fixed = FixedHeader::parse(unread).ok().flatten()?;
             let packet = unread;
             unread = unread.get(fixed.packet_len()..).unwrap_or_default();
             Some((fixed, packet))
         })
+    }
+
+    /// Returns the number of messages whose header was handled, and that the broker has not accepted.
+    pub(in super::super) const fn held_messages(&self) -> u32 {
+        matches!(self.input.publish, Publishing::Payload { .. } | Publishing::Complete { .. }) as u32
+    }
+
+    /// Counts the messages in `input`. `is_first`: it follows the last input that was handled.
+    pub(in super::super) fn count_messages(&self, input: &[u8], is_first: bool) -> UnhandledMessages {
+        let mut found = UnhandledMessages::default();
+        let mut count = |(fixed, packet): (FixedHeader, &[u8])| {
+            if packet.len() >= fixed.packet_len() {
+                found.messages += u32::from(fixed.kind == PacketType::Publish);
+                found.bytes = input.len() - (packet.len() - fixed.packet_len());
+            }
+        };
+        match is_first {
+            true => self.unhandled_packets(input).for_each(&mut count),
+            false => Self::packets_in(input).for_each(&mut count),
+        }
+        found
     }
 
     /// Returns whether `input`, which is not handled yet, contains a DISCONNECT of the client that deletes its will.

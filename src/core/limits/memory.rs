@@ -14,6 +14,12 @@ use crate::mem::{
 
 /// Memory of the program itself: code, constants, C library and logger. Measured, rounded up.
 const PROGRAM_BYTES: u64 = 5_500_000;
+/// Connections that can exist in addition to `connections_max`. A client can log in on one of them although the limit is
+/// reached. It then gets a reply in its protocol, or another connection is closed for it.
+pub const CONNECTIONS_SPARE: u32 = 8;
+/// TLS connections that can exist in addition to `tls_connections_max`, for the same purpose. They are fewer, because each
+/// reserves more memory.
+pub const TLS_CONNECTIONS_SPARE: u32 = 2;
 /// Maximum number of clients of the control socket; further ones wait.
 pub const CONTROL_CLIENTS_MAX: usize = 4;
 /// Bytes of a row of a list that the management API sorts, doubled because the list grows by reallocation.
@@ -187,6 +193,16 @@ impl Limits {
         self.channel_max.min(u16::try_from(half).unwrap_or(u16::MAX))
     }
 
+    /// Returns how many connections of AMQP and MQTT can exist at once: [`CONNECTIONS_SPARE`] more than may be open.
+    pub const fn connection_places(&self) -> u32 {
+        self.connections_max.saturating_add(CONNECTIONS_SPARE)
+    }
+
+    /// Returns how many TLS connections can exist at once: [`TLS_CONNECTIONS_SPARE`] more than may be open.
+    pub const fn tls_connection_places(&self) -> u32 {
+        self.tls_connections_max.saturating_add(TLS_CONNECTIONS_SPARE)
+    }
+
     /// Returns the maximum number of bridge connections, one for each direction.
     pub const fn bridge_links(&self) -> usize {
         2 * self.bridges_max as usize
@@ -194,7 +210,7 @@ impl Limits {
 
     /// Returns the bytes of output reserved for connections, [`OUTPUT_BYTES_MIN`] for each.
     pub const fn unsent_reserve_bytes(&self) -> usize {
-        let connections = (self.connections_max as usize).saturating_add(self.bridge_links());
+        let connections = (self.connection_places() as usize).saturating_add(self.bridge_links());
         connections.saturating_mul(OUTPUT_BYTES_MIN).div_ceil(PAGE_BYTES).saturating_mul(PAGE_BYTES)
     }
 
@@ -207,7 +223,7 @@ impl Limits {
     pub const fn connection_records(&self) -> usize {
         // Each bridge has additional records: one per forwarding rule, and one for the messages it fetches.
         let own = self.bridges_max as usize * (BRIDGE_RULES_MAX + 1);
-        self.connections_max as usize + self.bridge_links() + own
+        self.connection_places() as usize + self.bridge_links() + own
     }
 
     /// Returns the memory table: what every pool costs when it is full.
@@ -229,18 +245,19 @@ impl Limits {
     /// Returns the lines for clients and what they declare.
     fn lines_of_peers(&self, sizes: &RecordSizes) -> Vec<MemoryLine> {
         // The operator sets both factors. On a 32-bit board their product could overflow.
-        let replies = (self.connections_max as usize).saturating_mul(self.replies_bytes_max as usize);
+        let connections = self.connection_places();
+        let replies = (connections as usize).saturating_mul(self.replies_bytes_max as usize);
         vec![
             line(
                 "connections_max",
-                self.connections_max.into(),
+                connections.into(),
                 sizes.connection_bytes,
                 "socket, session, broker record",
             ),
             line(
                 "replies_bytes_max",
-                self.connections_max.into(),
-                BytePool::bytes(replies).div_ceil(self.connections_max.max(1) as usize),
+                connections.into(),
+                BytePool::bytes(replies).div_ceil(connections as usize),
                 "replies on their way",
             ),
             line(
@@ -266,7 +283,7 @@ impl Limits {
     /// Returns the number of rows of the longest list of the management API.
     fn listed_rows(&self) -> u32 {
         let rows = [
-            self.connections_max,
+            self.connection_places(),
             self.channels_max,
             self.consumers_max,
             self.queues_max,
@@ -416,7 +433,7 @@ impl Limits {
     }
 
     fn tls_lines(&self, sizes: &RecordSizes) -> [MemoryLine; 5] {
-        let (connections, handshakes) = (self.tls_connections_max.into(), self.tls_handshakes_max.into());
+        let (connections, handshakes) = (self.tls_connection_places().into(), self.tls_handshakes_max.into());
         let reason = "TLS: keys, a record each way, certificate";
         [
             line("tls_connections_max", connections, sizes.tls_session_bytes, reason),
@@ -493,8 +510,8 @@ impl Limits {
         let local = u64::from(self.socket_local_buffer_bytes);
         let each = u64::from(receive) + u64::from(send);
         let more = (2 * local).saturating_sub(each);
-        let locals = self.socket_local_buffers_max.min(self.connections_max);
-        Some(2 * (each * u64::from(self.connections_max) + more * u64::from(locals)))
+        let locals = self.socket_local_buffers_max.min(self.connection_places());
+        Some(2 * (each * u64::from(self.connection_places()) + more * u64::from(locals)))
     }
 }
 

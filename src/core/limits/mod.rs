@@ -15,9 +15,9 @@ mod memory;
 use core::fmt;
 
 pub use memory::{
-    BRIDGE_RULES_MAX, CONTROL_CLIENTS_MAX, HELPER_STACK_BYTES, LOG_RING_BYTES,
+    BRIDGE_RULES_MAX, CONNECTIONS_SPARE, CONTROL_CLIENTS_MAX, HELPER_STACK_BYTES, LOG_RING_BYTES,
     MANAGEMENT_CLIENTS_UPPER_BOUND, Megabytes, MemoryLine, MemoryTable, OUTPUT_BYTES_MIN, RecordSizes,
-    SORTED_ROW_BYTES, grouped,
+    SORTED_ROW_BYTES, TLS_CONNECTIONS_SPARE, grouped,
 };
 
 /// Smallest frame size in bytes that AMQP allows a peer to negotiate.
@@ -26,7 +26,8 @@ pub const FRAME_BYTES_MIN: u32 = 4096;
 /// The limits of one broker. The defaults are for the generic board: 128 MB for the whole process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Maximum number of connections, handshakes included.
+    /// Maximum number of open connections of AMQP and MQTT. A client that logs in above it is refused, unless a
+    /// connection can be closed for it. Lost connections do not count.
     pub connections_max: u32,
     /// Maximum number of clients of the management API, up to [`MANAGEMENT_CLIENTS_UPPER_BOUND`]. When it is
     /// reached, an idle client is closed if another one connects.
@@ -36,7 +37,7 @@ pub struct Limits {
     /// Maximum number of connections that have not logged in, at most half of them from one address. Further
     /// connections wait, and may cause the close of one that does not log in.
     pub handshakes_max: u32,
-    /// Maximum number of TLS connections, including those in the handshake. Further ones wait.
+    /// Maximum number of open TLS connections. As with `connections_max`, further clients are refused.
     pub tls_connections_max: u32,
     /// Maximum number of connections in the TLS handshake. Further ones wait as with `handshakes_max`.
     pub tls_handshakes_max: u32,

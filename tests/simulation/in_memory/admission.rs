@@ -264,12 +264,14 @@ fn refused_connections_lose_their_places_and_new_ones_do_not() {
     }
 }
 
-/// A connection beyond `connections_max` waits without waking the event loop. It is admitted when another
+/// A connection beyond `handshakes_max` waits without waking the event loop. It is admitted when another
 /// ends.
 #[test]
 fn a_connection_that_waits_for_a_place_does_not_wake_the_loop() {
     let mut simulation = Simulation::new(Limits { connections_max: 4, handshakes_max: 4, ..small_limits() });
-    let open: Vec<usize> = (0..4).map(|_| simulation.open(&[])).collect();
+    let manners = Manners { silence: Silence::AfterHeader, ..Manners::default() };
+    let open: Vec<usize> = (0..4).map(|_| simulation.connect(manners.clone(), Shape::WIDE)).collect();
+    simulation.run();
     let waits = simulation.connect_from(Manners::default(), Shape::WIDE, [127, 9, 0, 2]);
     simulation.run();
     let before = simulation.turns;

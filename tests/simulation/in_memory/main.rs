@@ -19,6 +19,7 @@
 //! | `bridge_strict_link` | the connection of that upstream |
 //! | `bridge_wait` | waiting rules after refused messages |
 //! | `admission` | logins while other connections are silent, slow or send wrong passwords |
+//! | `lost_clients` | clients that are gone, or wait, and keep others out; what happens to their messages |
 //! | `fleet` | computed reconnections of ten thousand devices |
 //! | `management` | clients of the management API |
 //! | `management_changes` | changes by the management API |
@@ -51,6 +52,7 @@ mod bridge_strict_link;
 mod bridge_wait;
 mod bytes;
 mod fleet;
+mod lost_clients;
 mod management;
 mod management_changes;
 mod management_fields;

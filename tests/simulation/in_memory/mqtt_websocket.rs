@@ -116,9 +116,10 @@ fn clients_count_as_connections_up_to_their_limit() {
         (0..20).map(|number| log_in(&mut simulation, &format!("client-{number}"))).collect();
     assert_eq!(simulation.engine.broker().gauges().connections, 20);
     for _ in 0..3 {
-        let (_, answer) = request_upgrade(&mut simulation, Shape::WIDE, &upgrade_request(""));
-        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-        assert!(answer.contains("connections_max"), "{answer}");
+        let mut refused = MqttClient::open_websocket(&mut simulation, 4, Shape::WIDE);
+        refused.send(&mut simulation, &Login::default().packet());
+        assert_eq!(refused.expect(&mut simulation, 0x20).body[1], 3, "the server is unavailable");
+        refused.lose(&mut simulation);
     }
     clients.pop().expect("it exists").lose(&mut simulation);
     clients.push(log_in(&mut simulation, "late"));

@@ -437,6 +437,8 @@ fn process() -> Process {
         uptime_ms: 0,
         connections: 0,
         handshakes_evicted: 0,
+        dropped_messages: 0,
+        refusing_connections: None,
         message_size_max: 1 << 20,
         endurance: leveret_management::request::Endurance::default(),
         connections_opened: 0,

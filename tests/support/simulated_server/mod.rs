@@ -65,9 +65,9 @@ const GUEST: PasswordHash = PasswordHash::Pbkdf2 {
     ],
 };
 
-/// Time after which the broker drops a lost peer that is blocked for capacity, in milliseconds. A peer is lost when
-/// its input has ended.
-pub const LOST_MS: u64 = 600_000;
+/// Time after which the broker drops a lost peer that is blocked for capacity, in milliseconds: 30 s, and once more if some
+/// of its input was handled in between. A peer is lost when its input has ended.
+pub const LOST_MS: u64 = 61_000;
 /// A connection that waits for a handshake slot is checked at this interval, and has one after at most
 /// `ADMIT_TRIES` checks.
 const ADMIT_MS: u64 = 20;
@@ -337,7 +337,7 @@ impl Simulation {
         let (limits, gauges) = (&self.limits, self.engine.broker().gauges());
         assert!(self.engine.messages().messages_used() <= limits.messages_max as usize);
         assert!(self.engine.messages().body_bytes_used() as u64 <= limits.body_bytes_max);
-        assert!(gauges.connections <= limits.connections_max as usize);
+        assert!(gauges.connections <= limits.connection_places() as usize);
         assert!(gauges.channels <= limits.channels_max as usize);
         assert!(gauges.consumers <= limits.consumers_max as usize);
         assert!(gauges.queues <= limits.queues_max as usize);
@@ -551,6 +551,8 @@ fn process() -> Process {
         uptime_ms: 0,
         connections: 0,
         handshakes_evicted: 0,
+        dropped_messages: 0,
+        refusing_connections: None,
         message_size_max: 1 << 20,
         connections_opened: 0,
         confirmed: 0,

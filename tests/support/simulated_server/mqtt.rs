@@ -376,6 +376,12 @@ impl MqttClient {
         simulation.run();
     }
 
+    /// Closes the connection: what was sent before still arrives.
+    pub fn hang_up(self, simulation: &mut Simulation) {
+        simulation.operator(self.line).hang_up();
+        simulation.run();
+    }
+
     /// Checks that the server sends nothing more and closes the connection.
     pub fn assert_closed(&mut self, simulation: &mut Simulation) {
         assert_eq!(self.next(simulation), None);
