@@ -32,6 +32,7 @@ use super::reply_text::QueueText;
 use super::reply_text::out_of;
 use super::republish::{Parking, Reason};
 use super::sessions::{SessionRequest, Step};
+use super::shortage::Shortage;
 use super::state::REPLY_TO;
 use super::topology::{BindingSpec, Destination, ExchangeDeclaration};
 use super::{Broker, Context};
@@ -701,6 +702,12 @@ impl Broker {
             has_timed_out: false,
             urgency: Urgency::Awaited,
         };
+        let bytes = cx.messages.stream_len(copy) as u64;
+        if let Some(full) = self.queues.queue_too_full_for_moved(cx, &self.quota, (copy, bytes), &[queue]) {
+            self.publishing.shortage = Shortage::QueueMemory(full);
+            cx.messages.discard(copy);
+            return Ok(false);
+        }
         let mut targets = core::mem::take(&mut self.publishing.targets);
         targets.clear();
         targets.push(queue);

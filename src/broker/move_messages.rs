@@ -26,7 +26,7 @@ use super::access::{Resource, Right};
 use super::arguments::{Overflow, copy_flags};
 use super::publish::Removal;
 use super::queue_flow::{CannotPublish, Claim, Queues};
-use super::queue_records::{BrowsedMessage, EntryContent, LogRun, MessageKey, SelectedMessage};
+use super::queue_records::{BrowsedMessage, EntryContent, LogRun, MessageKey, RefusedBy, SelectedMessage};
 use super::reply_text::Lossy;
 use super::shortage::{Shortage, WaitingPublishers};
 use super::state::count_up;
@@ -411,8 +411,8 @@ impl Broker {
             )));
         }
         let mut kept = targets.to_vec();
-        let (accepting_count, is_refused) = self.keep_accepting(cx.messages, copy, &mut kept);
-        if accepting_count == 0 && !is_refused {
+        let (accepting_count, refused_by) = self.keep_accepting(cx.messages, copy, &mut kept);
+        if accepting_count == 0 && refused_by == RefusedBy::Nobody {
             return Err(impossible(format_args!("no target queue would keep a message: it expires at once")));
         }
         let body_len = u64::from(cx.messages.body_len(copy));

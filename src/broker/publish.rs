@@ -31,7 +31,7 @@ use super::consumers::{FullQueue, Mode};
 use super::context::Work;
 use super::deliveries::{DeliveryMethod, NewDelivery};
 use super::queue_flow::{CannotPublish, Claim, Scratch};
-use super::queue_records::{MessageKey, SLOT_BYTES};
+use super::queue_records::{MessageKey, RefusedBy, SLOT_BYTES};
 use super::reply_text::{Lossy, out_of, out_of_disk, unwritable_for_messages};
 use super::shortage::{Pool, Shortage};
 use super::state::{REPLY_TO, count_up};
@@ -273,10 +273,19 @@ impl Broker {
             return self.unroutable(cx.messages, message, publish);
         }
         let routed = targets.len() as u64;
-        let (accepting_count, is_refused) = self.filter_targets(cx, message, targets);
+        let (accepting_count, refused_by) = self.filter_targets(cx, message, targets);
         if self.queues.take_slot_capacity_lack() {
             cx.messages.release(message);
             return Err(out_of("queues_max"));
+        }
+        if refused_by == RefusedBy::Sessions && self.is_mqtt_publisher(publish.channel) {
+            // Before MQTT 5 there is no answer that refuses a message. Without one, the client would lose it unnoticed.
+            let bytes = cx.messages.body_len(message);
+            cx.messages.release(message);
+            let text = format_args!(
+                "a message of {bytes} bytes, which no subscriber's session can keep: raise mqtt_session_bytes_max"
+            );
+            return Err(Fault::new(ReplyCode::ResourceError, text));
         }
         self.queues.count_live_log_bytes(cx.pending_writes);
         let Publish { share, may_wait, has_shares, has_timed_out, .. } = *publish;
@@ -300,10 +309,21 @@ impl Broker {
                     self.republisher().dead_letter_refused(cx, message, &targets[accepting_count..]);
                 }
                 cx.messages.release(message);
-                Ok(if is_refused { Outcome::PublishRefused } else { Outcome::Published })
+                Ok(match refused_by {
+                    RefusedBy::Nobody => Outcome::Published,
+                    RefusedBy::LengthLimit | RefusedBy::Sessions => Outcome::PublishRefused,
+                })
             }
             Err(hindrance) => self.wait_or_refuse(cx, message, targets, publish.channel, hindrance),
         }
+    }
+
+    /// Returns whether the publisher is a client of MQTT.
+    fn is_mqtt_publisher(&self, channel: Option<ChannelId>) -> bool {
+        channel.is_some_and(|channel| {
+            let connection = self.consumers.connection_of(channel);
+            self.consumers.connection(connection).session.is_some()
+        })
     }
 
     /// Handles a message that cannot be published now: its publisher waits, or the message is released and
@@ -397,15 +417,19 @@ impl Broker {
         cx: &mut Context<'_>,
         message: MessageId,
         targets: &mut Vec<QueueId>,
-    ) -> (usize, bool) {
+    ) -> (usize, RefusedBy) {
         let due = cx.messages.flags(message).has(MessageFlags::DUE_AT_ONCE);
         let has_rules = |&queue: &QueueId| self.queues.at(queue).has_rules_or_levels();
         if !due && !targets.iter().any(has_rules) {
-            return (targets.len(), false);
+            return (targets.len(), RefusedBy::Nobody);
         }
         self.queues.choose_levels(cx, &mut self.quota, message, targets);
         for &queue in &*targets {
-            if self.queues.at(queue).settings.overflow != Overflow::DropHead {
+            // Otherwise messages would be refused, or be dropped, that a ready consumer can take now.
+            let body_len = cx.messages.body_len(message);
+            if self.queues.at(queue).settings.overflow != Overflow::DropHead
+                || self.queues.records().would_drop_for_bytes(queue, body_len)
+            {
                 self.catch_up(cx, queue);
             }
         }
@@ -422,7 +446,7 @@ impl Broker {
         messages: &Messages,
         message: MessageId,
         targets: &mut Vec<QueueId>,
-    ) -> (usize, bool) {
+    ) -> (usize, RefusedBy) {
         let credit = |queue| self.consumers.waiting_credit(&self.queues, &self.quota, queue);
         self.queues.records().keep_accepting(messages, message, targets, Some(&credit))
     }

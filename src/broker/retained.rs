@@ -576,7 +576,7 @@ impl Broker {
         if content.flags().has(MessageFlags::EXPIRES) {
             cx.messages.set_arrived_ms(message, content.arrived_ms.max(1));
         }
-        let claim = Claim { share: Share::Ordinary, may_wait: true, has_shares: false, has_timed_out: false };
+        let claim = Claim { share: Share::Ordinary, may_wait: true, has_shares: true, has_timed_out: false };
         let targets = [queue];
         if self.queues.check_capacity(cx, &self.quota, message, &targets, claim).is_err() {
             cx.messages.discard(message);

@@ -498,6 +498,8 @@ pub struct Counters {
     pub unroutable_dropped: u64,
     /// Messages that reached no queue and were returned (mandatory).
     pub unroutable_returned: u64,
+    /// Wills of MQTT clients that a queue did not get: it had used its share, or too many wills waited for capacity.
+    pub wills_dropped: u64,
     /// Messages written to consumers with manual acknowledgement.
     pub delivered_manual: u64,
     /// Messages written to consumers with automatic acknowledgement.

@@ -15,6 +15,8 @@
 //!
 //! # Invariants
 //! - A will is published at most once.
+//! - A will is a message like others, except that nobody can wait for it: a queue that has used its share does not get it.
+//!   Its retained message is stored nevertheless.
 //! - The log has the will of a session that is kept until the will is published or deleted, also if the session ends
 //!   before that. DISCONNECT deletes it before the session can end.
 
@@ -38,6 +40,9 @@ use super::{Broker, Context};
 
 /// Milliseconds until a will is tried again for which there was no capacity.
 const RETRY_MS: u64 = 1_000;
+/// Maximum number of wills of ended sessions that wait for capacity. Each takes memory for messages; the oldest one is
+/// dropped for another one.
+const LATE_MAX: usize = 64;
 /// The keep-alive time that is assumed after a start for a client without one, in seconds.
 const KEEP_ALIVE_ASSUMED_S: u16 = 60;
 
@@ -214,9 +219,31 @@ impl Broker {
         let (vhost, key) = (self.sessions.vhost_of(session), self.stored_will_key(session));
         *self.sessions.stored_will_mut(session) = None;
         if let Some(will) = self.publish_will(cx, vhost, will.will, key.as_deref()) {
-            self.wills.late.push_back(LateWill { vhost, will, key });
+            self.add_late_will(cx, LateWill { vhost, will, key });
             self.wills.note_due(cx.pending_writes.time_ms() + RETRY_MS);
         }
+    }
+
+    /// Adds a will that waits for capacity. If there are too many, the oldest one is dropped; only its retained message is
+    /// stored.
+    fn add_late_will(&mut self, cx: &mut Context<'_>, late: LateWill) {
+        self.wills.late.push_back(late);
+        if self.wills.late.len() <= LATE_MAX {
+            return;
+        }
+        let Some(LateWill { vhost, will, key }) = self.wills.late.pop_front() else { return };
+        let awaited = cx.awaited;
+        let now_ms = cx.pending_writes.time_ms();
+        if will.retain {
+            let (change, _) = self.retained_change(cx.messages, vhost, will.message, now_ms);
+            self.change_retained(cx, change);
+        }
+        if let Some(key) = key {
+            cx.pending_writes.define(key, None);
+        }
+        self.counters.wills_dropped += 1;
+        cx.messages.release(will.message);
+        cx.awaited = awaited;
     }
 
     /// Publishes a will. Deletes its definition, which has this `key`, in the same commit. Returns the will if there is no
@@ -235,14 +262,18 @@ impl Broker {
         let now_ms = cx.pending_writes.time_ms();
         let change = will.retain.then(|| self.retained_change(cx.messages, vhost, will.message, now_ms).0);
         cx.pending_writes.begin_group();
-        let outcome = match routed {
+        let dropped_count = match routed {
+            true => self.queues.remove_full_targets(cx, &self.quota, will.message, &mut targets),
+            false => 0,
+        };
+        let outcome = match routed && !(targets.is_empty() && dropped_count > 0) {
             true => {
                 let publish = Publish {
                     channel: None,
                     mandatory: false,
                     share: Share::Ordinary,
                     may_wait: true,
-                    has_shares: false,
+                    has_shares: true,
                     has_timed_out: false,
                     urgency: Urgency::Awaited,
                 };
@@ -258,6 +289,7 @@ impl Broker {
         let must_wait = outcome == Ok(Outcome::Wait);
         if !must_wait {
             self.counters.received += 1;
+            self.counters.wills_dropped += dropped_count as u64;
             if let Some(change) = change {
                 self.change_retained(cx, change);
             }
@@ -318,7 +350,7 @@ impl Broker {
         for _ in 0..self.wills.late.len() {
             let Some(LateWill { vhost, will, key }) = self.wills.late.pop_front() else { break };
             if let Some(will) = self.publish_will(cx, vhost, will, key.as_deref()) {
-                self.wills.late.push_back(LateWill { vhost, will, key });
+                self.add_late_will(cx, LateWill { vhost, will, key });
                 self.wills.note_due(now_ms + RETRY_MS);
             }
         }
@@ -373,7 +405,7 @@ impl Broker {
         let will = SessionWill { message, retain, delay_s, keep_alive_s };
         let Some(session) = session else {
             let key = Some(definition.key());
-            self.wills.late.push_back(LateWill { vhost, will, key });
+            self.add_late_will(cx, LateWill { vhost, will, key });
             self.wills.note_due(cx.pending_writes.time_ms());
             return Restored::Exists(None);
         };

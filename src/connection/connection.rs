@@ -453,6 +453,10 @@ pub struct Pools {
     pub(super) mqtt_properties: Box<[u8]>,
     /// The subscription identifiers of the delivery that is being written.
     pub(super) subscription_ids: Vec<u32>,
+    /// How many octets of codes further long answers of MQTT may have. All connections together may have `frame_max`, the
+    /// maximum length of a packet.
+    pub(super) long_answer_bytes_left: usize,
+    long_answer_bytes_max: usize,
     /// How many directions of connections may still get topic aliases.
     pub(super) alias_tables_left: usize,
 }
@@ -460,7 +464,7 @@ pub struct Pools {
 impl Pools {
     /// Reserves the pools without touching their memory.
     pub fn new(limits: &Limits) -> Self {
-        let replies = limits.connection_places() as usize * limits.replies_bytes_max as usize;
+        let replies = limits.replies_pool_bytes();
         Self {
             channels: Channels::new(limits.channels_max as usize),
             replies: BytePool::with_bytes(replies),
@@ -469,8 +473,15 @@ impl Pools {
             confirmed: 0,
             mqtt_properties: Box::default(),
             subscription_ids: Vec::new(),
-            alias_tables_left: super::mqtt::alias_tables_max(limits.connection_places() as usize),
+            long_answer_bytes_left: limits.frame_max as usize,
+            long_answer_bytes_max: limits.frame_max as usize,
+            alias_tables_left: super::mqtt::alias_tables_max(limits.connections_max as usize),
         }
+    }
+
+    /// Returns whether a long answer can be begun that was not possible before: no connection has one.
+    pub const fn has_long_answer_room(&self) -> bool {
+        self.long_answer_bytes_left == self.long_answer_bytes_max
     }
 
     /// Allocates the buffer for the AMQP properties of an MQTT message, unless it was allocated before. It has

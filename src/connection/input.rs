@@ -778,6 +778,8 @@ pub enum Suspension {
     ReplySpace,
     /// This pool has no capacity for the published message. Continue when memory was freed.
     ContentRoom(PoolFull),
+    /// Other connections use the memory for long answers of MQTT. Continue when [`super::Pools::has_long_answer_room`].
+    LongAnswer,
 }
 
 /// The result of handling input.

@@ -37,6 +37,8 @@ use crate::token_bucket::{NS_PER_MS, TokenBucket};
 const SOURCE_BURST: u64 = 5;
 /// After the burst, one line in this many milliseconds.
 const SOURCE_REFILL_MS: u64 = 60_000;
+/// Time between two lines about what a client repeats whenever it connects, in milliseconds.
+const REPEATED_REFILL_MS: u64 = 3_600_000;
 /// Burst of lines about all sources together.
 const TOTAL_BURST: u64 = 60;
 /// After the burst, one line in this many milliseconds.
@@ -115,10 +117,12 @@ pub enum LogKind {
     Bridge,
     /// A connection was opened or closed; not a warning.
     ConnectionLifecycle,
+    /// A client was disconnected because of something that it will most likely send again.
+    Repeated,
 }
 
 impl LogKind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Opening,
         Self::TlsHandshake,
         Self::Login,
@@ -129,6 +133,7 @@ impl LogKind {
         Self::Control,
         Self::Bridge,
         Self::ConnectionLifecycle,
+        Self::Repeated,
     ];
 
     /// Returns the plural for the report.
@@ -144,6 +149,7 @@ impl LogKind {
             Self::Control => "refused ctl clients",
             Self::Bridge => "news of bridges",
             Self::ConnectionLifecycle => "connections opened or over",
+            Self::Repeated => "clients refused again",
         }
     }
 
@@ -151,7 +157,16 @@ impl LogKind {
     const fn report_ms(self) -> u64 {
         match self {
             Self::ConnectionLifecycle => CONNECTION_REPORT_MS,
+            Self::Repeated => REPEATED_REFILL_MS,
             _ => REPORT_MS,
+        }
+    }
+
+    /// Returns the burst of lines about one source, and the milliseconds per line after it.
+    const fn source_limit(self) -> (u64, u64) {
+        match self {
+            Self::Repeated => (1, REPEATED_REFILL_MS),
+            _ => (SOURCE_BURST, SOURCE_REFILL_MS),
         }
     }
 }
@@ -257,8 +272,9 @@ impl LogLimiter {
         let is_connection = kind == LogKind::ConnectionLifecycle;
         let all = if is_connection { self.connections } else { self.total };
         let total = take_token(all, now, TOTAL_BURST, TOTAL_REFILL_MS);
+        let (burst, refill_ms) = kind.source_limit();
         let entry = self.entry(source.key(), kind);
-        let own = take_token(entry.bucket, now, SOURCE_BURST, SOURCE_REFILL_MS);
+        let own = take_token(entry.bucket, now, burst, refill_ms);
         if let (Some(own), Some(total)) = (own, total) {
             entry.bucket = own;
             *(if is_connection { &mut self.connections } else { &mut self.total }) = total;

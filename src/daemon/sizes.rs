@@ -36,7 +36,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
             + leveret_connection::Pools::refused_channel_bytes()
             // The AMQP properties of one MQTT message.
             + if_mqtt(frame)
-            + if_mqtt(leveret_connection::alias_bytes(limits.connection_places() as usize))
+            + if_mqtt(leveret_connection::alias_bytes(limits.connections_max as usize))
             + if config.serves_management() {
                 leveret_management::web_page::TOKENS_BYTES + leveret_broker::MESSAGE_KEYS_BYTES
             } else {

@@ -22,12 +22,13 @@ use super::request::{Answer, Call, bad_request, body, refusal};
 const COMPACTION_MS: u64 = 10_000;
 /// Number of states of the broker that are alarms.
 const STATES: usize = 8;
-/// The most alarms at the same time: damage, the states, the shortage of the store, those of waiting publishers, and
-/// eight others (wear, `parked`, `held`, `rule`, `budget`, `outage`, `sessions`, `connections`).
-const ALARMS_MAX: usize = 1 + STATES + 1 + SHORTAGE_KINDS + 8;
+/// The most alarms at the same time: damage, the states, the shortage of the store and that of moved messages, those of
+/// waiting publishers, and nine others (wear, `parked`, `held`, `rule`, `budget`, `outage`, `sessions`, `connections`,
+/// `subscriptions`).
+const ALARMS_MAX: usize = 1 + STATES + 2 + SHORTAGE_KINDS + 9;
 
 /// The names of all alarms, for metrics.
-pub(super) const NAMES: [&str; 19] = [
+pub(super) const NAMES: [&str; 20] = [
     "access",
     "damage",
     "orphans",
@@ -47,6 +48,7 @@ pub(super) const NAMES: [&str; 19] = [
     "outage",
     "sessions",
     "connections",
+    "subscriptions",
 ];
 
 /// Lists the alarms.
@@ -105,7 +107,9 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
         context.process.waiters.iter().copied().filter(|waiters| !ends_with_compaction(context, waiters));
     let is_awaited = |shortage| waiters.clone().any(|waiters| waiters.shortage == shortage);
     let expected = shortage_of_store(context).filter(|shortage| !is_awaited(*shortage));
-    let shortages = expected.map(WaitingPublishers::none_for).into_iter().chain(waiters.clone());
+    let moved = context.broker.views().shortage_for_moved(pending_writes, &context.messages);
+    let moved = moved.filter(|shortage| !is_awaited(*shortage));
+    let shortages = expected.into_iter().chain(moved).map(WaitingPublishers::none_for).chain(waiters.clone());
     let awaited_shortages = shortages.map(|waiters| {
         let pools = (pending_writes, &*context.messages);
         Cow::from(context.broker.views().explain(pools, waiters, context.process.disk_facts()).to_string())
@@ -124,6 +128,7 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
         .chain(Outage::alarm(context.bridges, context.broker))
         .chain(sessions(context))
         .chain(connections(context))
+        .chain(subscriptions(context))
         .collect()
 }
 
@@ -149,6 +154,17 @@ fn sessions(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
         "sessions: mqtt_sessions_max = {limit} MQTT sessions are kept, so clients with new ones are refused; delete those \
          of clients that do not come back (list_mqtt_sessions, delete_mqtt_session), lower mqtt_session_expiry_max, or \
          raise mqtt_sessions_max"
+    )))
+}
+
+/// Returns the alarm about an MQTT client whose subscriptions are refused.
+fn subscriptions(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
+    let (vhost, client_id, limit) = context.broker.session_without_subscriptions()?;
+    Some(Cow::from(format!(
+        "subscriptions: the MQTT client '{}' (virtual host '{}') has mqtt_subscriptions_max = {limit} subscriptions, and \
+         further ones were refused; raise mqtt_subscriptions_max and restart the broker, or let the client use wildcards",
+        client_id.escape_debug(),
+        vhost.escape_debug()
     )))
 }
 

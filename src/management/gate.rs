@@ -86,7 +86,7 @@ pub(super) fn handle(
     is_login_right: Option<bool>,
 ) -> Result<Answer, Box<PasswordCheck>> {
     if let Some(origins) = &context.process.mqtt_websocket_origins
-        && request.segments == [websocket::PATH]
+        && websocket::is_path(&request.segments)
     {
         return Ok(websocket::answer(request, &context.process.hosts, origins));
     }

@@ -105,6 +105,7 @@ const MQTT: &str = "mqtt_sessions MQTT sessions
 mqtt_sessions_disconnected MQTT sessions whose clients are not connected
 mqtt_session_messages_dropped_total Messages that MQTT sessions dropped: there were too many, or the client accepts no \
 such large packet
+mqtt_wills_dropped_total Wills that queues did not get: a queue had used its share, or too many wills waited for capacity
 mqtt_retained_messages Retained messages
 mqtt_retained_bytes Bytes of the topics, properties and payloads of retained messages";
 const DEAD_LETTERED: &str = "global_messages_dead_lettered_rejected_total Total number of messages \
@@ -327,7 +328,8 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
     let views = context.broker.views();
     let ((sessions, disconnected), (retained, bytes)) = (views.session_counts(), views.retained_counts());
     let dropped = views.session_messages_dropped();
-    lines.all("", MQTT, &[sessions, disconnected, dropped, retained as u64, bytes as u64]);
+    let wills_dropped = context.broker.counters().wills_dropped;
+    lines.all("", MQTT, &[sessions, disconnected, dropped, wills_dropped, retained as u64, bytes as u64]);
     let name = lines.head("alarms is 1 while this alarm is in effect");
     let alarms = alarms::which_alarms(context);
     let kind_of = |alarm: &str| alarm.split_once(':').map_or("", |(kind, _)| kind).to_owned();

@@ -4,6 +4,7 @@
 //! `Origin` is checked: with `mqtt_anonymous_user`, or in the network of the broker, a foreign page must not reach it.
 
 use core::fmt::Write as _;
+use std::borrow::Cow;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -15,6 +16,15 @@ use super::request::{Answer, bad_request, problem};
 
 /// The path of the upgrade.
 pub(super) const PATH: &str = "mqtt";
+
+/// Returns whether these segments are the path, with or without a slash at the end.
+pub(super) fn is_path(segments: &[Cow<'_, str>]) -> bool {
+    match segments {
+        [path] => path == PATH,
+        [path, end] => path == PATH && end.is_empty(),
+        _ => false,
+    }
+}
 /// The subprotocols: that of MQTT 3.1.1 and 5, and that of MQTT 3.1.
 const PROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 /// The text that the RFC appends to the client's key.

@@ -70,13 +70,63 @@ pub fn write_suback<'p>(
     codes: impl ExactSizeIterator<Item = ReasonCode>,
     properties: impl Iterator<Item = Property<'p>> + Clone,
 ) -> Result<(), Full> {
-    let codes = codes.map(|code| match version {
+    let codes = codes.map(|code| suback_code(version, code));
+    let octet = (PacketType::Suback as u8) << 4;
+    write(writer, octet, &packet_id.get().to_be_bytes(), v5(version, properties), codes)
+}
+
+/// Returns the octet for a code in SUBACK; see [`write_suback`].
+pub const fn suback_code(version: Version, code: ReasonCode) -> u8 {
+    match version {
         Version::V3_1 if code.is_failure() => ReasonCode::Success as u8,
         Version::V3_1_1 if code.is_failure() => ReasonCode::Unspecified as u8,
         _ => code as u8,
-    });
-    let octet = (PacketType::Suback as u8) << 4;
-    write(writer, octet, &packet_id.get().to_be_bytes(), v5(version, properties), codes)
+    }
+}
+
+/// The longest start of a SUBACK or UNSUBACK, before its codes: first octet, length, packet identifier, and the length of
+/// the properties.
+pub const ANSWER_HEAD_BYTES_MAX: usize = 1 + 4 + 2 + 1;
+
+/// Writes the start of a SUBACK without properties, behind which the caller writes `count` codes ([`suback_code`]).
+///
+/// # Errors
+/// It does not fit.
+pub fn write_suback_head(
+    writer: &mut Writer<'_>,
+    version: Version,
+    packet_id: NonZeroU16,
+    count: usize,
+) -> Result<(), Full> {
+    write_answer_head(writer, PacketType::Suback, version, packet_id, count)
+}
+
+/// Like [`write_suback_head`], for UNSUBACK. Before MQTT 5 it has no codes.
+///
+/// # Errors
+/// It does not fit.
+pub fn write_unsuback_head(
+    writer: &mut Writer<'_>,
+    version: Version,
+    packet_id: NonZeroU16,
+    count: usize,
+) -> Result<(), Full> {
+    let count = if version == Version::V5 { count } else { 0 };
+    write_answer_head(writer, PacketType::Unsuback, version, packet_id, count)
+}
+
+fn write_answer_head(
+    writer: &mut Writer<'_>,
+    kind: PacketType,
+    version: Version,
+    packet_id: NonZeroU16,
+    count: usize,
+) -> Result<(), Full> {
+    let properties_len = usize::from(version == Version::V5);
+    writer.u8((kind as u8) << 4)?;
+    writer.variable_int((2 + properties_len + count) as u32)?;
+    writer.u16(packet_id.get())?;
+    if properties_len > 0 { writer.u8(0) } else { Ok(()) }
 }
 
 /// Writes UNSUBACK (§3.11). Before MQTT 5 the codes are not written.

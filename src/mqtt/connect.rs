@@ -16,6 +16,9 @@ use super::topic::check_topic_name;
 pub struct Connect<'a> {
     /// The version of the protocol, which holds for the whole connection.
     pub version: Version,
+    /// The client is a bridge of mosquitto or a broker like it: bit 7 of the protocol level is set. Such a bridge expects that
+    /// it does not get its own messages, and that messages keep their RETAIN flag.
+    pub is_bridge: bool,
     /// A new session begins, and an old one of the same client is discarded. Before MQTT 5 (Clean Session) the new
     /// session also ends with the connection.
     pub clean_start: bool,
@@ -78,17 +81,29 @@ impl<'a> Connect<'a> {
     /// Returns the version of the CONNACK with which a CONNECT is refused: that of the client, or the nearest one that
     /// there is. `None`: the packet is that of another protocol, and is not answered.
     ///
-    /// A client may try again with a lower version if it gets the answer of MQTT 3.1.1 (MQTT-3.1.2-2). That is why the
-    /// levels from 0x80 on, which brokers use for their bridges, get it.
+    /// A client may try again with a lower version if it gets the answer of MQTT 3.1.1 (MQTT-3.1.2-2). That is why levels from
+    /// 0x80 on get it: their clients are bridges.
     pub fn answer_version(body: &[u8]) -> Option<Version> {
         let mut reader = Reader::new(body);
         let (name, level) = (reader.binary().ok()?, reader.u8().ok()?);
         match (name, level) {
-            (b"MQIsdp", 3) => Some(Version::V3_1),
+            (b"MQIsdp", 3 | 0x83) => Some(Version::V3_1),
             (b"MQTT", 5..=0x7F) => Some(Version::V5),
             (b"MQIsdp" | b"MQTT", _) => Some(Version::V3_1_1),
             _ => None,
         }
+    }
+
+    /// Returns the client identifier in the first octets of a CONNECT that is refused, for the log. `body` begins after the
+    /// fixed header and may be incomplete.
+    pub fn client_id_of(body: &'a [u8]) -> Option<&'a str> {
+        let mut reader = Reader::new(body);
+        let (version, _) = read_version(&mut reader).ok()?;
+        reader.u8().and_then(|_| reader.u16()).ok()?;
+        if version == Version::V5 {
+            Properties::read(&mut reader, Place::Connect).ok()?;
+        }
+        reader.string().ok()
     }
 
     /// Parses the packet. `body` has the octets after the fixed header, `fixed.remaining_len` of them.
@@ -97,11 +112,12 @@ impl<'a> Connect<'a> {
     /// The packet is not valid.
     pub fn parse(fixed: FixedHeader, body: &'a [u8]) -> Result<Self, PacketError> {
         let mut reader = Reader::new(body);
-        let version = read_version(&mut reader)?;
+        let (version, is_bridge) = read_version(&mut reader)?;
         fixed.check(version)?;
         let flags = Flags::parse(reader.u8()?, version)?;
         let mut connect = Self {
             version,
+            is_bridge,
             clean_start: flags.clean_start,
             keep_alive_s: reader.u16()?,
             client_id: "",
@@ -163,13 +179,16 @@ impl<'a> Connect<'a> {
     }
 }
 
-fn read_version(reader: &mut Reader<'_>) -> Result<Version, PacketError> {
+/// Returns the version, and whether the client is a bridge.
+fn read_version(reader: &mut Reader<'_>) -> Result<(Version, bool), PacketError> {
     let name = reader.binary()?;
     let level = reader.u8()?;
     match (name, level) {
-        (b"MQIsdp", 3) => Ok(Version::V3_1),
-        (b"MQTT", 4) => Ok(Version::V3_1_1),
-        (b"MQTT", 5) => Ok(Version::V5),
+        (b"MQIsdp", 3) => Ok((Version::V3_1, false)),
+        (b"MQTT", 4) => Ok((Version::V3_1_1, false)),
+        (b"MQTT", 5) => Ok((Version::V5, false)),
+        (b"MQIsdp", 0x83) => Ok((Version::V3_1, true)),
+        (b"MQTT", 0x84) => Ok((Version::V3_1_1, true)),
         (b"MQIsdp" | b"MQTT", _) => Err(PacketError::new(
             ReasonCode::UnsupportedProtocolVersion,
             "a version that this broker does not support",
@@ -193,8 +212,8 @@ impl Flags {
     /// name.
     fn parse(octet: u8, version: Version) -> Result<Self, PacketError> {
         let has = |bit: u8| octet & 1 << bit != 0;
-        if has(0) {
-            // MQTT-3.1.2-3.
+        if has(0) && version != Version::V3_1 {
+            // MQTT-3.1.2-3. In MQTT 3.1 the bit has no meaning and no rule.
             return Err(PacketError::malformed("the reserved flag of CONNECT"));
         }
         let (has_will, will_retain) = (has(2), has(5));
@@ -268,6 +287,8 @@ mod tests {
         let connect = parse(&body).expect("valid");
         assert_eq!((connect.version, connect.clean_start, connect.keep_alive_s), (Version::V5, true, 60));
         assert_eq!((connect.client_id, connect.session_expiry_s), ("id", 10));
+        assert_eq!(Connect::client_id_of(&body[..30]), Some("id"));
+        assert_eq!(Connect::client_id_of(&body[..14]), None);
         assert_eq!((connect.user_name, connect.password), (Some("user"), Some(Password(&[0]))));
         assert_eq!((connect.receive_maximum, connect.maximum_packet_size), (65_535, PACKET_LEN_MAX));
         let will = connect.will.expect("it has a will");
@@ -354,12 +375,21 @@ mod tests {
         for (name, level, version) in [
             ("MQTT", 6, Some(Version::V5)),
             ("MQTT", 0x84, Some(Version::V3_1_1)),
-            ("MQIsdp", 0x83, Some(Version::V3_1_1)),
+            ("MQTT", 0x85, Some(Version::V3_1_1)),
+            ("MQIsdp", 0x83, Some(Version::V3_1)),
             ("MQIsdp", 4, Some(Version::V3_1_1)),
             ("AMQP", 4, None),
         ] {
             assert_eq!(Connect::answer_version(&connect(name, level, 2, &[&id])), version);
         }
+        for (name, level, version) in [("MQIsdp", 0x83, Version::V3_1), ("MQTT", 0x84, Version::V3_1_1)] {
+            let connect = connect(name, level, 2, &[&id]);
+            let connect = parse(&connect).expect("a bridge of mosquitto");
+            assert_eq!((connect.version, connect.is_bridge), (version, true));
+        }
+        assert_eq!(refused(&connect("MQTT", 0x85, 2, &[&id])), UnsupportedProtocolVersion);
+        let reserved = connect("MQIsdp", 3, 3, &[&id]);
+        assert!(parse(&reserved).is_ok_and(|connect| connect.clean_start && !connect.is_bridge));
         // A length with more octets than necessary.
         let fixed = FixedHeader::parse(&[0x10, 0x8F, 0]).expect("valid").expect("complete");
         assert!(Connect::parse(fixed, &connect("MQTT", 5, 2, &[&[0], &id])).is_err());

@@ -47,7 +47,10 @@ mod publish;
 mod reason;
 mod topic;
 
-pub use answer::{PINGRESP, write_ack, write_connack, write_disconnect, write_suback, write_unsuback};
+pub use answer::{
+    ANSWER_HEAD_BYTES_MAX, PINGRESP, suback_code, write_ack, write_connack, write_disconnect, write_suback,
+    write_suback_head, write_unsuback, write_unsuback_head,
+};
 pub use connect::{Connect, Password, Will};
 pub use cursor::{Full, VARIABLE_INT_MAX, Writer, variable_int_len};
 pub use packet::{

@@ -269,6 +269,9 @@ impl Ack {
     }
 }
 
+/// MQTT-4.7.3-1: a filter has at least one character.
+const EMPTY_FILTER: PacketError = PacketError::protocol("a topic filter without a character");
+
 /// SUBSCRIBE.
 #[derive(Clone, Copy, Debug)]
 pub struct Subscribe<'a> {
@@ -301,6 +304,9 @@ impl<'a> Subscribe<'a> {
         }
         while !rest.is_empty() {
             let (filter, options) = subscribe.read_filter(&mut rest)?;
+            if filter.is_empty() {
+                return Err(EMPTY_FILTER);
+            }
             if options.no_local && TopicFilter::parse(filter).is_ok_and(|filter| filter.group.is_some()) {
                 // MQTT-3.8.3-4.
                 return Err(PacketError::protocol("No Local on a shared subscription"));
@@ -318,6 +324,20 @@ impl<'a> Subscribe<'a> {
     /// Returns the number of topic filters, which is the number of codes of the SUBACK.
     pub fn filter_count(self) -> usize {
         self.filters().count()
+    }
+
+    /// Returns the number of octets of the topic filters with their options. They are the end of the packet.
+    pub const fn filters_len(self) -> usize {
+        self.filters.len()
+    }
+
+    /// Reads the topic filter and its options at the start of `octets`. Also returns how many octets they take. `None`: it
+    /// is incomplete or not valid.
+    pub fn next_filter(version: Version, octets: &'a [u8]) -> Option<(&'a str, SubscriptionOptions, usize)> {
+        let mut reader = Reader::new(octets);
+        let filter = reader.string().ok()?;
+        let options = SubscriptionOptions::parse(reader.u8().ok()?, version).ok()?;
+        Some((filter, options, octets.len() - reader.len()))
     }
 
     /// Returns the texts of the topic filters, for [`TopicFilter::parse`], and the options of each.
@@ -397,7 +417,9 @@ impl<'a> Unsubscribe<'a> {
             return Err(PacketError::protocol("UNSUBSCRIBE without a topic filter"));
         }
         while !rest.is_empty() {
-            rest.string()?;
+            if rest.string()?.is_empty() {
+                return Err(EMPTY_FILTER);
+            }
         }
         Ok(Self { packet_id, filters })
     }
@@ -405,6 +427,19 @@ impl<'a> Unsubscribe<'a> {
     /// Returns the number of topic filters, which is the number of codes of the UNSUBACK.
     pub fn filter_count(self) -> usize {
         self.filters().count()
+    }
+
+    /// Returns the number of octets of the topic filters. They are the end of the packet.
+    pub const fn filters_len(self) -> usize {
+        self.filters.len()
+    }
+
+    /// Reads the topic filter at the start of `octets`. Also returns how many octets it takes. `None`: it is incomplete or
+    /// not valid.
+    pub fn next_filter(octets: &'a [u8]) -> Option<(&'a str, usize)> {
+        let mut reader = Reader::new(octets);
+        let filter = reader.string().ok()?;
+        Some((filter, octets.len() - reader.len()))
     }
 
     /// Returns the texts of the topic filters, for [`TopicFilter::parse`].
@@ -611,6 +646,8 @@ mod tests {
                 (0xA2, &[], ReasonCode::ProtocolError),
                 (0x82, &[0, 1, b'a'], ReasonCode::MalformedPacket),
                 (0x82, &[0, 1, b'a', 0x40], ReasonCode::MalformedPacket),
+                (0x82, &[0, 1, b'a', 0, 0, 0, 0], ReasonCode::ProtocolError),
+                (0xA2, &[0, 1, b'a', 0, 0], ReasonCode::ProtocolError),
                 (0x82, &[0, 1, 0, 0], ReasonCode::MalformedPacket),
                 (0xA2, &[0, 2, b'a'], ReasonCode::MalformedPacket),
             ] {

@@ -36,6 +36,7 @@ use super::stream::Stream;
 /// | `Replies` | a part of its output was written | the socket becomes writable: output is written, the peer resumed |
 /// | `Capacity` | memory or disk space became free | counters of the pools: `Engine::has_publisher_to_retry` |
 /// | `Job` | the broker's job for its command is done | `Broker::has_work`, or after a read the disk thread's waker |
+/// | `LongAnswer` | no other long answer is pending | a turn writes that answer: `Shared::resume_after_jobs` |
 /// | `Handshake` | the worker returned the handshake | the worker's waker |
 /// | `PasswordCheck` | the worker has checked the password | the worker's waker; before, `PasswordChecks::deadline` |
 /// | `Disk` | the batch is durable | the disk thread's waker: `Engine::note_durable` |
@@ -54,6 +55,8 @@ pub(super) enum WaitReason {
     Capacity,
     /// A job that the peer's last command began at the broker is not done.
     Job,
+    /// The memory for long answers of MQTT is in use.
+    LongAnswer,
     /// The worker carries out a step of the TLS handshake. The number is the ticket of the job.
     Handshake(u64),
     /// The reply to the peer's last command is sent when this batch is durable.

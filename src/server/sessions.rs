@@ -153,7 +153,7 @@ impl<P: Platform> Shared<P> {
         let waited = core::mem::replace(&mut peer.waiting, WaitReason::No);
         match waited {
             WaitReason::Capacity => self.lists.for_capacity.remove(id),
-            WaitReason::Job => self.lists.for_jobs.remove(id),
+            WaitReason::Job | WaitReason::LongAnswer => self.lists.for_jobs.remove(id),
             WaitReason::PasswordCheck(_) => self.worker.checks.remove(id.into()),
             WaitReason::No | WaitReason::Replies | WaitReason::Handshake(_) | WaitReason::Disk(_) => {}
         }
@@ -183,7 +183,7 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// Resumes peers whose job at the broker is done. Called after everything in a turn that applies commands,
+    /// Resumes peers whose job at the broker is done, or that waited for memory for a long answer. Called after everything in a turn that applies commands,
     /// because a command may end another connection's job.
     pub(super) fn resume_after_jobs(&mut self) {
         for _ in 0..self.lists.for_jobs.len() {
@@ -192,7 +192,10 @@ impl<P: Platform> Shared<P> {
                 self.resume_operator(peer);
                 continue;
             };
-            if self.broker.is_busy(id) {
+            let waiting = self.peers.get(id).map(|peer| peer.waiting);
+            let lacks_answer_room =
+                waiting == Some(WaitReason::LongAnswer) && !self.resources.pools.has_long_answer_room();
+            if self.broker.is_busy(id) || lacks_answer_room {
                 self.lists.for_jobs.push(peer);
                 continue;
             }

@@ -140,6 +140,10 @@ impl<P: Platform> Shared<P> {
                     peer.waiting = WaitReason::Replies;
                     break;
                 }
+                InputStep::Suspended(Suspension::LongAnswer) => {
+                    peer.waiting = WaitReason::LongAnswer;
+                    break;
+                }
                 InputStep::Suspended(Suspension::ContentRoom(full)) => {
                     let shortage = leveret_broker::Shortage::from(full);
                     (peer.waiting, peer.blocked_on) =
@@ -242,7 +246,7 @@ impl<P: Platform> Shared<P> {
                 }
                 self.lists.for_capacity.push(id);
             }
-            WaitReason::Job => self.lists.for_jobs.push(id),
+            WaitReason::Job | WaitReason::LongAnswer => self.lists.for_jobs.push(id),
             WaitReason::No
             | WaitReason::Replies
             | WaitReason::Handshake(_)

@@ -189,16 +189,13 @@ impl Queues {
     /// Returns whether the queue is so far over its length limit that it drops messages although a consumer
     /// is ready.
     ///
-    /// That is the case from [`BURST_MESSAGES`] messages or the output budget on, which a consumer gets in
-    /// one or two turns, or from a quarter of the memory on.
+    /// That is the case from [`BURST_MESSAGES`] messages on, which a consumer gets in one or two turns, or from a quarter of
+    /// the memory on. A single message is not dropped, whatever its length: the consumer takes it.
     pub(crate) fn is_far_over_length(&self, queue: QueueId) -> bool {
         let settings = &self.settings;
         let messages = BURST_MESSAGES.min(u64::from(settings.messages) / 4);
-        self.records.is_over_length_by(
-            queue,
-            messages,
-            settings.output_budget_bytes.min(settings.body_bytes / 4),
-        )
+        self.records.ready_in(queue) > 1
+            && self.records.is_over_length_by(queue, messages, settings.body_bytes / 4)
     }
 
     // ---- purging

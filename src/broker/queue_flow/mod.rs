@@ -73,7 +73,6 @@ pub(crate) struct Scratch {
 /// (`Share::Ordinary`).
 #[derive(Debug)]
 pub(crate) struct Settings {
-    pub(crate) output_budget_bytes: u64,
     /// Maximum size of a frame in bytes.
     pub(crate) frame_max: usize,
     /// Chunks of queue entries that ordinary publishers leave free.
@@ -147,6 +146,8 @@ pub struct Queues {
     /// Bytes that all messages take in the log, and the batch that was durable when they were counted. `None`
     /// while more than half of the log is free.
     live_log_bytes: Option<(Batch, u64)>,
+    /// The queue for which a message that the broker moves had to wait last; `None` if the last one did not wait.
+    full_for_moved: Option<QueueId>,
     /// Rises whenever capacity may have become free: a message left a queue, memory, the log or an outbox, or a
     /// transaction ended. Publishers that wait for capacity then retry.
     releases: u64,
@@ -163,7 +164,6 @@ impl Queues {
         let pool = FifoPool::with_entries(limits.queue_entries_max as usize);
         Self {
             settings: Settings {
-                output_budget_bytes: u64::from(limits.output_buffer_bytes),
                 frame_max: frame,
                 chunks_reserve: pool.chunks_max() / 16,
                 dead_letter_log_bytes: limits.segment_bytes.into(),
@@ -187,6 +187,7 @@ impl Queues {
                 rewritten: vec![0; frame + 256].into_boxed_slice(),
             },
             live_log_bytes: None,
+            full_for_moved: None,
             releases: 0,
             lost: None,
             session_messages_dropped: 0,

@@ -29,6 +29,12 @@ use leveret_core::error::Fault;
 use leveret_core::mem::{ENTRIES_PER_CHUNK, MessageFlags, MessageId, Messages, Share};
 use leveret_storage::{Appended, Mode, NoCapacity, PendingWrites, Urgency};
 
+/// Messages that the broker moves go into queues beyond their shares while 1/8 of the memory and of the log is free for
+/// publishers. The same part of the log is kept for queues that have few bytes in it.
+const FREE_PART_DIVISOR: u64 = 8;
+/// Number of queues with few bytes in the log among which that part is divided.
+const SMALL_QUEUES: u64 = 16;
+
 /// Why a valid message cannot be published now.
 pub(crate) enum CannotPublish {
     /// The publisher waits, because other connections can free the missing capacity.
@@ -44,8 +50,8 @@ pub(crate) struct Claim {
     /// Whether the publisher can wait for capacity; `false` while `tx.commit` is carried out.
     pub(crate) may_wait: bool,
     /// Whether the share of a queue limits the publisher. It does not limit `tx.commit`, because the shares were checked
-    /// when the messages were published. It does not limit what a bridge parks either, because all rules of the bridge
-    /// would wait for the parking queue, which may never be read.
+    /// when the messages were published. For messages that the broker moves there is another rule:
+    /// [`Queues::queue_too_full_for_moved`].
     pub(crate) has_shares: bool,
     /// The publisher has waited too long for the disk or for a queue and is refused now: see
     /// [`crate::Broker::time_out_waiting`].
@@ -269,13 +275,108 @@ impl Queues {
 
     /// Returns the maximum number of bytes that the messages of one queue may take in the log now. `u64::MAX`
     /// while more than half of the log is free.
-    pub(crate) fn queue_log_bytes_max(&self, pending_writes: &PendingWrites) -> u64 {
-        match self.live_log_bytes {
-            Some((_, live)) => {
-                pending_writes.disk_bytes_max().saturating_sub(live).saturating_mul(TIMES_FREE_DISK)
-            }
-            None => u64::MAX,
+    ///
+    /// An eighth of the log is kept for queues with few bytes. Otherwise each forgotten queue would leave a fifth of what was
+    /// free before it, and after some of them less would be left than the log needs for itself.
+    pub(crate) fn queue_log_bytes_max(&self, pending_writes: &PendingWrites, quota: &Quota) -> u64 {
+        let Some(left) = self.log_bytes_left(pending_writes, quota) else { return u64::MAX };
+        let kept = pending_writes.disk_bytes_max() / FREE_PART_DIVISOR;
+        (left.saturating_sub(kept) * TIMES_FREE_DISK).max(kept / SMALL_QUEUES)
+    }
+
+    /// Returns the bytes of the log that publishers may not use: they are reserved for dead letters and for the messages
+    /// of open transactions.
+    fn reserved_log_bytes(&self, pending_writes: &PendingWrites, quota: &Quota) -> u64 {
+        self.reserved_for_dead_letters(pending_writes) + quota.open_log_bytes()
+    }
+
+    /// Returns the bytes of the log that messages do not take and publishers may use; `None` while more than half of the log
+    /// is free.
+    fn log_bytes_left(&self, pending_writes: &PendingWrites, quota: &Quota) -> Option<u64> {
+        let (_, live) = self.live_log_bytes?;
+        let used = live + self.reserved_log_bytes(pending_writes, quota);
+        Some(pending_writes.disk_bytes_max().saturating_sub(used))
+    }
+
+    /// Returns the target queue that cannot get a message now which the broker moves: a dead letter, a delayed message that
+    /// is due, or one that a bridge parks. `bytes` is its length in the log.
+    ///
+    /// Such a message leaves another queue, so nobody waits for the share of its new queue. A queue that is never read could
+    /// thereby take the whole memory or log, and nobody could publish any more. Beyond its share a queue gets such messages
+    /// only while an eighth is free for publishers.
+    pub(crate) fn queue_too_full_for_moved(
+        &mut self,
+        cx: &mut Context<'_>,
+        quota: &Quota,
+        (message, bytes): (MessageId, u64),
+        targets: &[QueueId],
+    ) -> Option<QueueId> {
+        let full = self.find_too_full_for_moved(cx, quota, (message, bytes), targets);
+        let before = core::mem::replace(&mut self.full_for_moved, full);
+        if let Some(queue) = full.filter(|_| before.is_none()) {
+            log::warn!(
+                "queue '{}': messages that are dead-lettered, delayed or parked wait, because it has used its share: consume \
+                 or purge it",
+                self.records[queue].name.escape_debug()
+            );
         }
+        full
+    }
+
+    fn find_too_full_for_moved(
+        &mut self,
+        cx: &mut Context<'_>,
+        quota: &Quota,
+        (message, bytes): (MessageId, u64),
+        targets: &[QueueId],
+    ) -> Option<QueueId> {
+        let free = self.free_memory(cx.messages, Share::DeadLetter);
+        if !self.has_free_memory_part(cx.messages, free)
+            && let Some(&queue) = targets.iter().find(|queue| !self.records.is_within_share(free, **queue))
+        {
+            return Some(self.records.queue_of_level(queue));
+        }
+        self.count_live_log_bytes(cx.pending_writes);
+        let Some(left) = self.log_bytes_left(cx.pending_writes, quota) else { return None };
+        let is_part_free = left >= cx.pending_writes.disk_bytes_max() / FREE_PART_DIVISOR;
+        if is_part_free || self.logged_target_count(cx, message, targets) == 0 {
+            return None;
+        }
+        let reserved = self.reserved_for_dead_letters(cx.pending_writes);
+        let bytes_max = self.queue_log_bytes_max(cx.pending_writes, quota).max(reserved);
+        let mut over = targets.iter().copied();
+        over.find(|queue| self.records.sum_over_levels(*queue, Queue::log_bytes) + bytes > bytes_max)
+            .map(|queue| self.records.queue_of_level(queue))
+    }
+
+    /// Returns whether an eighth of the memory for messages is free for ordinary publishers.
+    fn has_free_memory_part(&self, messages: &Messages, free: FreeMemory) -> bool {
+        let (messages_max, bytes_max) = messages.ordinary_max();
+        let entries_max = self.fan_out_max() * ENTRIES_PER_CHUNK;
+        let is_free = |free: u64, most: usize| free >= most as u64 / FREE_PART_DIVISOR;
+        is_free(free.ordinary.messages, messages_max)
+            && is_free(free.ordinary.bytes, bytes_max)
+            && is_free(free.ordinary.entries, entries_max)
+    }
+
+    /// Returns the queue for which messages that the broker moves wait, if it still has no share left.
+    pub(crate) fn full_for_moved(
+        &self,
+        pending_writes: &PendingWrites,
+        messages: &Messages,
+        quota: &Quota,
+    ) -> Option<Shortage> {
+        let queue = self.full_for_moved?;
+        self.records.get(queue.index()).filter(|record| !record.is_deleted())?;
+        let free = self.free_memory(messages, Share::DeadLetter);
+        if !self.has_free_memory_part(messages, free) && !self.records.is_within_share(free, queue) {
+            return Some(Shortage::QueueMemory(queue));
+        }
+        let left = self.log_bytes_left(pending_writes, quota)?;
+        let is_part_free = left >= pending_writes.disk_bytes_max() / FREE_PART_DIVISOR;
+        let log_bytes = self.records.sum_over_levels(queue, Queue::log_bytes);
+        let is_over = log_bytes > self.queue_log_bytes_max(pending_writes, quota);
+        (!is_part_free && is_over).then_some(Shortage::QueueDisk(queue))
     }
 
     /// Counts the bytes that all messages take in the log, at most once for each commit. Counts nothing while
@@ -334,6 +435,30 @@ impl Queues {
         self.check_log_capacity(cx, quota, message, targets, claim)
     }
 
+    /// Removes the target queues that have used their share of the memory or of the log, for a publisher that cannot wait.
+    /// Returns how many these are.
+    pub(crate) fn remove_full_targets(
+        &mut self,
+        cx: &Context<'_>,
+        quota: &Quota,
+        message: MessageId,
+        targets: &mut Vec<QueueId>,
+    ) -> usize {
+        self.count_live_log_bytes(cx.pending_writes);
+        let free = self.free_memory(cx.messages, Share::Ordinary).with(cx.messages, message);
+        let log_bytes_max = match self.logged_target_count(cx, message, targets) {
+            0 => u64::MAX,
+            _ => self.queue_log_bytes_max(cx.pending_writes, quota),
+        };
+        let bytes = cx.messages.stream_len(message) as u64;
+        let before = targets.len();
+        targets.retain(|&queue| {
+            let log_bytes = self.records.sum_over_levels(queue, Queue::log_bytes);
+            self.records.is_within_share(free, queue) && log_bytes.saturating_add(bytes) <= log_bytes_max
+        });
+        before - targets.len()
+    }
+
     /// Checks whether every target queue is within its share of the memory.
     ///
     /// # Errors
@@ -390,9 +515,9 @@ impl Queues {
             return Err(CannotPublish::Fault(unwritable_for_messages()));
         }
         // The space for the messages of open transactions was reserved when these messages were published.
-        let reserved_bytes = self.reserved_for_dead_letters(cx.pending_writes) + quota.open_log_bytes();
+        let reserved_bytes = self.reserved_log_bytes(cx.pending_writes, quota);
         let log_capacity = cx.pending_writes.admit(bytes + reserved_bytes, logged);
-        let queue_bytes_max = self.queue_log_bytes_max(cx.pending_writes);
+        let queue_bytes_max = self.queue_log_bytes_max(cx.pending_writes, quota);
         let is_within_shares = targets
             .iter()
             .all(|&queue| self.records.sum_over_levels(queue, Queue::log_bytes) + bytes <= queue_bytes_max);

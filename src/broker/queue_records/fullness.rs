@@ -24,6 +24,17 @@ pub(crate) const TIMES_FREE_DISK: u64 = 4;
 /// The publishers that wait for a queue continue when the queue uses at most this many quarters of its share.
 const RESUME_QUARTERS: u64 = 3;
 
+/// The kind of queues that refused a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum RefusedBy {
+    /// No queue refused it, or only sessions did while other queues accepted it.
+    Nobody,
+    /// The length limit of a queue refused it.
+    LengthLimit,
+    /// No queue accepts it, because it is too large for MQTT sessions.
+    Sessions,
+}
+
 /// An amount of the memory for messages.
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct MessageMemory {
@@ -96,8 +107,32 @@ impl Records {
             return false;
         }
         let body_bytes = || self.sum_over_levels(queue, |record| record.backlog.body_bytes());
+        // A limit of bytes is no reason to lose the only message of an MQTT session, or one that waits for the socket of a
+        // consumer. In a queue without consumers it is dropped, as in RabbitMQ.
+        let record = &self.slab[queue.index()];
+        let counts_bytes = ready > 1 || record.session.is_none() && record.queue_consumers.is_empty();
         u64::from(ready) > settings.max_length.saturating_add(messages)
-            || body_bytes() > settings.max_length_bytes.saturating_add(bytes)
+            || counts_bytes && body_bytes() > settings.max_length_bytes.saturating_add(bytes)
+    }
+
+    /// Returns whether a queue with `drop-head` that has messages would be over its limit of bytes with another body of
+    /// this many bytes.
+    pub(crate) fn would_drop_for_bytes(&self, queue: QueueId, body_len: u32) -> bool {
+        let settings = &self.slab[queue.index()].settings;
+        let body_bytes = || self.sum_over_levels(queue, |record| record.backlog.body_bytes());
+        settings.overflow == Overflow::DropHead
+            && settings.max_length_bytes != u64::MAX
+            && self.ready_in(queue) > 0
+            && body_bytes() + u64::from(body_len) > settings.max_length_bytes
+    }
+
+    /// Returns whether the queue of an MQTT session refuses a message with a body of this many bytes: it is larger than the
+    /// limit of bytes, so all messages that wait would be dropped for it. `credit` is the number of messages that the client
+    /// can take now.
+    fn exceeds_session(&self, queue: QueueId, body_len: u32, credit: u64) -> bool {
+        let (record, ready) = (&self.slab[queue.index()], u64::from(self.ready_in(queue)));
+        let is_too_large = u64::from(body_len) > record.settings.max_length_bytes;
+        record.session.is_some() && is_too_large && ready > 0 && credit <= ready
     }
 
     /// Returns whether a queue is within its share of the memory for messages, unsettled deliveries included.
@@ -224,25 +259,30 @@ impl Records {
     /// is `None`, the length limit counts every message, and no message expires at once.
     ///
     /// Returns the number of queues at the front of `targets` that accept the message; the queues behind them
-    /// refuse and dead-letter it. The Boolean is whether the length limit of any queue refused the message.
+    /// refuse and dead-letter it.
     pub(crate) fn keep_accepting(
         &self,
         messages: &Messages,
         message: MessageId,
         targets: &mut Vec<QueueId>,
         credit: Option<&dyn Fn(QueueId) -> u64>,
-    ) -> (usize, bool) {
+    ) -> (usize, RefusedBy) {
         let due = messages.flags(message).has(MessageFlags::DUE_AT_ONCE);
         let is_persistent = messages.flags(message).has(MessageFlags::PERSISTENT);
         let (mut accepting_count, mut end, mut is_refused) = (0, 0, false);
+        let mut is_refused_by_session = false;
         for at in 0..targets.len() {
             let queue = targets[at];
             let is_taken_at_once =
                 |queue| credit.is_none_or(|credit| credit(queue) > u64::from(self.ready_before(queue)));
+            let body_len = messages.body_len(message);
             let refuses = self.refuses(messages, queue, message)
-                && credit
-                    .is_none_or(|credit| self.refuses_body(queue, messages.body_len(message), credit(queue)));
+                && credit.is_none_or(|credit| self.refuses_body(queue, body_len, credit(queue)));
             is_refused |= refuses;
+            let exceeds_session = self.exceeds_session(queue, body_len, 0)
+                && credit.is_none_or(|credit| self.exceeds_session(queue, body_len, credit(queue)));
+            is_refused_by_session |= exceeds_session;
+            let refuses = refuses || exceeds_session;
             let due = due || self[queue].settings.message_ttl_ms == 0;
             let accepts = !refuses
                 && (!due || self.accepts_expired(queue) || is_taken_at_once(queue))
@@ -258,7 +298,13 @@ impl Records {
             }
         }
         targets.truncate(end);
-        (accepting_count, is_refused)
+        let refused_by = match (is_refused, is_refused_by_session) {
+            (true, _) => RefusedBy::LengthLimit,
+            // What the session of one client cannot keep is no failure if others get it.
+            (false, true) if end == 0 => RefusedBy::Sessions,
+            (false, _) => RefusedBy::Nobody,
+        };
+        (accepting_count, refused_by)
     }
 
     /// Returns whether the queue is that of an MQTT session whose client is not connected.

@@ -37,7 +37,7 @@ pub(super) use durable_index::DurableIndex;
 pub(super) use durable_index::RequeueCounts;
 pub use durable_index::declared_arguments;
 pub(super) use fullness::{
-    FreeMemory, MessageMemory, TIMES_FREE_DISK, TIMES_FREE_MEMORY, TIMES_FREE_MEMORY_FOR_HOLDERS,
+    FreeMemory, MessageMemory, RefusedBy, TIMES_FREE_DISK, TIMES_FREE_MEMORY, TIMES_FREE_MEMORY_FOR_HOLDERS,
 };
 pub(super) use levels::Targets;
 pub(super) use levels::{SLOTS, first_rank};
@@ -204,18 +204,27 @@ mod tests {
         let message = world.message(1);
         let mut targets = all.to_vec();
         let nobody: Option<&dyn Fn(QueueId) -> u64> = Some(&|_| 0);
-        assert_eq!(world.records.keep_accepting(&world.messages, message, &mut targets, nobody), (5, false));
+        assert_eq!(
+            world.records.keep_accepting(&world.messages, message, &mut targets, nobody),
+            (5, RefusedBy::Nobody)
+        );
         all.into_iter().for_each(|queue| world.put(queue, &[1]));
-        assert_eq!(world.records.keep_accepting(&world.messages, message, &mut targets, nobody), (2, true));
+        assert_eq!(
+            world.records.keep_accepting(&world.messages, message, &mut targets, nobody),
+            (2, RefusedBy::LengthLimit)
+        );
         assert_eq!(targets, [drops, plain, buries]);
         let now = world.queue("now", QueueSettings { message_ttl_ms: 0, ..settings() });
         let mut targets = vec![now, plain];
-        assert_eq!(world.records.keep_accepting(&world.messages, message, &mut targets, nobody), (1, false));
+        assert_eq!(
+            world.records.keep_accepting(&world.messages, message, &mut targets, nobody),
+            (1, RefusedBy::Nobody)
+        );
         assert_eq!(targets, [plain], "the message would expire at once, and no consumer waits for it");
         let mut targets = vec![now];
         assert_eq!(
             world.records.keep_accepting(&world.messages, message, &mut targets, Some(&|_| 1)),
-            (1, false)
+            (1, RefusedBy::Nobody)
         );
     }
 

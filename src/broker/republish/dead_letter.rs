@@ -156,7 +156,7 @@ impl Republisher<'_> {
         self.queues.choose_levels_for(cx, self.quota, LevelChoice::of(&written, 0), targets);
         let names_len = address.name.len() + own_key.len();
         let bytes = names_len + written.as_bytes().len() + cx.messages.body_len(message) as usize;
-        if !self.has_capacity_for(cx, (message, bytes as u64), targets) {
+        if !self.may_move_to(cx, (message, bytes as u64), targets) {
             return None;
         }
         let flags = copy_flags(cx.messages, message, &written);
@@ -233,6 +233,18 @@ impl Republisher<'_> {
     pub(crate) fn log_refused(&mut self, queue: QueueId, why: &str) {
         let name = Name::try_from(&*self.queues.records().record_of_queue(queue).name).unwrap_or_default();
         self.log_dropped(&name, why);
+    }
+
+    /// Returns whether all target queues have capacity for a copy of this many bytes now, and none has used so much more
+    /// than its share that publishers would lack it.
+    pub(crate) fn may_move_to(
+        &mut self,
+        cx: &mut Context<'_>,
+        copy: (MessageId, u64),
+        targets: &[QueueId],
+    ) -> bool {
+        self.has_capacity_for(cx, copy, targets)
+            && self.queues.queue_too_full_for_moved(cx, self.quota, copy, targets).is_none()
     }
 
     /// Returns whether all target queues have capacity for a copy of this many bytes now.

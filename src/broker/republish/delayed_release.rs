@@ -263,7 +263,7 @@ impl Republisher<'_> {
         {
             return Some(self.drop_due(exchange, "it is routed to more queues than commit_bytes_max allows"));
         }
-        if !self.has_capacity_for(cx, (message, bytes), targets) {
+        if !self.may_move_to(cx, (message, bytes), targets) {
             return None;
         }
         let flags = copy_flags(cx.messages, message, &written);

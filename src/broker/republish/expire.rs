@@ -121,7 +121,10 @@ impl Republisher<'_> {
         // do not.
         let are_all_republished = self.dead_letter_rejected_all(cx, queue, left);
         let has_expired = self.expire_up_to(cx, queue, left, ExpiryGrace::OneTurn);
-        let is_trimmed = self.trim_up_to(cx, queue, left);
+        // A ready consumer takes messages over the length limit. When it is not ready any more, the queue is listed again.
+        let is_for_consumer = self.queues.records().record_of_queue(queue).queue_consumers.is_ready()
+            && !self.queues.is_far_over_length(queue);
+        let is_trimmed = is_for_consumer || self.trim_up_to(cx, queue, left);
         // The front does not depend on rejected messages: the first message may expire although a rejected
         // one waits for capacity.
         if has_expired && self.queues.at(queue).has_expiry() {

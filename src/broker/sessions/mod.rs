@@ -350,6 +350,8 @@ pub(crate) struct Sessions {
     oversized_total: u64,
     /// A client was refused because of `mqtt_sessions_max`.
     has_refused: bool,
+    /// The last session that was refused a subscription because of `mqtt_subscriptions_max`.
+    refused_subscription: Option<SessionId>,
     /// The client identifier of the connection whose session is being opened.
     opening: Option<(ConnectionId, Name)>,
 }
@@ -408,6 +410,7 @@ impl Sessions {
             group_hasher: FixedState::with_seed(seed),
             oversized_total: 0,
             has_refused: false,
+            refused_subscription: None,
             opening: None,
         }
     }

@@ -53,10 +53,21 @@ impl Broker {
         let session = self.session_of(connection)?;
         let found = self.find_sent_packet(session, packet_id, step);
         let (Some((at, tag)), Some((_, channel))) = (found, self.sessions.at(session).attached) else {
+            if step == Step::AwaitsPuback && self.is_in_flight_exactly_once(session, packet_id) {
+                let text =
+                    format_args!("PUBACK for the message with QoS 2 and packet identifier {packet_id}");
+                return Err(Fault::connection(ReplyCode::UnexpectedFrame, text));
+            }
             return Ok(Outcome::Done);
         };
         self.sessions.at_mut(session).in_flight.remove(at);
         self.settle(cx, channel, tag, false, Settlement::Ack)
+    }
+
+    /// Returns whether a delivery with QoS 2 has this packet identifier.
+    fn is_in_flight_exactly_once(&self, session: SessionId, packet_id: NonZeroU16) -> bool {
+        let mut in_flight = self.sessions.at(session).in_flight.iter();
+        in_flight.any(|delivery| delivery.packet_id == packet_id && delivery.step != Step::AwaitsPuback)
     }
 
     /// Handles PUBREC: settles the message, and releases the packet identifier. The settlement is in no earlier commit

@@ -206,6 +206,7 @@ impl Broker {
         let source = self.topology.require_exchange(&self.access, vhost, TOPIC_EXCHANGE)?;
         let earlier = self.find_subscription(session, &options, &key);
         if earlier.is_none() && self.subscription_count(session) >= limit {
+            self.sessions.refused_subscription = Some(session);
             let text = format_args!("the session has mqtt_subscriptions_max = {limit} subscriptions");
             return Err(Fault::new(ReplyCode::ResourceError, text));
         }
@@ -261,6 +262,16 @@ impl Broker {
             self.unbind(cx, binding)?;
         }
         Ok(Outcome::Done)
+    }
+
+    /// Returns the virtual host and client identifier of a session that was refused a subscription because of
+    /// `mqtt_subscriptions_max`, and that limit. `None` if no session was, or it has fewer subscriptions now.
+    pub fn session_without_subscriptions(&self) -> Option<(&str, &str, usize)> {
+        let session = self.sessions.refused_subscription?;
+        let record = self.sessions.slab.get(session.index())?;
+        let limit = self.sessions.limits.subscriptions_max;
+        let is_at_limit = self.subscription_count(session) >= limit;
+        is_at_limit.then(|| (self.access.vhost_name(record.vhost), &*record.client_id, limit))
     }
 
     /// Returns the number of subscriptions of a session.

@@ -66,6 +66,11 @@ impl<'b> Views<'b> {
         queues.map(|(_, queue)| queue.log_bytes()).sum()
     }
 
+    /// Returns why messages wait that the broker moves: dead letters, delayed or parked messages. `None` if none waits.
+    pub fn shortage_for_moved(self, pending_writes: &PendingWrites, messages: &Messages) -> Option<Shortage> {
+        self.queues.full_for_moved(pending_writes, messages, self.quota)
+    }
+
     /// Returns the number of open channels on which a message was published.
     pub fn publishers(self) -> u64 {
         self.consumers.publishers() as u64
@@ -573,8 +578,10 @@ impl fmt::Display for Explained<'_> {
             Shortage::QueueDisk(queue) => {
                 self.queue(f, queue)?;
                 let bytes = self.sum_over_levels(queue, Queue::log_bytes);
-                let (bytes, most) =
-                    (Megabytes(bytes), Megabytes(self.views.queues.queue_log_bytes_max(self.pending_writes)));
+                let (bytes, most) = (
+                    Megabytes(bytes),
+                    Megabytes(self.views.queues.queue_log_bytes_max(self.pending_writes, self.views.quota)),
+                );
                 let (of, remedy) = self.log_limit();
                 write!(f, " uses its whole share of {of}: it has {bytes}")?;
                 self.with_messages(f, self.sum_over_levels(queue, |record| record.durable_index.count()))?;

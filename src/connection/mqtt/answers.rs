@@ -18,20 +18,20 @@ use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::BLOCK_UNIT_BYTES;
 use leveret_mqtt::{
-    AckKind, Property, ReasonCode, Subscribe, Version, Writer, write_ack, write_connack, write_disconnect,
-    write_suback, write_unsuback,
+    ANSWER_HEAD_BYTES_MAX, AckKind, Property, ReasonCode, Version, Writer, suback_code, write_ack,
+    write_connack, write_disconnect, write_suback, write_suback_head, write_unsuback, write_unsuback_head,
 };
 
 use super::super::connection::Context;
 use super::super::timeouts::REFUSAL_DELAY_MS;
 use super::aliases::{TOPIC_ALIAS_MAX, TopicAliases};
-use super::input::{Expected, Pending, Publishing};
+use super::input::{Expected, Filters, FiltersKind, Pending, Publishing};
 use super::{ConnectStep, MqttConnection, Phase, reason_of};
 
 /// Number of bytes before each stored packet: its batch and its length.
 pub(super) const RECORD_HEAD_BYTES: usize = 10;
-/// The longest stored packet, a SUBACK, with its head.
-const RECORD_BYTES_MAX: usize = RECORD_HEAD_BYTES + 256;
+/// The longest stored packet with its head, except a SUBACK or UNSUBACK with many codes.
+pub(super) const RECORD_BYTES_MAX: usize = RECORD_HEAD_BYTES + 256;
 /// The longest reason string in bytes.
 const REASON_STRING_BYTES_MAX: usize = 160;
 /// The number of messages with QoS 1 or 2 that an MQTT 5 client may have published without an answer (Receive Maximum). Their
@@ -45,7 +45,7 @@ impl MqttConnection {
             (Pending::Publish, outcome) => self.answer_publish(context, outcome, batch),
             (Pending::Connect, outcome) => self.answer_connect(context, outcome, batch),
             (Pending::Filter { .. }, Outcome::Fault(fault)) => self.answer_refused_filter(context, &fault),
-            (Pending::Filter { granted }, _) => self.push_filter_code(granted, batch),
+            (Pending::Filter { granted }, _) => self.push_filter_code(context, granted, batch),
             (Pending::Pubrec(packet_id), outcome) => {
                 self.push_ack(context, AckKind::Pubrel, packet_id, reason_of_packet(&outcome), batch);
             }
@@ -57,6 +57,10 @@ impl MqttConnection {
                 self.push_ack(context, AckKind::Pubcomp, packet_id, reason, batch);
             }
             (Pending::Disconnect, _) => self.finish_with(context),
+            // PUBACK for a message with QoS 2.
+            (Pending::Silent, Outcome::Fault(fault)) => {
+                self.end(context, reason_of(fault.code), format_args!("{}", fault.text));
+            }
             (Pending::Silent | Pending::Nothing, _) => {}
         }
     }
@@ -184,7 +188,8 @@ impl MqttConnection {
                 self.warn(context, LogKind::Login, format_args!(": login refused: {fault}"));
                 let (until, reason) =
                     (context.now.after_ms(REFUSAL_DELAY_MS), ReasonCode::BadUserNameOrPassword);
-                self.phase = Phase::Refused { until, reason };
+                let text = "wrong user name or password";
+                self.phase = Phase::Refused { until, reason, text, is_open: false };
             }
             (_, Outcome::Fault(fault)) => {
                 self.end(context, reason_of(fault.code), format_args!("{}", fault.text));
@@ -232,39 +237,130 @@ impl MqttConnection {
     // ---- SUBSCRIBE and UNSUBSCRIBE
 
     /// Stores the code for the next filter of a SUBSCRIBE or UNSUBSCRIBE. The change is durable with `batch`.
-    pub(super) fn push_filter_code(&mut self, code: ReasonCode, batch: Batch) {
+    pub(super) fn push_filter_code(&mut self, context: &mut Context<'_>, code: ReasonCode, batch: Batch) {
         let filters = self.input.filters.as_mut().expect("the packet is being handled");
-        filters.codes.push(code).expect("the number of filters was checked");
         filters.batch = filters.batch.max(batch);
+        if !filters.codes.append(&mut context.pools.replies, &[code as u8]) {
+            self.end_for_lack_of_replies(context);
+        }
     }
 
     fn answer_refused_filter(&mut self, context: &mut Context<'_>, fault: &Fault) {
         let code = match fault.code {
             ReplyCode::NotFound => ReasonCode::NoSubscriptionExisted,
             code => {
-                self.warn(context, LogKind::Channel, format_args!(": a topic filter is refused: {fault}"));
+                self.note_refused_filter(format_args!("{fault}"));
                 reason_of(code)
             }
         };
-        self.push_filter_code(code, Batch::NONE);
+        self.push_filter_code(context, code, Batch::NONE);
     }
 
-    pub(super) fn push_suback(&mut self, context: &mut Context<'_>, subscribe: Subscribe<'_>) {
-        let (version, packet_id) = (self.version, subscribe.packet_id);
-        let Some(filters) = self.input.filters.take() else { return };
-        self.push(context, filters.batch, |writer| {
-            let codes = filters.codes.iter().copied();
-            write_suback(writer, version, packet_id, codes, core::iter::empty())
+    /// Counts a refused filter, and keeps the reason if it is the first one of the packet.
+    pub(super) fn note_refused_filter(&mut self, text: fmt::Arguments<'_>) {
+        let Some(filters) = &mut self.input.filters else { return };
+        match &mut filters.refused {
+            Some((_, count)) => *count += 1,
+            None => filters.refused = Some((text.to_string().into(), 1)),
+        }
+    }
+
+    /// Stores SUBACK or UNSUBACK, after all filters of the packet were handled.
+    pub(super) fn push_filter_answer(&mut self, context: &mut Context<'_>) {
+        let Some(mut filters) = self.input.filters.take() else { return };
+        if let Some((first, count)) = &filters.refused {
+            let text = format_args!(": {count} topic filters are refused, the first one: {first}");
+            self.warn(context, LogKind::Channel, text);
+        }
+        if filters.shared_bytes > 0 {
+            return self.push_long_answer(context, *filters);
+        }
+        let (version, packet_id) = (self.version, filters.packet_id);
+        let mut octets = [0; RECORD_BYTES_MAX];
+        let octets = &mut octets[..filters.codes.len()];
+        filters.codes.copy_front(&context.pools.replies, octets);
+        filters.codes.clear(&mut context.pools.replies);
+        let codes = octets.iter().map(|octet| code_of(*octet));
+        self.push(context, filters.batch, |writer| match filters.kind {
+            FiltersKind::Subscribe { .. } => {
+                write_suback(writer, version, packet_id, codes, core::iter::empty())
+            }
+            FiltersKind::Unsubscribe => {
+                write_unsuback(writer, version, packet_id, codes, core::iter::empty())
+            }
         });
     }
 
-    pub(super) fn push_unsuback(&mut self, context: &mut Context<'_>, packet_id: NonZeroU16) {
-        let version = self.version;
-        let Some(filters) = self.input.filters.take() else { return };
-        self.push(context, filters.batch, |writer| {
-            let codes = filters.codes.iter().copied();
-            write_unsuback(writer, version, packet_id, codes, core::iter::empty())
-        });
+    /// Stores an answer with many codes. It is written in several parts if needed.
+    fn push_long_answer(&mut self, context: &mut Context<'_>, mut filters: Filters) {
+        let is_subscribe = filters.kind != FiltersKind::Unsubscribe;
+        let count = filters.codes.len();
+        let mut head = [0; RECORD_HEAD_BYTES + ANSWER_HEAD_BYTES_MAX];
+        let mut writer = Writer::new(&mut head[RECORD_HEAD_BYTES..]);
+        let written = match is_subscribe {
+            true => write_suback_head(&mut writer, self.version, filters.packet_id, count),
+            false => write_unsuback_head(&mut writer, self.version, filters.packet_id, count),
+        };
+        assert!(written.is_ok(), "the head of an answer has a maximum length");
+        let head_len = writer.len();
+        // Before MQTT 5, UNSUBACK has no codes.
+        let has_codes = is_subscribe || self.version == Version::V5;
+        let len = head_len + if has_codes { count } else { 0 };
+        if len > self.client_limits.packet_len_max as usize {
+            filters.codes.clear(&mut context.pools.replies);
+            context.pools.long_answer_bytes_left += filters.shared_bytes as usize;
+            return self.end_for_large_answer(context, len);
+        }
+        head[..8].copy_from_slice(&filters.batch.to_be_bytes());
+        head[8..RECORD_HEAD_BYTES].copy_from_slice(&(len as u16).to_be_bytes());
+        if self.output.packets.is_empty() {
+            (self.output.first_batch, self.output.durable) = (filters.batch, context.durable);
+        }
+        let pool = &mut context.pools.replies;
+        let mut is_stored = self.output.packets.append(pool, &head[..RECORD_HEAD_BYTES + head_len]);
+        self.output.shared_bytes += filters.shared_bytes;
+        while has_codes && !filters.codes.is_empty() {
+            let mut part = [0; RECORD_BYTES_MAX];
+            let part = &mut part[..filters.codes.len().min(RECORD_BYTES_MAX)];
+            filters.codes.copy_front(pool, part);
+            filters.codes.consume(pool, part.len());
+            for octet in part.iter_mut().filter(|_| is_subscribe) {
+                *octet = suback_code(self.version, code_of(*octet));
+            }
+            is_stored &= self.output.packets.append(pool, part);
+        }
+        filters.codes.clear(pool);
+        if !is_stored {
+            self.end_for_lack_of_replies(context);
+        }
+    }
+
+    /// Releases the codes of a SUBSCRIBE or UNSUBSCRIBE that is not answered.
+    pub(super) fn drop_filters(&mut self, context: &mut Context<'_>) {
+        if let Some(mut filters) = self.input.filters.take() {
+            filters.codes.clear(&mut context.pools.replies);
+            context.pools.long_answer_bytes_left += filters.shared_bytes as usize;
+        }
+    }
+
+    /// Releases the packets that are not written.
+    pub(super) fn clear_packets(&mut self, context: &mut Context<'_>) {
+        self.output.packets.clear(&mut context.pools.replies);
+        context.pools.long_answer_bytes_left += core::mem::take(&mut self.output.shared_bytes) as usize;
+        self.output.part_left = 0;
+    }
+
+    fn end_for_lack_of_replies(&mut self, context: &mut Context<'_>) {
+        // The size of the pool should make this impossible.
+        let text = format_args!(": closed, because there is no capacity for an answer");
+        self.warn(context, LogKind::Shortage, text);
+        self.finish(context.now);
+    }
+
+    fn end_for_large_answer(&mut self, context: &mut Context<'_>, len: usize) {
+        let text = format_args!(": closed, because an answer of {len} bytes is larger than it accepts");
+        self.warn(context, LogKind::Connection, text);
+        self.finish(context.now);
     }
 
     // ---- all packets
@@ -321,9 +417,7 @@ impl MqttConnection {
             return;
         }
         if len > self.client_limits.packet_len_max as usize {
-            let text = format_args!(": closed, because an answer of {len} bytes is larger than it accepts");
-            self.warn(context, LogKind::Connection, text);
-            return self.finish(context.now);
+            return self.end_for_large_answer(context, len);
         }
         head[..8].copy_from_slice(&batch.to_be_bytes());
         head[8..].copy_from_slice(&(len as u16).to_be_bytes());
@@ -332,13 +426,7 @@ impl MqttConnection {
         }
         let record = &record[..RECORD_HEAD_BYTES + len];
         if !self.output.packets.append(&mut context.pools.replies, record) {
-            // The size of the pool should make this impossible.
-            self.warn(
-                context,
-                LogKind::Shortage,
-                format_args!(": closed, because there is no capacity for an answer"),
-            );
-            self.finish(context.now);
+            self.end_for_lack_of_replies(context);
         }
     }
 
@@ -349,6 +437,11 @@ impl MqttConnection {
         self.output.packets.len() + 2 * RECORD_BYTES_MAX + BLOCK_UNIT_BYTES
             <= context.settings.replies_bytes_max
     }
+}
+
+/// Returns the code that is stored as this octet.
+fn code_of(octet: u8) -> ReasonCode {
+    ReasonCode::from_octet(octet).unwrap_or(ReasonCode::Unspecified)
 }
 
 /// Returns the packet that answers a PUBLISH.

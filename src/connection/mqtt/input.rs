@@ -12,7 +12,7 @@ use leveret_core::command::{
     Subscription,
 };
 use leveret_core::log_limiter::LogKind;
-use leveret_core::mem::{MessageId, Messages, PoolFull, Share};
+use leveret_core::mem::{ByteChain, MessageId, Messages, PoolFull, Share};
 use leveret_core::password::Secret;
 use leveret_core::topic::exchange_separators;
 use leveret_mqtt::{
@@ -30,8 +30,9 @@ use super::{ClientLimits, ConnectStep, MqttConnection, Phase};
 const TOPIC_EXCHANGE: &str = "amq.topic";
 /// The longest client identifier in bytes. The name of the session's queue contains it.
 const CLIENT_ID_BYTES_MAX: usize = NAME_BYTES_MAX - "mqtt-subscription-".len();
-/// The most topic filters of a packet. The answer has a code for each.
-const FILTERS_MAX: usize = 200;
+/// The most codes of a SUBACK or UNSUBACK for which every connection has memory at any time. More codes take memory that all
+/// connections share ([`Suspension::LongAnswer`]).
+const SHORT_ANSWER_CODES_MAX: usize = 200;
 /// Bytes of a header frame of AMQP besides the properties of the message: the frame's overhead, class, weight and size of
 /// the body. The last 32 bytes are for the header `x-delivery-count`.
 const HEADER_FRAME_BYTES: usize = FRAME_OVERHEAD + 12 + 32;
@@ -103,12 +104,40 @@ pub(super) enum Publishing {
     Complete { message: MessageId, expected: Expected, retain: bool },
 }
 
-/// The answer to a SUBSCRIBE or UNSUBSCRIBE as far as it is known.
+/// A SUBSCRIBE or UNSUBSCRIBE of which some filters may be handled.
 #[derive(Debug)]
 pub(super) struct Filters {
-    pub(super) codes: heapless::Vec<ReasonCode, FILTERS_MAX>,
+    pub(super) kind: FiltersKind,
+    pub(super) packet_id: NonZeroU16,
+    /// Number of octets of the filters that are not handled yet.
+    left_len: u32,
+    /// The codes of the answer so far, one octet each.
+    pub(super) codes: ByteChain,
+    /// The first refused filter, with the reason, and the number of refused ones. They have one line in the log.
+    pub(super) refused: Option<(Box<str>, u32)>,
     /// The changes are durable with this batch.
     pub(super) batch: Batch,
+    /// Number of octets of codes in the memory that all connections share.
+    pub(super) shared_bytes: u32,
+}
+
+/// The packet that has the filters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum FiltersKind {
+    /// SUBSCRIBE, with its subscription identifier.
+    Subscribe {
+        id: Option<u32>,
+    },
+    Unsubscribe,
+}
+
+/// Returns the code of a filter that is accepted with this QoS.
+const fn granted(qos: QoS) -> ReasonCode {
+    match qos {
+        QoS::AtMostOnce => ReasonCode::Success,
+        QoS::AtLeastOnce => ReasonCode::GrantedQos1,
+        QoS::ExactlyOnce => ReasonCode::GrantedQos2,
+    }
 }
 
 impl Input {
@@ -138,7 +167,6 @@ impl Input {
             | Publishing::Complete { message, .. } => messages.release(message),
             Publishing::None | Publishing::Payload { message: Err(_), .. } => {}
         }
-        self.filters = None;
     }
 }
 
@@ -229,21 +257,32 @@ impl MqttConnection {
                 continue;
             }
             let unread = &input[*at..];
-            let fixed = match FixedHeader::parse(unread) {
-                Ok(Some(fixed)) => fixed,
-                Ok(None) => return InputStep::NeedMore,
-                Err(error) => {
-                    self.refuse_packet(context, unread, error);
-                    continue;
+            let handled = if self.input.filters.is_some() {
+                Ok(self.handle_filters(context, unread))
+            } else {
+                let fixed = match FixedHeader::parse(unread) {
+                    Ok(Some(fixed)) => fixed,
+                    Ok(None) => return InputStep::NeedMore,
+                    Err(error) => {
+                        self.refuse_packet(context, unread, error);
+                        continue;
+                    }
+                };
+                if !self.has_answer_room(context) {
+                    return InputStep::Suspended(Suspension::ReplySpace);
                 }
+                self.handle_packet(context, fixed, unread)
             };
-            if !self.has_answer_room(context) {
-                return InputStep::Suspended(Suspension::ReplySpace);
-            }
-            match self.handle_packet(context, fixed, unread) {
+            match handled {
                 Ok((Handled::Done, len)) => *at += len,
-                Ok((Handled::NeedMore, _)) => return InputStep::NeedMore,
-                Ok((Handled::Wait(suspension), _)) => return InputStep::Suspended(suspension),
+                Ok((Handled::NeedMore, len)) => {
+                    *at += len;
+                    return InputStep::NeedMore;
+                }
+                Ok((Handled::Wait(suspension), len)) => {
+                    *at += len;
+                    return InputStep::Suspended(suspension);
+                }
                 Ok((Handled::Command(channel, command), len)) => {
                     *at += len;
                     return InputStep::Command { channel, command };
@@ -317,8 +356,10 @@ impl MqttConnection {
             return Err(PacketError::protocol("a packet before CONNECT"));
         }
         let handled = match Packet::parse(fixed, self.version, body)? {
-            Packet::Subscribe(subscribe) => return self.handle_subscribe(context, subscribe, len),
-            Packet::Unsubscribe(unsubscribe) => return self.handle_unsubscribe(context, unsubscribe, len),
+            Packet::Subscribe(subscribe) => return Ok(self.handle_subscribe(context, subscribe, len)),
+            Packet::Unsubscribe(unsubscribe) => {
+                return Ok(self.handle_unsubscribe(context, unsubscribe, len));
+            }
             Packet::Ack(ack) => self.handle_ack(ack),
             Packet::PingRequest => {
                 match self.input.answered_pings {
@@ -402,15 +443,14 @@ impl MqttConnection {
 
     /// Checks CONNECT before the login, and stores what the connection needs of it.
     fn accept_connect(&mut self, connect: &Connect<'_>) -> Result<(), PacketError> {
-        self.version = connect.version;
+        (self.version, self.is_bridge) = (connect.version, connect.is_bridge);
         self.client_limits = ClientLimits {
             packet_len_max: connect.maximum_packet_size,
             topic_alias_max: connect.topic_alias_maximum,
             wants_problem_information: connect.wants_problem_information,
         };
         if connect.client_id.len() > CLIENT_ID_BYTES_MAX {
-            let text = "a client identifier of more than 237 bytes";
-            return Err(PacketError::new(ReasonCode::ClientIdentifierNotValid, text));
+            return Err(CLIENT_ID_TOO_LONG);
         }
         if connect.has_authentication_method {
             let text = "enhanced authentication, which this broker does not support";
@@ -428,6 +468,9 @@ impl MqttConnection {
         will: &Will<'_>,
         keep_alive_s: u16,
     ) -> Result<Result<SessionWill, PoolFull>, PacketError> {
+        if is_reserved(will.topic) {
+            return Err(RESERVED_TOPIC);
+        }
         let Some(key) = exchange_separators(will.topic) else {
             let text = "a will whose topic has more than 255 bytes";
             return Err(PacketError::new(ReasonCode::TopicNameInvalid, text));
@@ -485,6 +528,7 @@ impl MqttConnection {
             (None, key) => key,
         };
         let message = match key {
+            Some(key) if is_reserved(&key) => Err(RESERVED_TOPIC),
             Some(key) => match self.begin_message(context, &header, &key) {
                 Ok(message) => Ok(message),
                 Err(Refused::Wait(full)) => {
@@ -582,7 +626,13 @@ impl MqttConnection {
             }
             Err(error) => {
                 self.input.publish = Publishing::None;
-                self.answer_refused_publish(context, expected, error.reason, error.text);
+                if self.version == Version::V5 {
+                    self.answer_refused_publish(context, expected, error.reason, error.text);
+                } else if expected == Expected::Nothing && error.reason == ReasonCode::QuotaExceeded {
+                    self.answer_refused_publish(context, expected, error.reason, error.text);
+                } else {
+                    self.end_later(context, error.reason, error.text, None);
+                }
             }
         }
         true
@@ -604,96 +654,136 @@ impl MqttConnection {
         Handled::Command(self.channel, command)
     }
 
+    /// Begins to handle SUBSCRIBE. Its filters are consumed one by one, so that a long list is worked off in several turns.
+    /// Returns how many octets are before the first filter.
     fn handle_subscribe<'a>(
         &mut self,
         context: &mut Context<'_>,
         subscribe: Subscribe<'a>,
         len: usize,
-    ) -> Result<(Handled<'a>, usize), PacketError> {
-        if self.has_partial_header() {
-            // The rest of the header depends on the subscriptions.
-            return Ok((Handled::Wait(Suspension::ReplySpace), 0));
+    ) -> (Handled<'a>, usize) {
+        let kind = FiltersKind::Subscribe { id: subscribe.subscription_id };
+        let count = subscribe.filter_count();
+        let filters_len = subscribe.filters_len();
+        match self.begin_filters(context, kind, subscribe.packet_id, (count, filters_len)) {
+            Ok(()) => (Handled::Done, len - filters_len),
+            Err(suspension) => (Handled::Wait(suspension), 0),
         }
-        self.begin_filters(subscribe.filter_count())?;
-        while let Some((text, options)) = subscribe.filters().nth(self.filters_done()) {
-            let parsed = match TopicFilter::parse(text) {
-                Err(error) => Err(error.reason),
-                Ok(_) if text.len() > NAME_BYTES_MAX => Err(ReasonCode::TopicFilterInvalid),
-                Ok(filter) => Ok(filter),
-            };
-            let reason = match parsed {
-                Ok(TopicFilter { group, filter }) => {
-                    let (qos, granted) = match options.qos {
-                        QoS::AtMostOnce => (0, ReasonCode::Success),
-                        QoS::AtLeastOnce => (1, ReasonCode::GrantedQos1),
-                        QoS::ExactlyOnce => (2, ReasonCode::GrantedQos2),
-                    };
-                    let retain_handling = match options.retain_handling {
-                        leveret_mqtt::RetainHandling::Always => RetainHandling::Always,
-                        leveret_mqtt::RetainHandling::IfNew => RetainHandling::IfNew,
-                        leveret_mqtt::RetainHandling::Never => RetainHandling::Never,
-                    };
-                    self.input.pending = Pending::Filter { granted };
-                    let command = Command::Subscribe(Subscription {
-                        filter,
-                        group,
-                        qos,
-                        id: subscribe.subscription_id,
-                        no_local: options.no_local,
-                        retain_as_published: options.retain_as_published,
-                        retain_handling,
-                    });
-                    return Ok((Handled::Command(self.channel, command), 0));
-                }
-                Err(reason) => reason,
-            };
-            self.warn(
-                context,
-                LogKind::Channel,
-                format_args!(": subscription to '{}' refused: {}", text.escape_debug(), reason.name()),
-            );
-            self.push_filter_code(reason, Batch::NONE);
-        }
-        self.push_suback(context, subscribe);
-        Ok((Handled::Done, len))
     }
 
+    /// Like [`Self::handle_subscribe`], for UNSUBSCRIBE.
     fn handle_unsubscribe<'a>(
         &mut self,
         context: &mut Context<'_>,
         unsubscribe: Unsubscribe<'a>,
         len: usize,
-    ) -> Result<(Handled<'a>, usize), PacketError> {
-        if self.has_partial_header() {
-            return Ok((Handled::Wait(Suspension::ReplySpace), 0));
+    ) -> (Handled<'a>, usize) {
+        let (count, filters_len) = (unsubscribe.filter_count(), unsubscribe.filters_len());
+        let begun = self.begin_filters(
+            context,
+            FiltersKind::Unsubscribe,
+            unsubscribe.packet_id,
+            (count, filters_len),
+        );
+        match begun {
+            Ok(()) => (Handled::Done, len - filters_len),
+            Err(suspension) => (Handled::Wait(suspension), 0),
         }
-        self.begin_filters(unsubscribe.filter_count())?;
-        while let Some(text) = unsubscribe.filters().nth(self.filters_done()) {
-            if let Ok(TopicFilter { group, filter }) = TopicFilter::parse(text) {
-                self.input.pending = Pending::Filter { granted: ReasonCode::Success };
-                return Ok((Handled::Command(self.channel, Command::Unsubscribe { filter, group }), 0));
-            }
-            self.push_filter_code(ReasonCode::TopicFilterInvalid, Batch::NONE);
-        }
-        self.push_unsuback(context, unsubscribe.packet_id);
-        Ok((Handled::Done, len))
     }
 
-    /// Begins a SUBSCRIBE or UNSUBSCRIBE, unless some of its filters were handled already.
-    fn begin_filters(&mut self, count: usize) -> Result<(), PacketError> {
-        if count > FILTERS_MAX {
-            let text = "more than 200 topic filters in a packet";
-            return Err(PacketError::new(ReasonCode::ImplementationSpecific, text));
+    /// Begins to handle the filters of a packet, of which there are `count` in `len` octets.
+    ///
+    /// # Errors
+    /// There is no capacity for the codes of the answer now.
+    fn begin_filters(
+        &mut self,
+        context: &mut Context<'_>,
+        kind: FiltersKind,
+        packet_id: NonZeroU16,
+        (count, len): (usize, usize),
+    ) -> Result<(), Suspension> {
+        let shared_bytes = if count > SHORT_ANSWER_CODES_MAX { count } else { 0 };
+        if shared_bytes > context.pools.long_answer_bytes_left {
+            return Err(Suspension::LongAnswer);
         }
-        if self.input.filters.is_none() {
-            self.input.filters = Some(Box::new(Filters { codes: heapless::Vec::new(), batch: Batch::NONE }));
-        }
+        context.pools.long_answer_bytes_left -= shared_bytes;
+        let filters = Filters {
+            kind,
+            packet_id,
+            left_len: len as u32,
+            codes: ByteChain::default(),
+            refused: None,
+            batch: Batch::NONE,
+            shared_bytes: shared_bytes as u32,
+        };
+        self.input.filters = Some(Box::new(filters));
         Ok(())
     }
 
-    /// Returns the number of filters of the packet that were handled.
-    fn filters_done(&self) -> usize {
-        self.input.filters.as_ref().map_or(0, |filters| filters.codes.len())
+    /// Handles the next filters of a packet, up to the first one that needs a command. `unread` begins with a filter.
+    fn handle_filters<'a>(&mut self, context: &mut Context<'_>, unread: &'a [u8]) -> (Handled<'a>, usize) {
+        let mut consumed = 0;
+        let waits = self.has_partial_header();
+        loop {
+            let Some(filters) = &mut self.input.filters else { return (Handled::Done, consumed) };
+            if filters.left_len == 0 {
+                self.push_filter_answer(context);
+                return (Handled::Done, consumed);
+            }
+            let octets = &unread[consumed..];
+            let octets = &octets[..octets.len().min(filters.left_len as usize)];
+            let next = match filters.kind {
+                FiltersKind::Subscribe { .. } => Subscribe::next_filter(self.version, octets)
+                    .map(|(text, options, len)| (text, Some(options), len)),
+                FiltersKind::Unsubscribe => {
+                    Unsubscribe::next_filter(octets).map(|(text, len)| (text, None, len))
+                }
+            };
+            // The packet was complete and valid when it was begun. A part of it may have been left in the socket.
+            let Some((text, options, len)) = next else { return (Handled::NeedMore, consumed) };
+            if waits {
+                // The rest of the header depends on the subscriptions.
+                return (Handled::Wait(Suspension::ReplySpace), consumed);
+            }
+            filters.left_len -= len as u32;
+            consumed += len;
+            let kind = filters.kind;
+            let parsed = match TopicFilter::parse(text) {
+                Err(error) => Err(error.reason),
+                Ok(_) if text.len() > NAME_BYTES_MAX => Err(ReasonCode::TopicFilterInvalid),
+                Ok(filter) => Ok(filter),
+            };
+            let command = match (parsed, kind, options) {
+                (Ok(TopicFilter { group, filter }), FiltersKind::Subscribe { id }, Some(options)) => {
+                    self.input.pending = Pending::Filter { granted: granted(options.qos) };
+                    let retain_handling = match options.retain_handling {
+                        leveret_mqtt::RetainHandling::Always => RetainHandling::Always,
+                        leveret_mqtt::RetainHandling::IfNew => RetainHandling::IfNew,
+                        leveret_mqtt::RetainHandling::Never => RetainHandling::Never,
+                    };
+                    Command::Subscribe(Subscription {
+                        filter,
+                        group,
+                        qos: options.qos as u8,
+                        id,
+                        no_local: options.no_local || self.is_bridge && group.is_none(),
+                        retain_as_published: options.retain_as_published || self.is_bridge,
+                        retain_handling,
+                    })
+                }
+                (Ok(TopicFilter { group, filter }), _, _) => {
+                    self.input.pending = Pending::Filter { granted: ReasonCode::Success };
+                    Command::Unsubscribe { filter, group }
+                }
+                (Err(reason), ..) => {
+                    let text = format_args!("topic filter '{}': {}", text.escape_debug(), reason.name());
+                    self.note_refused_filter(text);
+                    self.push_filter_code(context, reason, Batch::NONE);
+                    continue;
+                }
+            };
+            return (Handled::Command(self.channel, command), consumed);
+        }
     }
 
     fn handle_disconnect<'a>(&mut self, disconnect: Disconnect) -> Result<Handled<'a>, PacketError> {
@@ -723,6 +813,11 @@ impl MqttConnection {
                 return self.finish_with(context);
             };
             self.version = version;
+            if error == CLIENT_ID_TOO_LONG || error.reason == ReasonCode::PacketTooLarge {
+                let fixed = FixedHeader::parse(unread).ok().flatten();
+                let body = fixed.and_then(|fixed| unread.get(fixed.len..)).unwrap_or_default();
+                return self.end_later(context, error.reason, error.text, Connect::client_id_of(body));
+            }
         }
         self.end(context, error.reason, format_args!("{}", error.text));
     }
@@ -732,7 +827,7 @@ impl MqttConnection {
     fn unhandled_packets<'i>(&self, input: &'i [u8]) -> impl Iterator<Item = (FixedHeader, &'i [u8])> {
         let missing = match self.input.publish {
             Publishing::Payload { missing, .. } => missing as usize,
-            _ => 0,
+            _ => self.input.filters.as_ref().map_or(0, |filters| filters.left_len as usize),
         };
         Self::packets_in(input.get(missing..).unwrap_or_default())
     }
@@ -820,6 +915,17 @@ enum Refused {
     /// The message is refused.
     Now(PacketError),
 }
+
+/// Returns whether only the broker may publish to a topic, or to its routing key: §4.7.2 leaves topics that begin with `$SYS`
+/// to the server.
+fn is_reserved(topic: &str) -> bool {
+    topic.strip_prefix("$SYS").is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '.']))
+}
+
+const RESERVED_TOPIC: PacketError =
+    PacketError::new(ReasonCode::NotAuthorized, "a message to $SYS, to which only the broker may publish");
+const CLIENT_ID_TOO_LONG: PacketError =
+    PacketError::new(ReasonCode::ClientIdentifierNotValid, "a client identifier of more than 237 bytes");
 
 const TOPIC_TOO_LONG: PacketError =
     PacketError::new(ReasonCode::TopicNameInvalid, "a topic of more than 255 bytes");

@@ -42,8 +42,11 @@ use input::Input;
 pub use aliases::alias_bytes;
 pub(crate) use aliases::alias_tables_max;
 
-/// Bytes of memory that an MQTT connection may allocate in addition to its record: the codes of a SUBACK.
+/// Bytes of memory that an MQTT connection may allocate in addition to its record: the state of a SUBSCRIBE.
 pub const MQTT_HEAP_BYTES: usize = size_of::<input::Filters>();
+
+/// Delay in milliseconds before a client is disconnected that will most likely send the same again.
+const REPEAT_DELAY_MS: u64 = 5_000;
 
 /// Settings for MQTT clients.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,6 +71,8 @@ pub struct MqttConnection {
     phase: Phase,
     version: Version,
     is_logged_in: bool,
+    /// The client is a bridge of another broker: see [`leveret_mqtt::Connect::is_bridge`].
+    is_bridge: bool,
     /// Time without a packet after which the client is lost, in milliseconds; 0: unlimited.
     keep_alive_ms: u32,
     /// The session expiry interval of CONNECT in seconds; 0: the session ends with the connection.
@@ -90,8 +95,9 @@ enum Phase {
     Connecting { due: Deadline, step: ConnectStep },
     /// The connection is in use.
     Open,
-    /// The login was refused. The client gets the answer after a delay, which slows down guessing passwords.
-    Refused { until: Deadline, reason: ReasonCode },
+    /// The client is refused. It gets the answer after a delay, which slows down guessing passwords, and clients that connect
+    /// again at once and send the same. `is_open`: CONNECT was answered before.
+    Refused { until: Deadline, reason: ReasonCode, text: &'static str, is_open: bool },
     /// The socket is closed when the output is sent.
     Finished { until: Deadline },
 }
@@ -134,6 +140,10 @@ struct Output {
     delivery_batch: Batch,
     /// The number of PINGRESP packets to be sent.
     pingresp_count: u8,
+    /// Number of octets in `packets` in the memory for long answers, which all connections share.
+    shared_bytes: u32,
+    /// Number of octets of the first packet that are left, if it was written partly; otherwise 0.
+    part_left: u16,
     /// The first of `packets` is the CONNACK of a client that was accepted.
     is_connack_due: bool,
     /// The first delivery of the outbox, if it was written partly.
@@ -181,6 +191,7 @@ impl MqttConnection {
             phase: Phase::Connecting { due, step: ConnectStep::Login },
             version: Version::V3_1_1,
             is_logged_in: false,
+            is_bridge: false,
             keep_alive_ms: 0,
             expiry_s: 0,
             client_limits: ClientLimits::default(),
@@ -194,6 +205,8 @@ impl MqttConnection {
                 durable: Batch::NONE,
                 delivery_batch: Batch::NONE,
                 pingresp_count: 0,
+                shared_bytes: 0,
+                part_left: 0,
                 is_connack_due: false,
                 begun: None,
             },
@@ -323,8 +336,11 @@ impl MqttConnection {
             return Timeout::GoOn;
         }
         match self.phase {
-            Phase::Refused { reason, .. } => {
-                self.push_refusal(context, reason, format_args!("wrong user name or password"));
+            Phase::Refused { reason, text, is_open, .. } => {
+                match is_open {
+                    true => self.push_disconnect(context, reason, format_args!("{text}")),
+                    false => self.push_refusal(context, reason, format_args!("{text}")),
+                }
                 self.finish(context.now);
                 Timeout::GoOn
             }
@@ -420,12 +436,43 @@ impl MqttConnection {
         self.finish_with(context);
     }
 
+    /// Ends the connection because of something that the client will send again when it has connected again. That is logged
+    /// once an hour, and the client is answered and disconnected after [`REPEAT_DELAY_MS`].
+    /// `client_id` is the client identifier in a CONNECT that is refused.
+    fn end_later(
+        &mut self,
+        context: &mut Context<'_>,
+        reason: ReasonCode,
+        text: &'static str,
+        client_id: Option<&str>,
+    ) {
+        let is_open = match self.phase {
+            Phase::Connecting { .. } => false,
+            Phase::Open => true,
+            Phase::Refused { .. } | Phase::Finished { .. } => return,
+        };
+        let (name, separator) = match client_id {
+            Some(client_id) => (client_id, ", client identifier "),
+            None => ("", ""),
+        };
+        let log_text = format_args!(
+            "{separator}{}: closed: {text} ({}); it will most likely send the same again",
+            name.escape_debug(),
+            reason.name()
+        );
+        self.warn(context, LogKind::Repeated, log_text);
+        self.finish_with(context);
+        let until = context.now.after_ms(REPEAT_DELAY_MS);
+        self.phase = Phase::Refused { until, reason, text, is_open };
+    }
+
     /// Ends the connection after the stored packets are written.
     fn finish_with(&mut self, context: &mut Context<'_>) {
         self.input.drop_message(context.messages);
+        self.drop_filters(context);
         if self.output.begun.take().is_some() {
             // A part of a PUBLISH was written, so no packet can follow.
-            self.output.packets.clear(&mut context.pools.replies);
+            self.clear_packets(context);
         }
         self.finish(context.now);
     }
@@ -440,7 +487,7 @@ impl MqttConnection {
     /// Returns all memory from pools, because the socket is closed.
     pub(super) fn teardown(&mut self, context: &mut Context<'_>) {
         context.pools.clients.give_back(core::mem::take(&mut self.client));
-        self.output.packets.clear(&mut context.pools.replies);
+        self.clear_packets(context);
         self.output.begun = None;
         self.aliases_in.release(context.pools);
         self.aliases_out.release(context.pools);

@@ -16,7 +16,7 @@ use leveret_mqtt::{OutgoingPublish, OutgoingQoS, PACKET_LEN_MAX, PINGRESP, Reaso
 use super::super::connection::Context;
 use super::super::output::Filled;
 use super::aliases::TOPIC_ALIAS_MAX;
-use super::answers::RECORD_HEAD_BYTES;
+use super::answers::{RECORD_BYTES_MAX, RECORD_HEAD_BYTES};
 use super::properties::Outgoing;
 use super::{MqttConnection, Phase};
 
@@ -75,7 +75,7 @@ impl MqttConnection {
     /// Writes PINGRESP and the stored packets that may be sent.
     fn write_packets(&mut self, context: &mut Context<'_>, out: &mut [u8], filled: &mut Filled) -> Progress {
         // CONNACK is the first packet (MQTT-3.2.0-1).
-        while self.output.pingresp_count > 0 && !self.output.is_connack_due {
+        while self.output.pingresp_count > 0 && !self.output.is_connack_due && self.output.part_left == 0 {
             let Some(free) = out[filled.bytes..].first_chunk_mut() else { return Progress::BufferFull };
             *free = PINGRESP;
             filled.bytes += PINGRESP.len();
@@ -84,14 +84,37 @@ impl MqttConnection {
         self.output.durable = context.durable;
         while self.has_sendable_packet() {
             let pool = &mut context.pools.replies;
-            let mut head = [0; RECORD_HEAD_BYTES];
-            self.output.packets.copy_front(pool, &mut head);
-            let len = usize::from(u16::from_be_bytes([head[8], head[9]]));
-            let Some(free) = out[filled.bytes..].get_mut(..len) else { return Progress::BufferFull };
-            self.output.packets.consume(pool, RECORD_HEAD_BYTES);
+            let is_begun = self.output.part_left > 0;
+            let len = match self.output.part_left {
+                0 => {
+                    let mut head = [0; RECORD_HEAD_BYTES];
+                    self.output.packets.copy_front(pool, &mut head);
+                    usize::from(u16::from_be_bytes([head[8], head[9]]))
+                }
+                left => usize::from(left),
+            };
+            let free_len = out.len() - filled.bytes;
+            // Only the answer to a long SUBSCRIBE is written in parts: it may be longer than the buffer.
+            if free_len < len && (free_len == 0 || len <= RECORD_BYTES_MAX && !is_begun) {
+                return Progress::BufferFull;
+            }
+            if !is_begun {
+                self.output.packets.consume(pool, RECORD_HEAD_BYTES);
+            }
+            let free = &mut out[filled.bytes..][..len.min(free_len)];
             self.output.packets.copy_front(pool, free);
-            self.output.packets.consume(pool, len);
-            filled.bytes += len;
+            self.output.packets.consume(pool, free.len());
+            filled.bytes += free.len();
+            self.output.part_left = (len - free.len()) as u16;
+            if self.output.part_left > 0 {
+                return Progress::BufferFull;
+            }
+            if len > RECORD_BYTES_MAX || is_begun {
+                // Further packets are stored only after a long answer was written, so it was the only one.
+                let shared_bytes = core::mem::take(&mut self.output.shared_bytes) as usize;
+                context.pools.long_answer_bytes_left += shared_bytes;
+            }
+            let pool = &mut context.pools.replies;
             (self.output.first_batch, self.output.is_connack_due) = (Batch::NONE, false);
             if !self.output.packets.is_empty() {
                 let mut batch = [0; 8];
@@ -144,14 +167,16 @@ impl MqttConnection {
             let buffer = &mut context.pools.mqtt_properties;
             let waited_ms = context.broker_time_ms.saturating_sub(messages.arrived_ms(delivery.message));
             let has_properties = self.version == Version::V5;
-            let mut properties = match has_properties {
+            // A bridge of MQTT 3.1.1 gets no properties, but RETAIN as published, which is one in AMQP.
+            let mut properties = match has_properties || self.is_bridge {
                 true => properties_of(messages, delivery, waited_ms, buffer),
                 false => Outgoing::default(),
             };
             let ids = &mut context.pools.subscription_ids;
             let mut retain_as_published = false;
             ids.clear();
-            for subscription in outbox.matched_subscriptions(messages).take_while(|_| has_properties) {
+            let has_options = has_properties || self.is_bridge;
+            for subscription in outbox.matched_subscriptions(messages).take_while(|_| has_options) {
                 ids.extend(subscription.id);
                 retain_as_published |= subscription.retain_as_published;
             }
@@ -238,9 +263,9 @@ impl MqttConnection {
         has_pingresp || self.has_sendable_packet() || self.has_remainder() || has_sendable_delivery
     }
 
-    /// Returns whether a delivery was written only partly.
+    /// Returns whether a delivery or a stored packet was written only partly.
     pub(in super::super) const fn has_remainder(&self) -> bool {
-        self.output.begun.is_some()
+        self.output.begun.is_some() || self.output.part_left > 0
     }
 
     /// Returns whether there is an answer or a delivery that waits for the disk.

@@ -203,6 +203,15 @@ impl Limits {
         self.tls_connections_max.saturating_add(TLS_CONNECTIONS_SPARE)
     }
 
+    /// Returns the bytes of pending replies over all connections: `replies_bytes_max` for each, and a long answer of MQTT with
+    /// twice its length, because its codes are collected before they are stored as a packet.
+    pub const fn replies_pool_bytes(&self) -> usize {
+        // The operator sets both factors. On a 32-bit board their product could overflow.
+        (self.connection_places() as usize)
+            .saturating_mul(self.replies_bytes_max as usize)
+            .saturating_add(2 * self.frame_max as usize)
+    }
+
     /// Returns the maximum number of bridge connections, one for each direction.
     pub const fn bridge_links(&self) -> usize {
         2 * self.bridges_max as usize
@@ -244,9 +253,8 @@ impl Limits {
 
     /// Returns the lines for clients and what they declare.
     fn lines_of_peers(&self, sizes: &RecordSizes) -> Vec<MemoryLine> {
-        // The operator sets both factors. On a 32-bit board their product could overflow.
         let connections = self.connection_places();
-        let replies = (connections as usize).saturating_mul(self.replies_bytes_max as usize);
+        let replies = self.replies_pool_bytes();
         vec![
             line(
                 "connections_max",

@@ -417,6 +417,11 @@ impl Messages {
         (slots, pages * PAGE_BYTES)
     }
 
+    /// Returns the slots and the bytes of blocks that ordinary publishers may use while nothing is in use.
+    pub const fn ordinary_max(&self) -> (usize, usize) {
+        (self.slots.max() - self.slots_reserve, self.pages_for_publishers() * PAGE_BYTES)
+    }
+
     /// Returns the slots and the bytes of blocks of the reserve that are free, beyond those for ordinary
     /// publishers.
     pub fn reserve_free(&self) -> (usize, usize) {

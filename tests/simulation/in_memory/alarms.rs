@@ -60,15 +60,20 @@ fn flood_all(simulation: &mut Simulation, body_len: usize) {
     }
 }
 
-/// Fills durable queues that were declared before the log was full.
+/// Fills durable queues that were declared before the log was full. An eighth of it is kept for queues with few bytes, so it
+/// takes many of them.
 fn flood_log(simulation: &mut Simulation) {
-    let queues = ["a", "b", "c", "d", "e", "f"];
-    let clients = queues.map(|queue| {
-        let client = simulation.open(&[1]);
-        make(simulation, client, queue, true);
-        client
-    });
-    for (client, queue) in clients.into_iter().zip(queues) {
+    let small = (0..40).map(|number| format!("small {number}"));
+    let queues: Vec<_> = ["a", "b", "c", "d", "e", "f"].map(str::to_string).into_iter().chain(small).collect();
+    let clients: Vec<_> = queues
+        .iter()
+        .map(|queue| {
+            let client = simulation.open(&[1]);
+            make(simulation, client, queue, true);
+            client
+        })
+        .collect();
+    for (client, queue) in clients.into_iter().zip(&queues) {
         flood_by(simulation, client, queue, 4_000, PERSISTENT);
     }
 }
@@ -353,13 +358,19 @@ fn a_publisher_that_waits_for_one_thing_after_another_has_waited_since_the_first
     flood(&mut simulation, "deep", 4_000, PERSISTENT);
     let mut seen = [false; 2];
     for round in 0..3 {
-        let other = simulation.open(&[1]);
-        let queue = format!("passing {round}");
-        make(&mut simulation, other, &queue, true);
+        let others: Vec<_> = (0..40)
+            .map(|number| {
+                let (other, queue) = (simulation.open(&[1]), format!("passing {round} {number}"));
+                make(&mut simulation, other, &queue, true);
+                (other, queue)
+            })
+            .collect();
         for _ in 0..200 {
-            if !simulation.clients[other].checker.is_blocked {
-                let publish = Publish { key: &queue, properties: PERSISTENT, ..Publish::default() };
-                simulation.publish(other, 1, publish, &[7; 4_000]);
+            for (other, queue) in &others {
+                if !simulation.clients[*other].checker.is_blocked {
+                    let publish = Publish { key: queue, properties: PERSISTENT, ..Publish::default() };
+                    simulation.publish(*other, 1, publish, &[7; 4_000]);
+                }
             }
             simulation.run();
             simulation.pass_ms(20);
@@ -368,10 +379,11 @@ fn a_publisher_that_waits_for_one_thing_after_another_has_waited_since_the_first
                 && alarms.contains("; 1 publisher has");
             seen[1] |= alarms.contains("disk_limit is reached") && alarms.contains("publishers have waited");
         }
-        simulation.lose(other);
         let sweeper = simulation.open(&[1]);
-        let delete = Method::QueueDelete { queue: &queue, if_unused: false, if_empty: false, no_wait: false };
-        simulation.ask(sweeper, 1, &delete);
+        for (other, queue) in &others {
+            simulation.lose(*other);
+            simulation.ask(sweeper, 1, &delete(queue));
+        }
         simulation.pass_ms(500);
     }
     let told = alarms(&mut simulation);

@@ -28,8 +28,10 @@
 //! | `management_fields` | fields of the management API's answers |
 //! | `management_rights` | permissions of the management API, and attacks on it |
 //! | `management_uploads` | requests whose body is longer than a request buffer |
+//! | `own_publishes` | what the broker itself publishes, and queues that nobody reads |
 //! | `operators` | clients of the control socket |
 //! | `mqtt`    | MQTT clients: packets, subscriptions, slow and faulty clients |
+//! | `mqtt_limits` | MQTT: messages, lists of filters and packets that are large or wrong |
 //! | `mqtt_statements` | statements of the MQTT specifications that no other test shows |
 //! | `mqtt_websocket` | MQTT over WebSocket |
 //! | `shovels` | shovels defined by parameters |
@@ -64,6 +66,7 @@ mod management_uploads;
 mod mass;
 mod memory;
 mod mqtt;
+mod mqtt_limits;
 mod mqtt_operators;
 mod mqtt_properties;
 mod mqtt_statements;
@@ -71,6 +74,7 @@ mod mqtt_subscriptions;
 mod mqtt_websocket;
 mod mqtt_wills;
 mod operators;
+mod own_publishes;
 mod random_runs;
 mod shovels;
 mod time;

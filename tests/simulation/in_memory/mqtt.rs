@@ -87,10 +87,10 @@ fn a_filter_matches_only_what_mqtt_defines() {
     let mut publisher = MqttClient::log_in(&mut simulation, &named("publisher"));
     for (filter, topics) in [
         ("a/*/b", &["a/x/b", "a/*/b"][..]),
-        ("#", &["$SYS/a", "b"]),
-        ("+/a", &["$SYS/a", "b/a"]),
+        ("#", &["$plant/a", "b"]),
+        ("+/a", &["$plant/a", "b/a"]),
         ("a.b/c", &["a/b.c", "a.b/c"]),
-        ("$SYS/#", &["a", "$SYS/a"]),
+        ("$plant/#", &["a", "$plant/a"]),
     ] {
         let mut subscriber = subscriber(&mut simulation, 4, &[(filter, 1)]);
         for topic in topics {

@@ -216,7 +216,7 @@ fn an_unknown_version_is_answered_and_another_protocol_is_not() {
         ("MQTT", 0x7F, Some(0x84)),
         ("MQTT", 0, Some(1)),
         ("MQTT", 3, Some(1)),
-        ("MQTT", 0x84, Some(1)),
+        ("MQTT", 0x85, Some(1)),
         ("MQIsdp", 4, Some(1)),
         ("MQTX", 4, None),
         ("mqtt", 4, None),
@@ -310,6 +310,9 @@ fn client_identifiers_of_23_letters_and_digits_are_accepted() {
     simulation.end(&[]);
 }
 
+/// A client that is refused because of something too long is answered after 5 s.
+const REFUSAL_MS: u64 = 5_001;
+
 #[test]
 fn a_client_identifier_that_is_too_long_is_refused() {
     let mut simulation = Simulation::new(small_limits());
@@ -319,6 +322,7 @@ fn a_client_identifier_that_is_too_long_is_refused() {
             let login = Login { level, ..named(&client_id) };
             let mut client = MqttClient::open(&mut simulation, level);
             client.send(&mut simulation, &login.packet());
+            simulation.pass_ms(REFUSAL_MS);
             match (is_refused, len) {
                 (false, _) => assert_eq!(client.expect(&mut simulation, 0x20).body[1], 0),
                 (true, 238) => assert_eq!(client.expect(&mut simulation, 0x20).body[..2], [0, code]),
@@ -1083,8 +1087,11 @@ fn a_refused_client_gets_no_larger_packet_than_it_accepts() {
         [(&with_authentication[..], "c", 0x8C), (&maximum_20, &long_name, 0x85)]
     {
         let login = Login { level: 5, properties, ..named(client_id) };
-        let (mut client, connack) = MqttClient::connect(&mut simulation, &login);
-        assert_eq!((connack.first_octet, &connack.body[..]), (0x20, &[0, reason, 0][..]));
+        let mut client = MqttClient::open(&mut simulation, 5);
+        client.send(&mut simulation, &login.packet());
+        simulation.pass_ms(REFUSAL_MS);
+        let connack = client.expect(&mut simulation, 0x20);
+        assert_eq!(connack.body, [0, reason, 0]);
         client.assert_closed(&mut simulation);
     }
 }

@@ -1,0 +1,237 @@
+//! Messages that the broker itself publishes, and queues that nobody reads: others can still publish.
+
+use leveret_amqp::{Method, Table, Writer};
+use leveret_core::limits::Limits;
+use leveret_storage::Settings;
+use leveret_test_support::simulated_server::mqtt::{Login, MqttClient};
+use leveret_test_support::simulated_server::*;
+
+const PERSISTENT: &[u8] = &[0x10, 0, 2];
+
+fn limits() -> Limits {
+    let (messages_max, body_bytes_max, assembly_bytes_max) = (800, 1 << 20, 1 << 19);
+    Limits { messages_max, body_bytes_max, assembly_bytes_max, ..small_limits() }
+}
+
+/// The arguments of a declaration.
+#[derive(Clone, Copy)]
+enum Argument<'a> {
+    Text(&'a str, &'a str),
+    Number(&'a str, i32),
+}
+
+fn arguments<'b>(writer: &'b mut Writer<'_>, arguments: &[Argument<'_>]) -> Table<'b> {
+    let written = writer.table(|table| {
+        arguments.iter().try_for_each(|argument| match *argument {
+            Argument::Text(name, value) => table.text(name, value),
+            Argument::Number(name, value) => table.int(name, value),
+        })
+    });
+    written.expect("it fits");
+    Table::trusted(&writer.written()[4..])
+}
+
+fn make(simulation: &mut Simulation, client: usize, queue: &str, durable: bool, given: &[Argument<'_>]) {
+    let mut bytes = [0; 512];
+    let mut writer = Writer::new(&mut bytes);
+    let arguments = arguments(&mut writer, given);
+    let declare = Method::QueueDeclare {
+        queue,
+        passive: false,
+        durable,
+        exclusive: false,
+        auto_delete: false,
+        no_wait: false,
+        arguments,
+    };
+    let said = simulation.ask(client, 1, &declare);
+    assert!(matches!(said.method(), Method::QueueDeclareOk { .. }), "{}", said.shown());
+}
+
+/// Publishes messages, until the publisher is blocked or `count` are published. Returns whether it is blocked.
+fn flood(
+    simulation: &mut Simulation,
+    client: usize,
+    publish: Publish<'_>,
+    body: &[u8],
+    count: usize,
+) -> bool {
+    for _ in 0..count {
+        if simulation.clients[client].checker.is_blocked {
+            return true;
+        }
+        simulation.publish(client, 1, publish, body);
+        simulation.run();
+        if publish.properties == PERSISTENT {
+            simulation.pass_ms(20);
+        }
+    }
+    simulation.clients[client].checker.is_blocked
+}
+
+/// Asserts that a new client can publish to a queue of its own.
+#[track_caller]
+fn assert_others_publish(simulation: &mut Simulation, durable: bool, what: &str) {
+    let client = simulation.open(&[1]);
+    let name = format!("other-{}", simulation.now.as_ms());
+    simulation.declare(client, 1, &name);
+    let (queue, properties) = if durable { ("spare", PERSISTENT) } else { (&*name, &[0, 0][..]) };
+    let publish = Publish { key: queue, properties, ..Publish::default() };
+    let is_blocked = flood(simulation, client, publish, b"reading", 5);
+    // A wait for the next commit or for compaction ends.
+    simulation.pass_ms(if is_blocked { 5_000 } else { 0 });
+    assert!(!simulation.clients[client].checker.is_blocked, "{what}: another client cannot publish");
+    simulation.lose(client);
+    simulation.run();
+}
+
+fn counter(simulation: &Simulation) -> u64 {
+    simulation.engine.broker().counters().wills_dropped
+}
+
+/// A device loses its link again and again, and nobody reads the queue that gets its wills.
+#[test]
+fn wills_fill_a_forgotten_queue_only_up_to_its_share() {
+    let mut simulation = Simulation::new(limits());
+    let operator = simulation.open(&[1]);
+    simulation.declare(operator, 1, "forgotten");
+    simulation.ask(operator, 1, &bind("forgotten", "amq.topic", "#"));
+    for number in 0..1_000 {
+        let payload = format!("gone {number}");
+        let will = Some(("will/x", payload.as_bytes(), 1, true));
+        let device = MqttClient::log_in(&mut simulation, &Login { will, ..Login::default() });
+        device.lose(&mut simulation);
+    }
+    let (ready, _) = simulation.counts(operator, 1, "forgotten");
+    assert!((400..700).contains(&ready), "{ready} wills are in the queue");
+    assert_eq!(counter(&simulation) + u64::from(ready), 1_000, "the others are counted");
+    assert_others_publish(&mut simulation, false, "after the wills");
+    let mut reader = MqttClient::log_in(&mut simulation, &Login { client_id: "reader", ..Login::default() });
+    reader.subscribe(&mut simulation, &[("will/x", 0)]);
+    let retained = reader.receive(&mut simulation).expect("the retained message of the last will");
+    assert_eq!(retained.payload, b"gone 999");
+}
+
+/// A queue with a length limit dead-letters each message that it drops, and nobody reads the dead letters.
+#[test]
+fn dead_letters_leave_memory_for_other_publishers() {
+    let mut simulation = Simulation::new(limits());
+    let client = simulation.open(&[1]);
+    simulation.declare(client, 1, "dead");
+    let given = [
+        Argument::Text("x-dead-letter-exchange", ""),
+        Argument::Text("x-dead-letter-routing-key", "dead"),
+        Argument::Number("x-max-length", 10),
+    ];
+    make(&mut simulation, client, "work", false, &given);
+    let publish = Publish { key: "work", ..Publish::default() };
+    assert!(flood(&mut simulation, client, publish, b"reading", 5_000), "the publisher of the cause waits");
+    simulation.pass_ms(3_000);
+    let operator = simulation.open(&[1]);
+    let (dead, _) = simulation.counts(operator, 1, "dead");
+    let (ready, _) = simulation.counts(operator, 1, "work");
+    assert!(dead > 400 && ready > 10, "{dead} dead letters, and {ready} messages that wait to become some");
+    assert_others_publish(&mut simulation, false, "after the dead letters");
+    // When the dead letters are read, everything goes on, and nothing is lost.
+    let before = dead + ready;
+    simulation.consume(operator, 1, "dead", "tag", true);
+    simulation.pass_ms(1_000);
+    assert!(!simulation.clients[client].checker.is_blocked);
+    let (ready, _) = simulation.counts(client, 1, "work");
+    assert_eq!(ready, 10);
+    assert!(simulation.deliveries(operator).len() as u32 >= before - 10);
+}
+
+/// Delayed messages become due, and nobody reads the queue that gets them.
+#[test]
+fn delayed_messages_leave_memory_for_other_publishers() {
+    let mut simulation = Simulation::new(limits());
+    let client = simulation.open(&[1]);
+    simulation.declare(client, 1, "late");
+    let mut bytes = [0; 512];
+    let mut writer = Writer::new(&mut bytes);
+    let arguments = arguments(&mut writer, &[Argument::Text("x-delayed-type", "fanout")]);
+    let declare = Method::ExchangeDeclare {
+        exchange: "delayed",
+        kind: "x-delayed-message",
+        passive: false,
+        durable: false,
+        auto_delete: false,
+        internal: false,
+        no_wait: false,
+        arguments,
+    };
+    simulation.ask(client, 1, &declare);
+    simulation.ask(client, 1, &bind("late", "delayed", ""));
+    // The header x-delay: 100.
+    let properties = [&[0x20, 0, 0, 0, 0, 13, 7][..], b"x-delayI", &[0, 0, 0, 100]].concat();
+    let publish = Publish { exchange: "delayed", properties: &properties, ..Publish::default() };
+    for _ in 0..200 {
+        if flood(&mut simulation, client, publish, b"reading", 10) {
+            break;
+        }
+        simulation.pass_ms(200);
+    }
+    simulation.pass_ms(3_000);
+    let operator = simulation.open(&[1]);
+    let (late, _) = simulation.counts(operator, 1, "late");
+    assert!(late > 400, "{late} messages are routed");
+    assert_others_publish(&mut simulation, false, "after the delayed messages");
+}
+
+/// One to ten queues that nobody reads, filled together or one after the other, with or without a queue that dead-letters:
+/// there is space in the log for others.
+#[test]
+fn forgotten_queues_leave_space_in_the_log_for_other_publishers() {
+    for segments_max in [12, 40] {
+        for (forgotten, is_together, has_dead_letters) in
+            [(1, false), (2, false), (2, true), (5, false), (10, true)]
+                .into_iter()
+                .flat_map(|(count, is_together)| [(count, is_together, false), (count, is_together, true)])
+        {
+            let what = format!("{segments_max} {forgotten} {is_together} {has_dead_letters}");
+            let mut simulation =
+                Simulation::new(Limits { messages_max: 4_000, body_bytes_max: 16 << 20, ..limits() });
+            let settings = Settings {
+                segment_bytes: 256 << 10,
+                commit_bytes: 64 << 10,
+                segments_max,
+                index_bytes: 2 << 20,
+                fixed_index_bytes: 0,
+                ..Settings::default()
+            };
+            let _disk = simulation.keep_on_disk(settings);
+            let operator = simulation.open(&[1]);
+            make(&mut simulation, operator, "spare", true, &[]);
+            if has_dead_letters {
+                let given = [Argument::Text("x-dead-letter-exchange", "amq.fanout")];
+                make(&mut simulation, operator, "dead-lettering", true, &given);
+            }
+            let clients: Vec<_> = (0..forgotten)
+                .map(|number| {
+                    let (client, queue) = (simulation.open(&[1]), format!("forgotten-{number}"));
+                    make(&mut simulation, client, &queue, true, &[]);
+                    (client, queue)
+                })
+                .collect();
+            let body = vec![7; 16_000];
+            let per_round = if is_together { 3 } else { 4_000 };
+            let is_blocked = |simulation: &Simulation| {
+                clients.iter().all(|(client, _)| simulation.clients[*client].checker.is_blocked)
+            };
+            for _ in 0..4_000 {
+                for (client, queue) in &clients {
+                    let publish = Publish { key: queue, properties: PERSISTENT, ..Publish::default() };
+                    flood(&mut simulation, *client, publish, &body, per_round);
+                }
+                // A wait for a commit or for compaction ends.
+                simulation.pass_ms(1_000);
+                if is_blocked(&simulation) {
+                    break;
+                }
+            }
+            assert!(is_blocked(&simulation), "{what}: the queues are full");
+            assert_others_publish(&mut simulation, true, &what);
+        }
+    }
+}
