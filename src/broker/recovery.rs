@@ -433,7 +433,7 @@ impl Broker {
                             self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
                         }
                         self.queues.touch_queue(cx.pending_writes, queue);
-                        if !self.restore_session(queue) {
+                        if !self.restore_session(queue, cx.pending_writes.time_ms()) {
                             log::error!(
                                 "queue '{}' is that of an MQTT session, and mqtt_sessions_max is too small for it: its \
                                  client is refused",

@@ -27,6 +27,7 @@ use leveret_core::definition::{self, Definition};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share, Slab};
+use leveret_core::topic::exchange_separators;
 use leveret_storage::{PendingWrites, Urgency};
 
 use super::access::Access;
@@ -76,6 +77,10 @@ impl Content {
     fn new(qos: u8, properties: &[u8], payload: &[u8], arrived_ms: u64) -> Self {
         let octets = [properties, payload].concat().into_boxed_slice();
         Self { qos, octets, properties_len: properties.len() as u32, arrived_ms }
+    }
+
+    pub(crate) const fn arrived_ms(&self) -> u64 {
+        self.arrived_ms
     }
 
     /// Returns the content of a message that arrived at `arrived_ms`.
@@ -336,9 +341,11 @@ impl Broker {
         // A message that was published before is not refused: its packet identifier would be free for the client only.
         let is_repeated = packet_id.is_some_and(|packet_id| self.is_received(connection, packet_id));
         let exceeded = exceeded.filter(|_| !is_repeated);
+        let topic = exceeded.and_then(|_| exchange_separators(&change.key)).unwrap_or_default();
         if let Some(limit) = exceeded.filter(|_| is_refusable) {
             cx.messages.release(message);
-            let text = format_args!("a message with RETAIN that exceeds {limit}");
+            let text =
+                format_args!("a message with RETAIN to '{}' that exceeds {limit}", topic.escape_debug());
             return Err(Fault::new(ReplyCode::ResourceError, text));
         }
         let outcome = match packet_id {
@@ -355,7 +362,7 @@ impl Broker {
         };
         match (outcome, exceeded) {
             (Ok(Outcome::Published | Outcome::PublishedNowhere), Some(limit)) => {
-                Ok(Outcome::NotRetained(limit))
+                Ok(Outcome::NotRetained { limit, topic: topic.as_str().into() })
             }
             (outcome, _) => outcome,
         }

@@ -395,8 +395,13 @@ pub enum Outcome {
     Published,
     /// Like [`Self::Published`], and the message was routed to no queue.
     PublishedNowhere,
-    /// Like [`Self::Published`], but the message was not retained, because it exceeds this limit.
-    NotRetained(&'static str),
+    /// Like [`Self::Published`], but the message was not retained.
+    NotRetained {
+        /// The configuration key of the limit that the message exceeds.
+        limit: &'static str,
+        /// The topic.
+        topic: Box<str>,
+    },
     /// [`Command::Publish`] was refused by a queue's overflow policy: a nack is sent.
     PublishRefused,
     /// [`Command::ReceivePacket`] and [`Command::ReleasePacket`]: nothing has the packet identifier. If it was released

@@ -149,7 +149,7 @@ impl LogKind {
             Self::Control => "refused ctl clients",
             Self::Bridge => "news of bridges",
             Self::ConnectionLifecycle => "connections opened or over",
-            Self::Repeated => "clients refused again",
+            Self::Repeated => "repeats",
         }
     }
 

@@ -272,7 +272,8 @@ fn cell<K: ListedKind>(
     let Some(view) = found else { return false };
     let mut columns = column.split(',');
     let Some(first) = columns.next() else { return true };
-    write_cell::<K>(&view, context, first, out);
+    let viewer = filter.viewer.as_ref();
+    write_cell::<K>(&view, context, viewer, first, out);
     let mut next = Vec::new();
     for column in columns {
         // The closing quote of the one and the opening quote of the other are replaced by a byte that sorts below every
@@ -281,20 +282,26 @@ fn cell<K: ListedKind>(
             out.push(b'"');
         }
         next.clear();
-        write_cell::<K>(&view, context, column, &mut next);
+        write_cell::<K>(&view, context, viewer, column, &mut next);
         out.push(1);
         out.extend_from_slice(next.strip_prefix(b"\"").unwrap_or(b"\""));
     }
     true
 }
 
-fn write_cell<K: ListedKind>(view: &K::View<'_>, context: ReadContext<'_>, column: &str, out: &mut Vec<u8>) {
+fn write_cell<K: ListedKind>(
+    view: &K::View<'_>,
+    context: ReadContext<'_>,
+    viewer: Option<&Viewer>,
+    column: &str,
+    out: &mut Vec<u8>,
+) {
     let (column, inner) =
         column.split_once('.').map_or((column, None), |(column, inner)| (column, Some(inner)));
     if let Some((_, write)) = K::COLUMNS.iter().find(|(name, _)| *name == column) {
         let (json, ranges) = (Json::new(out, CELL_BYTES_MAX), Ranges::default());
         let writer =
-            &mut CellWriter { json, tables: Tables::LeftOut, context, ranges, viewer: None, is_ctl: false };
+            &mut CellWriter { json, tables: Tables::LeftOut, context, ranges, viewer, is_ctl: false };
         write(view, writer);
         if let Some(inner) = inner {
             keep_inner(out, inner);

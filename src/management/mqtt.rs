@@ -19,6 +19,11 @@ use super::request::{
 /// The lengths to which the payload of a retained message is shortened until the answer fits.
 const PAYLOAD_BYTES_SHOWN: [usize; 3] = [32 << 10, 4 << 10, 0];
 
+/// The most topic filters of a session that the list shows.
+const TOPICS_SHOWN: usize = 100;
+/// The length of the start of a retained payload that the list shows.
+const PREVIEW_BYTES: usize = 64;
+
 /// MQTT sessions.
 #[derive(Debug)]
 pub struct MqttSessions;
@@ -45,6 +50,15 @@ impl ListedKind for MqttSessions {
         ("messages_unreleased", |session, writer| writer.json.number(session.messages_unreleased)),
         ("messages_dropped", |session, writer| writer.json.number(session.messages_dropped)),
         ("has_will", |session, writer| writer.json.truth(session.has_will)),
+        // Seconds since the client was last connected, or since the start of the broker. A board may have no clock.
+        ("last_seen", |session, writer| {
+            let seen_ms = if session.connection.is_some() { writer.context.time_ms } else { session.seen_ms };
+            writer.json.number(writer.context.time_ms.saturating_sub(seen_ms) / 1_000);
+        }),
+        ("topics", |session, writer| {
+            let topics = writer.context.broker.views().session_topics(session);
+            writer.json.texts(topics.take(TOPICS_SHOWN));
+        }),
     ];
 
     fn name(view: &Self::View<'_>) -> Option<String> {
@@ -80,6 +94,15 @@ impl ListedKind for RetainedMessages {
         ("qos", |message, writer| writer.json.number(message.qos)),
         ("payload_bytes", |message, writer| writer.json.number(message.payload.len() as u64)),
         ("expires", |message, writer| writer.json.truth(message.has_expiry)),
+        // Seconds since it was published, or since the start of the broker.
+        ("age", |message, writer| {
+            writer.json.number(writer.context.time_ms.saturating_sub(message.arrived_ms) / 1_000);
+        }),
+        // As the whole payload, only administrators see its start.
+        ("preview", |message, writer| match writer.viewer {
+            None => writer.json.text(&preview(message.payload)),
+            Some(_) => writer.json.text(""),
+        }),
     ];
 
     fn name(view: &Self::View<'_>) -> Option<String> {
@@ -93,6 +116,24 @@ impl ListedKind for RetainedMessages {
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str> {
         Some(view.vhost)
     }
+}
+
+/// Returns the start of a payload. Octets that are no text are shown as `\xNN`.
+fn preview(payload: &[u8]) -> String {
+    let mut text = String::new();
+    let part = &payload[..payload.len().min(PREVIEW_BYTES)];
+    for chunk in part.utf8_chunks() {
+        text.push_str(chunk.valid());
+        let is_cut =
+            chunk.invalid().len() < 4 && part.ends_with(chunk.invalid()) && part.len() < payload.len();
+        if !is_cut {
+            chunk.invalid().iter().for_each(|octet| text.push_str(&format!("\\x{octet:02x}")));
+        }
+    }
+    if part.len() < payload.len() {
+        text.push('…');
+    }
+    text
 }
 
 /// Shows a retained message with its properties and its payload. `payload_bytes` is the length of the whole payload. A

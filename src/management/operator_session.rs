@@ -1158,6 +1158,7 @@ mod tests {
                 bridges: &NoSockets,
                 samples: &stage.samples,
                 node: "",
+                time_ms: 0,
             };
             (0..ALIKE).for_each(|place| _ = ordered.take(probe, &Filter::default(), context, (0, place)));
             let mut steps = 0;

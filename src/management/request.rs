@@ -406,8 +406,9 @@ impl RequestContext<'_> {
 
     /// Returns the part of the context that rows are written from.
     pub const fn context(&self) -> ReadContext<'_> {
-        let Self { broker, sockets, bridges, samples, process, .. } = self;
-        ReadContext { broker, sockets: *sockets, bridges: *bridges, samples, node: process.node.as_str() }
+        let Self { broker, sockets, bridges, samples, process, pending_writes, .. } = self;
+        let (node, time_ms) = (process.node.as_str(), pending_writes.time_ms());
+        ReadContext { broker, sockets: *sockets, bridges: *bridges, samples, node, time_ms }
     }
 }
 
@@ -424,6 +425,8 @@ pub struct ReadContext<'s> {
     pub samples: &'s Samples,
     /// This node's name.
     pub node: &'s str,
+    /// The broker time in milliseconds.
+    pub time_ms: u64,
 }
 
 /// The operator's view of the bridges.

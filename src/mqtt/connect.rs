@@ -452,7 +452,7 @@ mod tests {
         for version in [Version::V3_1, Version::V3_1_1, Version::V5] {
             for octet in 0..=255_u8 {
                 let (qos, has_will) = (octet >> 3 & 3, octet & 4 != 0);
-                let is_valid = octet & 1 == 0
+                let is_valid = (octet & 1 == 0 || version == Version::V3_1)
                     && qos < 3
                     && (has_will || octet & 0x38 == 0)
                     && (version == Version::V5 || octet & 0xC0 != 0x40);

@@ -59,6 +59,16 @@ impl Access {
         self.loopback_users.iter().any(|other| **other == *user)
     }
 
+    /// Returns the serial of a user, which no other user ever has.
+    pub(crate) fn user_serial(&self, user: usize) -> u32 {
+        self.users[user].serial
+    }
+
+    /// Returns the name of the user at this place, if it has this serial. Otherwise the user was deleted.
+    pub(crate) fn name_of_serial(&self, user: usize, serial: u32) -> Option<&str> {
+        self.users.get(user).filter(|user| user.serial == serial).map(|user| &*user.name)
+    }
+
     /// Returns the place and the serial of each user.
     pub(crate) fn user_serials(&self) -> impl Iterator<Item = (usize, u32)> {
         self.users.iter().map(|(index, user)| (index, user.serial))

@@ -70,7 +70,7 @@ use super::topology::Destination;
 use super::wills::{Will, Wills};
 use super::{Broker, Context};
 use packet_ids::{PacketIds, RANGE_BYTES, RANGES_MAX};
-pub(crate) use subscriptions::{CANDIDATE_BYTES, RoutedMessage, matches, select_subscribers};
+pub(crate) use subscriptions::{CANDIDATE_BYTES, RoutedMessage, filter_of, matches, select_subscribers};
 use subscriptions::{Candidate, UsedOptions};
 
 /// The exchange to which topics are published and bound, as in RabbitMQ.
@@ -93,6 +93,10 @@ pub(crate) struct Session {
     client_id: Box<str>,
     /// The connection of the client, and its channel; `None` while the client is not connected.
     attached: Option<(ConnectionId, ChannelId)>,
+    /// The place and the serial of the user that opened the session last; `None` after a start.
+    user: Option<(usize, u32)>,
+    /// When the client was last connected, or the broker was started, in milliseconds of broker time.
+    seen_ms: u64,
     /// How long the session is kept after its connection, in seconds; 0: it ends with it.
     expiry_s: u32,
     /// The queue. Until the first subscription, a session that ends with its connection has none.
@@ -192,6 +196,8 @@ impl Session {
             vhost,
             client_id: client_id.into(),
             attached: None,
+            user: None,
+            seen_ms: 0,
             expiry_s: 0,
             queue: None,
             in_flight: Vec::new(),
@@ -362,6 +368,8 @@ pub(crate) struct SessionStatus<'a> {
     pub(crate) vhost: VhostId,
     pub(crate) client_id: &'a str,
     pub(crate) connection: Option<ConnectionId>,
+    pub(crate) user: Option<(usize, u32)>,
+    pub(crate) seen_ms: u64,
     pub(crate) expiry_s: u32,
     pub(crate) queue: Option<QueueId>,
     pub(crate) unreleased_count: u32,
@@ -454,6 +462,8 @@ impl Sessions {
             vhost: record.vhost,
             client_id: &record.client_id,
             connection: record.attached.map(|(connection, _)| connection),
+            user: record.user,
+            seen_ms: record.seen_ms,
             expiry_s: record.expiry_s,
             queue: record.queue,
             unreleased_count: record.received.count(),
@@ -653,8 +663,10 @@ impl Broker {
                 self.sessions.insert(session).ok_or_else(|| out_of("connections_max"))?
             }
         };
+        let user = self.consumers.connection(connection).identity.user();
+        let user = user.map(|user| (user, self.access.user_serial(user)));
         let record = self.sessions.at_mut(session);
-        record.attached = Some((connection, channel));
+        (record.attached, record.user) = (Some((connection, channel)), user);
         let earlier_expiry_s = core::mem::replace(&mut record.expiry_s, expiry_s);
         record.packet_len_max = packet_len_max;
         self.consumers.connection_mut(connection).session = Some(session);
@@ -818,7 +830,7 @@ impl Broker {
 
     /// Adds the session of a restored queue, if the queue is that of a session. Returns `false` if there is no capacity for
     /// it; its client is then refused.
-    pub(crate) fn restore_session(&mut self, queue: QueueId) -> bool {
+    pub(crate) fn restore_session(&mut self, queue: QueueId, now_ms: u64) -> bool {
         let record = self.queues.at(queue);
         let is_kept = Table::trusted(&record.arguments).get(KEPT_ARGUMENT).is_some();
         let client_id = record.name.strip_prefix(QUEUE_PREFIX).filter(|client_id| !client_id.is_empty());
@@ -827,7 +839,7 @@ impl Broker {
             Table::trusted(&record.arguments).get("x-expires").and_then(|value| value.as_integer());
         let expiry_s = expires_ms.map_or(u32::MAX, |ms| u32::try_from(ms / 1000).unwrap_or(u32::MAX));
         let mut session = Session::new(record.vhost, client_id);
-        (session.expiry_s, session.queue) = (expiry_s.max(1), Some(queue));
+        (session.expiry_s, session.queue, session.seen_ms) = (expiry_s.max(1), Some(queue), now_ms);
         let added = self.sessions.insert(session);
         self.queues.at_mut(queue).session = added;
         added.is_some()
@@ -885,7 +897,7 @@ impl Broker {
         if record.expiry_s == 0 {
             return self.end_session(cx, session);
         }
-        record.attached = None;
+        (record.attached, record.seen_ms) = (None, cx.pending_writes.time_ms());
         record.in_flight.iter_mut().for_each(|delivery| delivery.tag = 0);
         record.in_flight.shrink_to_fit();
         let expiry_s = record.expiry_s;

@@ -153,6 +153,24 @@ fn binding_key(filter: &str) -> Option<Name> {
     Some(key)
 }
 
+/// Returns the topic filter of a subscription, from its binding key and its arguments, and its group.
+pub(crate) fn filter_of<'a>(key: &str, arguments: Table<'a>) -> (Name, Option<&'a str>) {
+    let options = Options::read(arguments);
+    let filter = match options.filter {
+        Some(filter) => Name::try_from(filter).ok(),
+        None => exchange_separators(key).map(|filter| {
+            let levels = filter.split('/').map(|level| if level == "*" { "+" } else { level });
+            let mut text = Name::new();
+            for (at, level) in levels.enumerate() {
+                // It is as long as the key.
+                let _ = text.push_str(if at > 0 { "/" } else { "" }).and_then(|()| text.push_str(level));
+            }
+            text
+        }),
+    };
+    (filter.unwrap_or_default(), options.group)
+}
+
 /// Returns whether a topic filter has a level `*`, which is literal in MQTT and a wildcard in a binding key.
 fn has_literal_star(filter: &str) -> bool {
     filter.split('/').any(|level| level == "*")

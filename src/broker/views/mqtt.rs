@@ -1,11 +1,13 @@
 //! MQTT sessions and retained messages as shown to operators.
 
+use leveret_amqp::field::Table;
 use leveret_amqp::props::Properties;
-use leveret_core::command::{ConnectionId, Name, SessionId};
+use leveret_core::command::{ConnectionId, Name, QueueId, SessionId};
 use leveret_core::topic::exchange_separators;
 
 use super::Views;
 use crate::objects::{Objects, objects};
+use crate::sessions::filter_of;
 
 /// An MQTT session as shown to operators.
 #[derive(Clone, Copy, Debug)]
@@ -14,8 +16,13 @@ pub struct SessionView<'a> {
     pub vhost: &'a str,
     /// The client identifier.
     pub client_id: &'a str,
-    /// The user of the connection; `None` if the client is not connected.
+    /// The user that opened the session last. `None`: it was deleted, or the broker was started since.
     pub user: Option<&'a str>,
+    /// When the client was last connected, or the broker was started, in milliseconds of broker time. Not meant for a
+    /// client that is connected.
+    pub seen_ms: u64,
+    /// The number of the queue, for [`Views::session_topics`].
+    pub queue_id: Option<QueueId>,
     /// The connection; `None` if the client is not connected.
     pub connection: Option<ConnectionId>,
     /// How long the session is kept after its connection, in seconds; 0: it ends with it.
@@ -52,6 +59,8 @@ pub struct RetainedView<'a> {
     pub payload: &'a [u8],
     /// Whether it expires.
     pub has_expiry: bool,
+    /// When it was published, or the broker was started, in milliseconds of broker time.
+    pub arrived_ms: u64,
 }
 
 impl RetainedView<'_> {
@@ -72,7 +81,9 @@ impl<'b> Views<'b> {
             Some(SessionView {
                 vhost: self.access.vhost_name(status.vhost),
                 client_id: status.client_id,
-                user: status.connection.map(|connection| self.user_of(connection)),
+                user: status.user.and_then(|(user, serial)| self.access.name_of_serial(user, serial)),
+                seen_ms: status.seen_ms,
+                queue_id: status.queue,
                 connection: status.connection,
                 expiry_s: status.expiry_s,
                 queue: queue.map(|(_, record)| &*record.name),
@@ -86,6 +97,19 @@ impl<'b> Views<'b> {
                 },
                 has_will: status.has_will,
             })
+        })
+    }
+
+    /// Returns the topic filters of a session, with `$share` and the group of a shared subscription.
+    pub fn session_topics(self, session: &SessionView<'_>) -> impl Iterator<Item = String> {
+        let queue = session.queue_id.and_then(|queue| self.queues.records().get(queue.index()));
+        let bindings = queue.into_iter().flat_map(|queue| self.topology.bindings_of_queue(queue));
+        bindings.map(move |binding| {
+            let record = self.topology.binding(binding);
+            match filter_of(&record.key, Table::trusted(&record.arguments)) {
+                (filter, Some(group)) => format!("$share/{group}/{filter}"),
+                (filter, None) => filter.as_str().to_string(),
+            }
         })
     }
 
@@ -119,6 +143,7 @@ impl<'b> Views<'b> {
                 properties,
                 payload: content.payload(),
                 has_expiry: properties.expiration().is_some(),
+                arrived_ms: content.arrived_ms(),
             })
         })
     }

@@ -284,11 +284,11 @@ commands! {
         example "client_id state messages_ready messages_dropped",
         "Lists MQTT sessions, also those whose clients are not connected",
         list_of::<MqttSessions>("leveret/mqtt-sessions/{vhost}", "Listing MQTT sessions in vhost {vhost} ...",
-            &["client_id", "user", "state", "subscriptions", "messages_ready", "messages_dropped"]);
+            &["client_id", "user", "state", "last_seen", "subscriptions", "messages_ready", "messages_dropped"]);
     "list_retained", " [--vhost <vhost>] [--no-table-headers] [<column> ...] [--timeout <timeout>]", 0..=ANY,
         example "topic payload_bytes", "Lists retained messages of MQTT",
         list_of::<RetainedMessages>("leveret/retained/{vhost}", "Listing retained messages in vhost {vhost} ...",
-            &["topic", "qos", "payload_bytes"]);
+            &["topic", "qos", "payload_bytes", "age", "preview"]);
     "list_vhosts", " [--no-table-headers] [<column> ...]", 0..=ANY, example "name description", "Lists virtual hosts",
         list_of::<Vhosts>("vhosts", "Listing vhosts ...", &["name"]);
     "list_users", " [--no-table-headers] [--timeout <timeout>]", 0..=0, "List user names and tags",

@@ -81,9 +81,12 @@ impl MqttConnection {
             Outcome::PublishedNowhere => {
                 self.answer_publish_with(context, expected, ReasonCode::NoMatchingSubscribers, batch);
             }
-            Outcome::NotRetained(limit) => {
+            Outcome::NotRetained { limit, topic } => {
                 self.answer_publish_with(context, expected, ReasonCode::Success, batch);
-                let text = format_args!(": a message is published but not retained: it exceeds {limit}");
+                let topic = topic.escape_debug();
+                let text = format_args!(
+                    ": a message to '{topic}' is published but not retained: it exceeds {limit}"
+                );
                 self.warn(context, LogKind::Channel, text);
             }
             // As in RabbitMQ, a client of an older version gets no PUBACK for a message that a full queue refuses.
@@ -188,8 +191,7 @@ impl MqttConnection {
                 self.warn(context, LogKind::Login, format_args!(": login refused: {fault}"));
                 let (until, reason) =
                     (context.now.after_ms(REFUSAL_DELAY_MS), ReasonCode::BadUserNameOrPassword);
-                let text = "wrong user name or password";
-                self.phase = Phase::Refused { until, reason, text, is_open: false };
+                self.phase = Phase::Refused { until, reason, is_open: false };
             }
             (_, Outcome::Fault(fault)) => {
                 self.end(context, reason_of(fault.code), format_args!("{}", fault.text));

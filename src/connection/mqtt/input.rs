@@ -418,6 +418,8 @@ impl MqttConnection {
                 None => Handled::NamedCommand(NamedCommand::OpenDefaultVhost),
             },
             ConnectStep::OpenSession => {
+                // A line about a refused session names the client.
+                self.keep_client(context, connect.client_id);
                 let will = match &connect.will {
                     Some(will) => match self.will_of(context, will, connect.keep_alive_s)? {
                         Ok(will) => Some(will),

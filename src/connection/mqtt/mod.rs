@@ -97,7 +97,7 @@ enum Phase {
     Open,
     /// The client is refused. It gets the answer after a delay, which slows down guessing passwords, and clients that connect
     /// again at once and send the same. `is_open`: CONNECT was answered before.
-    Refused { until: Deadline, reason: ReasonCode, text: &'static str, is_open: bool },
+    Refused { until: Deadline, reason: ReasonCode, is_open: bool },
     /// The socket is closed when the output is sent.
     Finished { until: Deadline },
 }
@@ -336,7 +336,11 @@ impl MqttConnection {
             return Timeout::GoOn;
         }
         match self.phase {
-            Phase::Refused { reason, text, is_open, .. } => {
+            Phase::Refused { reason, is_open, .. } => {
+                let text = match reason {
+                    ReasonCode::BadUserNameOrPassword => "wrong user name or password",
+                    reason => reason.name(),
+                };
                 match is_open {
                     true => self.push_disconnect(context, reason, format_args!("{text}")),
                     false => self.push_refusal(context, reason, format_args!("{text}")),
@@ -463,7 +467,7 @@ impl MqttConnection {
         self.warn(context, LogKind::Repeated, log_text);
         self.finish_with(context);
         let until = context.now.after_ms(REPEAT_DELAY_MS);
-        self.phase = Phase::Refused { until, reason, text, is_open };
+        self.phase = Phase::Refused { until, reason, is_open };
     }
 
     /// Ends the connection after the stored packets are written.
@@ -496,6 +500,9 @@ impl MqttConnection {
 
     /// Stores what operators see of the client.
     fn keep_client(&mut self, context: &mut Context<'_>, client_id: &str) {
+        if client_id.is_empty() {
+            return;
+        }
         let mut octets = [0; 4 + 128 + leveret_core::command::NAME_BYTES_MAX];
         let mut writer = Writer::new(&mut octets);
         let fill = |table: &mut TableWriter<'_, '_>| -> Result<(), Full> {

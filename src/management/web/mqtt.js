@@ -8,6 +8,7 @@ import { pathOfList } from './queues.js';
 
 // The expiry of a session that never expires.
 const NEVER_S = 4294967295;
+const TOPICS_SHOWN = 3;
 
 const endSession = (row) => ask({
   title: `Delete the session of ${row.client_id}?`, danger: true, verb: 'Delete session',
@@ -16,6 +17,13 @@ const endSession = (row) => ask({
   run: () => change(`The session of ${row.client_id} was deleted.`,
     `leveret/mqtt-sessions/${seg(row.vhost)}/${seg(row.client_id)}`, 'DELETE'),
 });
+
+// The first topics of a session, and how many more it has.
+function topicsOf(row) {
+  const shown = (row.topics || []).slice(0, TOPICS_SHOWN);
+  const more = row.subscriptions - shown.length;
+  return shown.join(', ') + (more > 0 ? ` and ${count(more)} more` : '');
+}
 
 export const mqttView = {
   title: () => 'MQTT sessions',
@@ -29,11 +37,12 @@ export const mqttView = {
           : 'There is no MQTT session.', columns: [
           { label: 'Client id', sort: 'client_id', cell: (row) => (row.queue ? link('queue', row.vhost, row.queue,
             row.client_id) : row.client_id) },
-          { label: 'State', sort: 'state', brief: true, cell: (row) => row.state },
+          { label: 'State', sort: 'state', brief: true, cell: (row) => (row.state === 'connected' ? row.state
+            : `${row.state} for ${span(row.last_seen * 1000)}`) },
           { label: 'User', sort: 'user', cell: (row) => row.user },
           ...((ctx.vhosts?.length || 0) > 1 ? [{ label: 'Virtual host', sort: 'vhost', cell: (row) => row.vhost }]
             : []),
-          number('subscriptions', 'Subscriptions'), number('messages_ready', 'Ready', true),
+          { label: 'Topics', sort: 'subscriptions', cell: (row) => breakable(topicsOf(row)) }, number('messages_ready', 'Ready', true),
           number('messages_unacknowledged', 'Unacked', true), number('messages_dropped', 'Dropped', true),
           { label: 'Expires after', sort: 'expiry', cell: (row) => (row.expiry >= NEVER_S ? 'never'
             : row.expiry ? span(row.expiry * 1000) : 'disconnection') },
@@ -85,6 +94,8 @@ export const retainedView = {
             : []),
           { label: 'QoS', num: true, sort: 'qos', brief: true, cell: (row) => String(row.qos) },
           { label: 'Payload', num: true, sort: 'payload_bytes', brief: true, cell: (row) => bytes(row.payload_bytes) },
+          { label: 'Content', cell: (row) => breakable(row.preview) },
+          { label: 'Age', num: true, sort: 'age', cell: (row) => span(row.age * 1000) },
           { label: 'Expires', cell: (row) => (row.expires ? 'yes' : 'no') },
           ...(isAdmin ? [{ label: '', cell: (row) => h('span', { class: 'actions' },
             button('Show', row.topic, () => showRetained(row), 'small'),

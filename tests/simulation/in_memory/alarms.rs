@@ -64,7 +64,8 @@ fn flood_all(simulation: &mut Simulation, body_len: usize) {
 /// takes many of them.
 fn flood_log(simulation: &mut Simulation) {
     let small = (0..40).map(|number| format!("small {number}"));
-    let queues: Vec<_> = ["a", "b", "c", "d", "e", "f"].map(str::to_string).into_iter().chain(small).collect();
+    let queues: Vec<_> =
+        ["a", "b", "c", "d", "e", "f"].map(str::to_string).into_iter().chain(small).collect();
     let clients: Vec<_> = queues
         .iter()
         .map(|queue| {

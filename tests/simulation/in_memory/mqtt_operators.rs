@@ -24,6 +24,7 @@ fn sessions_are_shown_and_deleted() {
     let mut client = MqttClient::log_in(&mut simulation, &kept);
     client.subscribe(&mut simulation, &[("a/#", 2), ("b", 1)]);
     client.lose(&mut simulation);
+    simulation.pass_ms(9_100);
     let will = Some(("will", &b"x"[..], 1, false));
     let mut other = MqttClient::log_in(&mut simulation, &Login { will, ..named("other") });
     for number in 0..8 {
@@ -61,6 +62,12 @@ fn sessions_are_shown_and_deleted() {
                 "",
                 "200",
                 "\"queue\":\"mqtt-subscription-kept/ä\"",
+            ),
+            (
+                "GET /api/leveret/mqtt-sessions?columns=client_id,user,last_seen,topics&name=kept",
+                "",
+                "200",
+                "\"user\":\"guest\",\"last_seen\":14,\"topics\":[\"a/#\",\"b\"]",
             ),
             ("GET /api/leveret/mqtt-sessions/%2F/none", "", "404", ""),
             ("GET /api/leveret/mqtt-sessions/none", "", "404", ""),
@@ -204,6 +211,7 @@ fn retained_messages_are_shown_and_deleted() {
     let long = "ü".repeat(20_000);
     publish_retained(&mut publisher, &mut simulation, "long", long.as_bytes());
     publish_retained(&mut publisher, &mut simulation, "controls", &[1; 40_000]);
+    simulation.pass_ms(7_500);
     script(
         &mut simulation,
         GUEST,
@@ -213,6 +221,18 @@ fn retained_messages_are_shown_and_deleted() {
                 "",
                 "200",
                 r#"{"topic":"a/b.c","routing_key":"a.b/c","qos":1,"payload_bytes":9,"expires":false}"#,
+            ),
+            (
+                "GET /api/leveret/retained/%2F?columns=topic,age,preview",
+                "",
+                "200",
+                r#"{"topic":"a/b.c","age":8,"preview":"grün \"x\""}"#,
+            ),
+            (
+                "GET /api/leveret/retained/%2F?columns=topic,preview&name=binary",
+                "",
+                "200",
+                r#""preview":"\u0000\\xff""#,
             ),
             (
                 "GET /api/leveret/retained/%2F/a%2Fb.c",
