@@ -122,6 +122,7 @@ mod tests {
     use super::*;
     use leveret_config::Layer;
     use leveret_config::board::BOARDS;
+    use leveret_core::limits::Limits;
 
     /// Returns a configuration with this text, without the web page that a start by hand has.
     fn said(text: &str) -> Config {
@@ -190,6 +191,24 @@ mod tests {
             let error =
                 gathered(board.name, Some(least - 1), with_tls).derive_limits(record_sizes).unwrap_err();
             assert!(error.to_string().contains(&format!("write memory_limit = {least} or more")), "{error}");
+        }
+    }
+
+    /// Clients with a fixed expectation of RabbitMQ's 2,047 channels, such as the tests of amqp091-go, are served by
+    /// the default profile whatever else needs memory.
+    #[test]
+    fn the_default_profile_announces_as_many_channels_as_rabbitmq() {
+        assert_eq!(Limits::default().channels_of_a_connection(), 2047);
+        let mqtt = "mqtt = [\"127.0.0.1\"]\nmqtt_websocket = true\n";
+        let tls = "listen_tls = [\"127.0.0.1\"]\nmqtt_tls = [\"127.0.0.1\"]\n\
+                   management_tls = [\"127.0.0.1:0\"]\n";
+        let bridge = "[[bridge]]\nname = \"plant\"\nupstream = \"amqps://edge@h\"\n\
+                      [[bridge.forward]]\nqueue = \"a\"\nto_queue = \"a\"\n";
+        for served in ["", mqtt, tls, &format!("{mqtt}{tls}"), &format!("{mqtt}{tls}{bridge}")] {
+            let text = format!("board = \"generic\"\nmanagement = [\"127.0.0.1:0\"]\n{served}");
+            let mut config = Config::gather(None, Layer::parse("leveret.toml", &text).unwrap()).unwrap();
+            config.derive_limits(record_sizes).unwrap();
+            assert_eq!(config.limits.channels_of_a_connection(), 2047, "{text}");
         }
     }
 
