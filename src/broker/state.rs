@@ -522,6 +522,9 @@ pub struct Counters {
     pub dead_lettered_max_length: u64,
     /// Messages dead-lettered because they were over the delivery limit.
     pub dead_lettered_delivery_limit: u64,
+    /// Copies of messages with shortened headers, because the headers of the broker did not fit into a frame with those
+    /// of the message.
+    pub headers_shortened: u64,
     /// Channels opened.
     pub channels_opened: u64,
     /// Declarations of queues, existing ones included.

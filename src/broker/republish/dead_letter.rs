@@ -18,7 +18,7 @@
 
 use crate::arguments::copy_flags;
 use leveret_amqp::field::{Array, ArrayWriter, Table, TableWriter, Value};
-use leveret_amqp::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, PropertyEdit};
+use leveret_amqp::props::{BLIND_BYTES_MAX, Edit, Properties, PropertyEdit};
 use leveret_amqp::{Full, Writer};
 use leveret_core::command::{ExchangeId, Name, QueueId, Refusal, VhostId};
 use leveret_core::error::Fault;
@@ -37,8 +37,8 @@ use crate::sessions::{RoutedMessage, select_subscribers};
 const ROUTING_TIMES: u32 = 8;
 /// Maximum number of further dead letters that one dead letter may cause because queues refuse it.
 const CHAINED_MAX: u32 = 8;
-/// Bytes of a header frame besides the properties.
-const HEADER_BYTES: usize = 22;
+/// Bytes of a header frame besides the properties: 8 of the frame, and 12 of class, weight and body size.
+const HEADER_BYTES: usize = 20;
 
 /// The copy that replaces a message when it is removed from its queue.
 #[must_use = "the copy would never be released"]
@@ -129,25 +129,28 @@ impl Republisher<'_> {
             drops_bcc: properties.as_bytes().len() > BLIND_BYTES_MAX / 4,
         };
         let mut writer = self.copy_properties_writer(&mut scratch.rewritten);
-        let edit = PropertyEdit { expiration: Edit::Remove, ..PropertyEdit::default() };
-        let written = properties.write_with_headers(edit, &mut |headers| death.write(headers), &mut writer);
-        let edit = PropertyEdit { headers: HeadersEdit::Without("BCC"), ..edit };
-        // If x-death would not fit into a frame, a rejected message is republished without it. With any other
-        // reason the message is dropped: without x-death a cycle of dead letters would not be detected.
-        let is_written =
-            written.is_ok() || reason == Reason::Rejected && properties.write_with(edit, &mut writer).is_ok();
-        if !is_written {
-            self.log_dropped(&name, "its headers fill a frame");
-            return Some(Republication::Dropped);
-        }
-        let written = Properties::trusted(writer.written());
         let own_key = address.key.as_deref().unwrap_or(death.routing_key);
         let own_key: heapless::Vec<u8, 255> = heapless::Vec::from_slice(own_key).unwrap_or_default();
-        let headers = written.headers().unwrap_or(Table::EMPTY);
+        let form = death.write_fitting(cx.work, properties, &mut writer);
+        if form.removes_headers() {
+            // An exchange of type headers has to see the headers that are removed.
+            writer.rewind(0);
+            let routed = death.write_properties(properties, &DeathForm::NoDeath, &mut writer);
+            assert!(routed.is_ok(), "properties that arrived in a frame fit into a frame");
+        }
+        let headers = Properties::trusted(writer.written()).headers().unwrap_or(Table::EMPTY);
         if let Err(fault) = self.route(cx.work, address.exchange, &own_key, headers, targets) {
             self.log_dropped(&name, &fault.text);
             return Some(Republication::Dropped);
         }
+        if form.removes_headers() {
+            writer.rewind(0);
+            let written = death.write_properties(properties, &form, &mut writer);
+            assert!(written.is_ok(), "it fitted before");
+        }
+        let is_shortened = form != DeathForm::WHOLE;
+        drop(form);
+        let written = Properties::trusted(writer.written());
         self.remove_cycle_targets(cx.work, vhost, &death, targets);
         let (accepting_count, _) = self.queues.records().keep_accepting(cx.messages, message, targets, None);
         if targets.is_empty() {
@@ -161,8 +164,11 @@ impl Republisher<'_> {
         }
         let flags = copy_flags(cx.messages, message, &written);
         let names = (&*address.name, &*own_key);
-        let copy = cx.messages.copy_as(message, names, writer.written(), flags, Share::DeadLetter);
-        copy.ok().map(|copy| Republication::Copy(copy, accepting_count))
+        let copy = cx.messages.copy_as(message, names, writer.written(), flags, Share::DeadLetter).ok()?;
+        if is_shortened {
+            self.note_shortened(&format_args!("queue '{}': x-death", name.escape_debug()));
+        }
+        Some(Republication::Copy(copy, accepting_count))
     }
 
     /// Removes the target queues through which the message has passed since it was last rejected: publishing
@@ -220,6 +226,17 @@ impl Republisher<'_> {
     fn log_dropped(&mut self, queue: &str, why: &str) {
         if self.should_log_this_minute() {
             log::error!("queue '{}': a message cannot be dead-lettered: {why}", queue.escape_debug());
+        }
+    }
+
+    /// Counts a copy whose headers were shortened to fit into a frame, and logs it at most once a minute. `what` is
+    /// where it was shortened, and the header because of which.
+    #[cold]
+    pub(crate) fn note_shortened(&mut self, what: &core::fmt::Arguments<'_>) {
+        self.counters.headers_shortened += 1;
+        let minute = self.queues.minute();
+        if self.republish.shortened_logged_minute.replace(minute) != Some(minute) {
+            log::warn!("{what} and the message's other headers are more than a frame: headers are shortened");
         }
     }
 
@@ -342,6 +359,11 @@ impl Republisher<'_> {
     }
 }
 
+/// This number of x-death entries is kept rather than the publisher's headers, if there are so many: an automatic cycle
+/// of at most as many queues ends, and a program that counts attempts over so many queues sees its own entry.
+const KEPT_ENTRIES: usize = 8;
+/// Maximum number of the publisher's headers that are removed one by one. If more have to go, all of them go.
+const REMOVED_HEADERS_MAX: usize = 32;
 /// Up to this number of x-death entries, entries with the same queue and reason are merged. A client may have
 /// forged any number.
 const GROUPED_ENTRIES_MAX: usize = 32;
@@ -381,6 +403,64 @@ impl Reason {
             Self::DeliveryLimit => "delivery_limit",
             // A parked message has its own headers, see `parked`.
             Self::Parked(_) => "parked",
+        }
+    }
+}
+
+/// How much of x-death and of the other headers a dead letter has.
+///
+/// As long as the headers fit into a frame, it is [`DeathForm::WHOLE`]. Otherwise the form is the first of these in
+/// which they fit:
+///
+/// ```text
+/// entries with only count, reason and queue, except the new one → the new one, too → without x-first-death-*
+/// → without the oldest entries, down to KEPT_ENTRIES → without headers of the publisher, as few bytes as possible
+/// → without all headers of the publisher, and without more entries
+/// ```
+///
+/// The entries are kept longer than the publisher's headers because programs count attempts by them, and because
+/// without them a cycle of dead letters would never end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum DeathForm<'a> {
+    /// x-death with at most this many entries.
+    Death { entries_max: usize, short: ShortEntries, has_first_death: bool, removed: RemovedHeaders<'a> },
+    /// The headers as they are routed, without the new death.
+    NoDeath,
+}
+
+/// Which entries of x-death have only count, reason and queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ShortEntries {
+    None,
+    Older,
+    All,
+}
+
+/// The headers of the publisher that a dead letter does not have.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum RemovedHeaders<'a> {
+    Named(heapless::Vec<&'a [u8], REMOVED_HEADERS_MAX>),
+    All,
+}
+
+impl<'a> DeathForm<'a> {
+    pub(crate) const WHOLE: DeathForm<'static> = DeathForm::Death {
+        entries_max: usize::MAX,
+        short: ShortEntries::None,
+        has_first_death: true,
+        removed: RemovedHeaders::Named(heapless::Vec::new()),
+    };
+
+    const fn shortened(entries_max: usize, short: ShortEntries, has_first_death: bool) -> Self {
+        let removed = RemovedHeaders::Named(heapless::Vec::new());
+        Self::Death { entries_max, short, has_first_death, removed }
+    }
+
+    fn removes_headers(&self) -> bool {
+        match self {
+            Self::Death { removed: RemovedHeaders::Named(names), .. } => !names.is_empty(),
+            Self::Death { removed: RemovedHeaders::All, .. } => true,
+            Self::NoDeath => false,
         }
     }
 }
@@ -428,28 +508,142 @@ impl<'a> Death<'a> {
         death.is_some_and(|death| is(death, "queue", self.queue) && is(death, "reason", self.reason.name()))
     }
 
-    /// Writes the headers of the dead letter. An existing x-death header that is not an array is replaced.
-    pub(crate) fn write(&self, headers: &mut TableWriter<'_, '_>) -> Result<(), Full> {
-        let own = match self.headers.get("x-death") {
-            None => &OWN[..],
-            Some(_) => &OWN[..1],
+    /// Writes the properties of the dead letter. Returns their form, in which they fit.
+    fn write_fitting(
+        &self,
+        work: &mut Work,
+        properties: Properties<'a>,
+        writer: &mut Writer<'_>,
+    ) -> DeathForm<'a> {
+        let octets = properties.as_bytes().len();
+        let mut fits = |form: &DeathForm<'a>| {
+            work.charge_octets(octets);
+            writer.rewind(0);
+            self.write_properties(properties, form, writer).is_ok().then(|| writer.room())
         };
+        if fits(&DeathForm::WHOLE).is_some() {
+            return DeathForm::WHOLE;
+        }
+        let forms = [(ShortEntries::Older, true), (ShortEntries::All, true), (ShortEntries::All, false)];
+        for (short, has_first_death) in forms {
+            let form = DeathForm::shortened(usize::MAX, short, has_first_death);
+            if fits(&form).is_some() {
+                return form;
+            }
+        }
+        let entries_of = |entries_max| DeathForm::shortened(entries_max, ShortEntries::All, false);
+        if fits(&entries_of(KEPT_ENTRIES)).is_some() {
+            // The most entries that fit.
+            let (mut low, mut high) = (KEPT_ENTRIES, self.before().map_or(0, |before| before.iter().count()));
+            while high - low > 1 {
+                let middle = low + (high - low) / 2;
+                if fits(&entries_of(middle)).is_some() { low = middle } else { high = middle }
+            }
+            fits(&entries_of(low));
+            return entries_of(low);
+        }
+        let without = |entries_max, removed| DeathForm::Death {
+            entries_max,
+            short: ShortEntries::All,
+            has_first_death: false,
+            removed,
+        };
+        // Without all headers of the publisher even the longest names of queues fit, if there are few entries.
+        let mut entries_max = KEPT_ENTRIES;
+        let room = loop {
+            match fits(&without(entries_max, RemovedHeaders::All)) {
+                Some(room) => break room,
+                None => entries_max -= 1,
+            }
+            assert!(entries_max > 0, "one short entry fits into the smallest frame");
+        };
+        let form = without(entries_max, self.removed_headers(room));
+        if fits(&form).is_none() {
+            fits(&without(entries_max, RemovedHeaders::All));
+            return without(entries_max, RemovedHeaders::All);
+        }
+        form
+    }
+
+    /// Returns the publisher's headers that are removed so that the others take at most `room` bytes: the shortest one
+    /// that is long enough, or else the longest ones. CC stays, because it is needed to route the message.
+    fn removed_headers(&self, room: usize) -> RemovedHeaders<'a> {
+        let mut names = heapless::Vec::<&'a [u8], REMOVED_HEADERS_MAX>::new();
+        let lengths = || {
+            let mut entries = self.headers.iter();
+            core::iter::from_fn(move || {
+                let before = entries.rest().len();
+                let (name, _) = entries.next()?;
+                Some((name, before - entries.rest().len()))
+            })
+            .filter(|(name, _)| self.keeps(name, &DeathForm::shortened(0, ShortEntries::All, false)))
+            .filter(|(name, _)| *name != b"x-death")
+        };
+        let all: usize = lengths().map(|(_, len)| len).sum();
+        let mut excess = all.saturating_sub(room);
+        while excess > 0 {
+            let left = || lengths().filter(|(name, _)| *name != b"CC" && !names.contains(name));
+            let enough = left().filter(|(_, len)| *len >= excess).min_by_key(|(_, len)| *len);
+            let Some((name, len)) = enough.or_else(|| left().max_by_key(|(_, len)| *len)) else {
+                return RemovedHeaders::All;
+            };
+            if names.push(name).is_err() {
+                return RemovedHeaders::All;
+            }
+            excess = excess.saturating_sub(len);
+        }
+        RemovedHeaders::Named(names)
+    }
+
+    fn write_properties(
+        &self,
+        properties: Properties<'_>,
+        form: &DeathForm<'_>,
+        writer: &mut Writer<'_>,
+    ) -> Result<(), Full> {
+        let edit = PropertyEdit { expiration: Edit::Remove, ..PropertyEdit::default() };
+        properties.write_with_headers(edit, &mut |headers| self.write(headers, form), writer)
+    }
+
+    /// Returns whether the dead letter keeps a header with this name, other than x-death.
+    fn keeps(&self, name: &[u8], form: &DeathForm<'_>) -> bool {
         let drops_bcc = self.drops_cc || self.drops_bcc;
-        let keeps = |name: &[u8]| !(self.drops_cc && name == b"CC" || drops_bcc && name == b"BCC");
+        let is_first_death = || OWN[1..].iter().any(|own| own.as_bytes() == name);
+        let is_kept = match form {
+            DeathForm::NoDeath => true,
+            DeathForm::Death { has_first_death: false, .. } if is_first_death() => false,
+            DeathForm::Death { removed: RemovedHeaders::Named(names), .. } => !names.contains(&name),
+            DeathForm::Death { removed: RemovedHeaders::All, .. } => false,
+        };
+        is_kept && !(self.drops_cc && name == b"CC" || drops_bcc && name == b"BCC")
+    }
+
+    /// Writes the headers of the dead letter. An existing x-death header that is not an array is replaced.
+    fn write(&self, headers: &mut TableWriter<'_, '_>, form: &DeathForm<'_>) -> Result<(), Full> {
+        let own = match (self.headers.get("x-death"), form) {
+            (_, DeathForm::NoDeath) => &[][..],
+            (None, DeathForm::Death { has_first_death: true, .. }) => &OWN[..],
+            _ => &OWN[..1],
+        };
+        let keeps = |name: &[u8]| self.keeps(name, form);
         headers.sorted(self.headers, &keeps, own, &mut |headers, name| match name {
             "x-first-death-exchange" => headers.text(name, self.exchange),
             "x-first-death-queue" => headers.text(name, self.queue),
             "x-first-death-reason" => headers.text(name, self.reason.name()),
-            _ => headers.array(name, |deaths| match self.before() {
-                Some(before) => self.write_deaths(deaths, before),
-                None => deaths.table(|death| self.write_entry(death, true)),
-            }),
+            _ => headers.array(name, |deaths| self.write_deaths(deaths, form)),
         })
     }
 
     /// Writes the entry of this death and the older entries: one entry with a total count for each queue and
     /// reason.
-    fn write_deaths(&self, deaths: &mut ArrayWriter<'_, '_>, before: Array<'_>) -> Result<(), Full> {
+    fn write_deaths(&self, deaths: &mut ArrayWriter<'_, '_>, form: &DeathForm<'_>) -> Result<(), Full> {
+        let DeathForm::Death { entries_max, short, .. } = *form else { return Ok(()) };
+        let Some(before) = self.before() else {
+            return deaths.table(|death| match short {
+                ShortEntries::All => self.write_short_entry(death, 1),
+                ShortEntries::None | ShortEntries::Older => self.write_entry(death, true),
+            });
+        };
         let mut known = heapless::Vec::<_, GROUPED_ENTRIES_MAX>::new();
         let is_grouped = before.iter().try_for_each(|value| known.push(queue_and_reason(value))).is_ok();
         // The count of an entry that has none: 0 if it is the only entry, otherwise the number of entries
@@ -460,21 +654,44 @@ impl<'a> Death<'a> {
         };
         let same = before.iter().find(|value| self.is_same(*value));
         match same.and_then(|value| value.as_table().zip(queue_and_reason(value))) {
+            Some((same, kind)) if short == ShortEntries::All => deaths
+                .table(|death| self.write_short_entry(death, raised_count(same, uncounted(Some(kind)))))?,
             Some((same, kind)) => deaths.table(|death| write_counted(death, same, uncounted(Some(kind))))?,
+            None if short == ShortEntries::All => deaths.table(|death| self.write_short_entry(death, 1))?,
             None => deaths.table(|death| self.write_entry(death, false))?,
         }
+        let mut entries_left = entries_max.saturating_sub(1);
         for (at, value) in before.iter().enumerate().filter(|(_, value)| !self.is_same(*value)) {
             let kind = queue_and_reason(value);
-            match value.as_table().filter(|death| death.get("count").is_none()) {
-                _ if is_grouped && kind.is_some() && known[..at].contains(&kind) => {}
-                Some(death) if is_grouped && known.len() > 1 => deaths.table(|entry| {
+            let death = value.as_table();
+            let is_uncounted = death.is_some_and(|death| death.get("count").is_none());
+            if entries_left == 0 {
+                break;
+            }
+            if is_grouped && kind.is_some() && known[..at].contains(&kind) {
+                continue;
+            }
+            match death {
+                Some(death) if short != ShortEntries::None => {
+                    let Some((queue, reason)) = kind else { continue };
+                    let count = death.get("count").and_then(|value| value.as_integer());
+                    let count = count.unwrap_or_else(|| uncounted(kind).max(1));
+                    deaths.table(|entry| write_short(entry, (count, reason, queue)))?;
+                }
+                None if short != ShortEntries::None => continue,
+                Some(death) if is_uncounted && is_grouped && known.len() > 1 => deaths.table(|entry| {
                     entry.long("count", uncounted(kind))?;
                     death.iter().try_for_each(|(name, value)| entry.value(name, value))
                 })?,
                 _ => deaths.value(value)?,
             }
+            entries_left -= 1;
         }
         Ok(())
+    }
+
+    fn write_short_entry(&self, death: &mut TableWriter<'_, '_>, count: i64) -> Result<(), Full> {
+        write_short(death, (count, self.reason.name().as_bytes(), self.queue.as_bytes()))
     }
 
     /// Writes an x-death entry in RabbitMQ's order of fields: sorted, except in the very first entry.
@@ -541,12 +758,27 @@ fn queue_and_reason(value: Value<'_>) -> Option<(&[u8], &[u8])> {
     text("queue").zip(text("reason"))
 }
 
+/// Returns the count of an older death of the same queue and reason, raised by one. `uncounted` is the previous count if
+/// the entry has none.
+fn raised_count(same: Table<'_>, uncounted: i64) -> i64 {
+    let count = same.get("count").and_then(|value| value.as_integer()).unwrap_or(uncounted);
+    count.saturating_add(1)
+}
+
+fn write_short(
+    death: &mut TableWriter<'_, '_>,
+    (count, reason, queue): (i64, &[u8], &[u8]),
+) -> Result<(), Full> {
+    death.long("count", count)?;
+    death.long_str("reason", reason)?;
+    death.long_str("queue", queue)
+}
+
 /// Writes an older death of the same queue and reason with its count raised by one and its fields sorted.
 ///
 /// `uncounted` is the previous count if the entry has none.
 fn write_counted(death: &mut TableWriter<'_, '_>, same: Table<'_>, uncounted: i64) -> Result<(), Full> {
-    let count = same.get("count").and_then(|value| value.as_integer()).unwrap_or(uncounted);
-    death.long("count", count.saturating_add(1))?;
+    death.long("count", raised_count(same, uncounted))?;
     // A client may have forged the entry. The fields of an entry with more than 16 fields are not sorted.
     let mut fields = heapless::Vec::<_, 16>::new();
     let others = || same.iter().filter(|(name, _)| *name != b"count");

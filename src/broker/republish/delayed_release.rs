@@ -20,7 +20,7 @@
 //!   lost.
 
 use leveret_amqp::field::{Table, TableWriter};
-use leveret_amqp::props::{Properties, PropertyEdit};
+use leveret_amqp::props::{HeadersEdit, Properties, PropertyEdit};
 use leveret_core::command::{ExchangeId, QueueId};
 use leveret_core::mem::MessageId;
 
@@ -239,8 +239,13 @@ impl Republisher<'_> {
                 Err(_) => writer.long(name, negative_delay),
             })
         };
-        if properties.write_with_headers(PropertyEdit::default(), &mut fill, &mut writer).is_err() {
-            return Some(self.drop_due(exchange, "its headers fill a frame"));
+        let is_shortened =
+            properties.write_with_headers(PropertyEdit::default(), &mut fill, &mut writer).is_err();
+        if is_shortened {
+            // Without x-delay no other delayed exchange delays the message again.
+            let edit = PropertyEdit { headers: HeadersEdit::Without("x-delay"), ..PropertyEdit::default() };
+            let written = properties.write_with(edit, &mut writer);
+            assert!(written.is_ok(), "properties that arrived in a frame fit into a frame");
         }
         let written = Properties::trusted(writer.written());
         let key: heapless::Vec<u8, 255> =
@@ -267,8 +272,12 @@ impl Republisher<'_> {
             return None;
         }
         let flags = copy_flags(cx.messages, message, &written);
-        let copy = cx.messages.copy_with_properties(message, written.as_bytes(), flags);
-        copy.ok().map(|copy| Republication::Copy(copy, accepting_count))
+        let copy = cx.messages.copy_with_properties(message, written.as_bytes(), flags).ok()?;
+        if is_shortened {
+            let name = self.topology.exchange(exchange).name.clone();
+            self.note_shortened(&format_args!("exchange '{}': x-delay", name.escape_debug()));
+        }
+        Some(Republication::Copy(copy, accepting_count))
     }
 
     /// Drops a delayed message that cannot be routed, and logs why, at most once a minute.

@@ -61,6 +61,8 @@ pub(crate) struct RepublishState {
     unix_s: u64,
     /// Minute in which a dropped dead letter was logged last.
     dropped_logged_minute: Option<u32>,
+    /// The minute in which a message with shortened headers was last logged.
+    shortened_logged_minute: Option<u32>,
     /// Hidden queues and slots from which held messages were settled. If they are deleted, their records may
     /// be unreferenced now.
     maybe_unreferenced: Vec<QueueId>,

@@ -112,9 +112,9 @@ impl Republisher<'_> {
         // deliverable. `BCC` is removed too: properties of this length are delivered unchanged, and clients must not
         // see that header.
         let plain_edit = PropertyEdit { headers: HeadersEdit::Without("BCC"), ..PARKED };
-        let is_written = write_parked_properties(properties, texts, self.republish.unix_s, &mut writer)
-            .is_ok()
-            || properties.write_with(plain_edit, &mut writer).is_ok();
+        let is_shortened =
+            write_parked_properties(properties, texts, self.republish.unix_s, &mut writer).is_err();
+        let is_written = !is_shortened || properties.write_with(plain_edit, &mut writer).is_ok();
         assert!(is_written, "properties that arrived in a frame fit into a frame");
         let written = Properties::trusted(writer.written());
         let mut targets = core::mem::take(&mut self.republish.targets);
@@ -137,6 +137,9 @@ impl Republisher<'_> {
             })
             .flatten();
         self.queues.return_scratch(scratch);
+        if is_shortened && copy.is_some() {
+            self.note_shortened(&format_args!("queue '{}': {CAUSE}", from.escape_debug()));
+        }
         copy.map(|copy| Republication::Copy(copy, 1))
     }
 }

@@ -2,9 +2,119 @@
 
 use leveret_amqp::{TableWriter, Writer};
 use leveret_core::command::{Command, Outcome, Settlement};
+use leveret_core::limits::Limits;
 
 use crate::dead_letters::{BrokerRun, PERSISTENT, declare, disk, empty, got, publish, table, to, with};
 use crate::support::TestBroker;
+
+/// Bytes of a header frame besides the properties.
+const HEADER_FRAME_BYTES: usize = 20;
+
+/// Returns properties of this many bytes: three headers `s`, `t` and `u` of 100 bytes each, and `l` of the rest.
+fn filling(bytes: usize) -> Vec<u8> {
+    let header = |name: u8, value_len: usize| {
+        [&[1, name, b'S'][..], &(value_len as u32).to_be_bytes(), &vec![b'x'; value_len]].concat()
+    };
+    let (properties, table, entries) = (2, 4, 4 * 7);
+    let long = header(b'l', bytes - properties - table - entries - 300);
+    let headers = [header(b's', 100), header(b't', 100), header(b'u', 100), long].concat();
+    let properties = [&[0x20, 0][..], &(headers.len() as u32).to_be_bytes(), &headers].concat();
+    assert_eq!(properties.len(), bytes);
+    properties
+}
+
+/// Bytes that the published headers leave free in a frame.
+const FREE: [usize; 12] = [0, 1, 2, 3, 20, 60, 64, 100, 152, 250, 400, 1_000];
+
+/// With RabbitMQ, too, such a message arrives. A program that counts its attempts by x-death gives up some day.
+#[test]
+fn headers_that_fill_a_frame_make_no_rejected_message_vanish_and_its_count_rises() {
+    for (frame_max, free) in [4096, 131_072].into_iter().flat_map(|size| FREE.map(|free| (size, free))) {
+        let mut node = TestBroker::with(&Limits { frame_max, ..Limits::default() });
+        let at = node.connect();
+        declare(&mut node, at, "work", false, &to("retry"));
+        declare(&mut node, at, "retry", false, &with("work", |t| t.int("x-message-ttl", 1)));
+        publish(&mut node, at, "work", &filling(frame_max as usize - HEADER_FRAME_BYTES - free), "x");
+        for attempt in 1..=4_i64 {
+            let tag = got(&mut node, at, "work").tag;
+            node.settle(at, tag, false, Settlement::Reject);
+            assert_eq!(node.ready(at, "retry"), 1, "{frame_max} {free}");
+            node.pending_writes.set_time(attempt as u64 * 1_000);
+            node.turns(at);
+            let returned = got(&mut node, at, "work");
+            let deaths = [("retry", "expired"), ("work", "rejected")];
+            let deaths = deaths.map(|(queue, reason)| (queue.into(), reason.into(), attempt));
+            assert_eq!(returned.deaths(), deaths, "{frame_max} {free}");
+            let kept = ["s", "t", "u", "l"].map(|name| returned.headers().get(name).is_some());
+            assert!(kept[3], "{frame_max} {free}: a shorter header gives way");
+            assert!(free < 250 || kept == [true; 4], "{frame_max} {free}: {kept:?}");
+            node.settle(at, returned.tag, false, Settlement::Requeue);
+        }
+        let counts = node.broker.counters().headers_shortened;
+        assert!((1..=8).contains(&counts) || free >= 400 && counts == 0, "{free}: {counts}");
+    }
+}
+
+#[test]
+fn headers_that_fill_a_frame_make_no_expired_or_dropped_message_vanish() {
+    for (free, key) in
+        FREE.into_iter().flat_map(|free| ["x-message-ttl", "x-max-length"].map(|key| (free, key)))
+    {
+        let mut node = TestBroker::new(64);
+        let at = node.connect();
+        declare(&mut node, at, "dead", false, &[]);
+        declare(&mut node, at, "q", false, &with("dead", |t| t.int(key, 0)));
+        let bytes = Limits::default().frame_max as usize - HEADER_FRAME_BYTES - free;
+        publish(&mut node, at, "q", &filling(bytes), "x");
+        node.pending_writes.set_time(1_000);
+        node.turns(at);
+        let reason = if key == "x-message-ttl" { "expired" } else { "maxlen" };
+        assert_eq!(got(&mut node, at, "dead").deaths(), [("q".into(), reason.into(), 1)], "{free}");
+    }
+}
+
+/// An exchange of type headers routes by a header that the dead letter no longer has.
+#[test]
+fn a_removed_header_still_routes_the_dead_letter() {
+    let mut node = TestBroker::new(64);
+    let at = node.connect();
+    declare(&mut node, at, "dead", false, &[]);
+    let arguments = table(|t| {
+        t.text("x-match", "all")?;
+        t.text("s", &"x".repeat(100))
+    });
+    let (exchange, routing_key) = ("amq.headers", "");
+    node.done(at, Command::QueueBind { queue: "dead", exchange, routing_key, arguments: &arguments });
+    declare(&mut node, at, "q", false, &table(|t| t.text("x-dead-letter-exchange", exchange)));
+    publish(&mut node, at, "q", &filling(Limits::default().frame_max as usize - HEADER_FRAME_BYTES), "x");
+    let tag = got(&mut node, at, "q").tag;
+    node.settle(at, tag, false, Settlement::Reject);
+    let letter = got(&mut node, at, "dead");
+    assert_eq!(letter.deaths(), [("q".into(), "rejected".into(), 1)]);
+    assert!(letter.headers().get("s").is_none() && letter.headers().get("l").is_some());
+}
+
+/// Only the kept entries show that the message was in a queue before.
+#[test]
+fn a_cycle_of_several_queues_ends_although_headers_fill_a_frame() {
+    for free in FREE {
+        let mut node = TestBroker::with(&Limits { frame_max: 4096, ..Limits::default() });
+        let at = node.connect();
+        let name = |number: usize| format!("{}{number}", "n".repeat(200));
+        for number in 0..8 {
+            let arguments = with(&name((number + 1) % 8), |t| t.int("x-max-length", 0));
+            declare(&mut node, at, &name(number), false, &arguments);
+        }
+        publish(&mut node, at, &name(0), &filling(4096 - HEADER_FRAME_BYTES - free), "x");
+        let mut turns = 0;
+        while node.broker.may_expire_or_trim(&node.pending_writes, &node.messages) {
+            node.turn(at);
+            turns += 1;
+            assert!(turns < 1_000, "{free}: the cycle does not end");
+        }
+        assert_eq!(node.messages.messages_used(), 0);
+    }
+}
 
 #[test]
 fn a_rejected_dead_letter_is_dead_lettered_a_few_times() {

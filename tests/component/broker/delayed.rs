@@ -106,6 +106,34 @@ fn delayed_messages_are_released_in_the_order_of_their_times() {
     assert_eq!(node.messages.messages_used(), 0);
 }
 
+/// The negative x-delay takes three bytes more than the published one. It gives way, so that the message arrives.
+#[test]
+fn headers_that_fill_a_frame_make_no_delayed_message_vanish() {
+    const HEADER_FRAME_BYTES: usize = 20;
+    for free in 0..=4 {
+        let mut node = TestBroker::new(64);
+        node.pending_writes.set_time(START_MS);
+        let at = node.connect();
+        ready(&mut node, at, false);
+        let filler = [b'x'; 1 << 17];
+        let bytes = Limits::default().frame_max as usize - HEADER_FRAME_BYTES - free;
+        // Flags, the length of the table, an octet as x-delay, and the name and length of the filler.
+        let filler = &filler[..bytes - (2 + 4) - (8 + 2) - (2 + 5)];
+        let mut entries = b"\x07x-delayb\x64\x01lS".to_vec();
+        entries.extend((filler.len() as u32).to_be_bytes());
+        entries.extend(filler);
+        let properties = [b"\x20\0", &(entries.len() as u32).to_be_bytes()[..], &entries].concat();
+        assert_eq!(properties.len(), bytes);
+        assert_eq!(send_as(&mut node, at, ("delayed", "q"), &properties, "x"), Outcome::Published);
+        pass_to(&mut node, at, START_MS + 1_000);
+        let released = got(&mut node, at, "q");
+        let delay = released.headers().get("x-delay").and_then(|value| value.as_integer());
+        assert_eq!(delay, (free >= 3).then_some(-100));
+        assert!(released.headers().get("l").is_some());
+        assert_eq!(node.broker.counters().headers_shortened, u64::from(free < 3));
+    }
+}
+
 #[test]
 fn released_messages_have_a_negative_delay_and_invalid_delays_are_ignored() {
     let mut node = TestBroker::new(64);
