@@ -252,8 +252,8 @@ pub(super) fn browse(
     let (broker, mut broker_context) = context.broker();
     let count = count.clamp(1, BROWSED_MAX);
     let BrowseResult { ready, seen } = broker.browse_queue(&mut broker_context, who, position, count)?;
-    if let Some(Browsed::InLog(run)) = seen.first() {
-        let number = broker.queues_mut().browses_mut().want(*run);
+    if seen.iter().any(|seen| matches!(seen, Browsed::InLog(_))) {
+        let number = broker.queues_mut().browses_mut().want(broker_context.messages_mut(), &seen);
         return Ok(BrowseAnswer::Later(PendingBrowse { number, position, ready, payloads }));
     }
     let found = seen.iter().filter_map(|seen| match seen {
@@ -276,8 +276,8 @@ impl PendingBrowse {
     /// The messages could not be read.
     pub(super) fn take(&self, context: &mut RequestContext<'_>) -> Result<Vec<u8>, Fault> {
         let (broker, mut context) = context.broker();
-        let found = broker.queues_mut().browses_mut().take(self.number);
         let messages = context.messages_mut();
+        let found = broker.queues_mut().browses_mut().take(messages, self.number);
         let answer = match found.is_empty() {
             true => {
                 let why = format_args!("no memory now to read these messages back, or they cannot be read");
@@ -291,7 +291,7 @@ impl PendingBrowse {
 
     /// Ends browsing, because the client disconnected.
     pub(super) fn abandon(&self, broker: &mut Broker, context: &mut leveret_broker::Context<'_>) {
-        let found = broker.queues_mut().browses_mut().take(self.number);
+        let found = broker.queues_mut().browses_mut().take(context.messages_mut(), self.number);
         found.into_iter().for_each(|browsed| context.messages_mut().release(browsed.message));
     }
 }

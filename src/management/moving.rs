@@ -16,7 +16,7 @@
 //! - A request that waits for the disk holds only the messages that were read for it.
 
 use leveret_amqp::field::Table;
-use leveret_broker::{BROWSED_MAX, Broker, BrowsedMessage, LogRun, MessageKey};
+use leveret_broker::{BROWSED_MAX, Broker, Browsed, BrowsedMessage, LogRun, MessageKey};
 use leveret_broker::{MoveOutcome, MoveRequest, MoveTarget, ShownRoute};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_json::{Fields, Value, items};
@@ -158,7 +158,7 @@ impl PendingMove {
         let last = self.reading.take();
         let (broker, mut context) = context.broker();
         if let Some((number, _)) = last {
-            self.read.extend(broker.queues_mut().browses_mut().take(number));
+            self.read.extend(broker.queues_mut().browses_mut().take(context.messages_mut(), number));
         }
         let order = &self.order;
         let target = match &order.target {
@@ -185,7 +185,9 @@ impl PendingMove {
                 Err(Fault::new(ReplyCode::ResourceError, why))
             }
             MoveOutcome::Read(run) => {
-                self.reading = Some((broker.queues_mut().browses_mut().want(run), run));
+                let number =
+                    broker.queues_mut().browses_mut().want(context.messages_mut(), &[Browsed::InLog(run)]);
+                self.reading = Some((number, run));
                 Ok(None)
             }
         }
@@ -193,7 +195,9 @@ impl PendingMove {
 
     /// Ends the request, because the client disconnected.
     pub(super) fn abandon(self, broker: &mut Broker, context: &mut leveret_broker::Context<'_>) {
-        let reading = self.reading.map(|(number, _)| broker.queues_mut().browses_mut().take(number));
+        let reading = self
+            .reading
+            .map(|(number, _)| broker.queues_mut().browses_mut().take(context.messages_mut(), number));
         for browsed in self.read.into_iter().chain(reading.into_iter().flatten()) {
             context.messages_mut().release(browsed.message);
         }

@@ -24,7 +24,7 @@ use leveret_core::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
 
 use super::Queues;
 use crate::Context;
-use crate::queue_records::{BrowsedMessage, EntryContent, First, LogRun, Size};
+use crate::queue_records::{Browsed, BrowsedMessage, EntryContent, First, LogRun, Size};
 
 /// Messages that could not be read back, by their offsets in the log.
 #[derive(Clone, Copy, Debug)]
@@ -134,7 +134,7 @@ impl Queues {
     /// Messages that were to be read ahead are requested again when the head runs low.
     pub fn note_no_memory(&mut self, messages: &Messages, read: &LogRead) {
         if read.from == ReadPosition::Browse {
-            return self.browses.end(false);
+            return self.browses.end_early(false);
         }
         if !self.is_same_queue(read) {
             return;
@@ -152,7 +152,7 @@ impl Queues {
     /// Ends a read that failed but may succeed later: the read is repeated in the next turn.
     pub fn retry_read(&mut self, read: &LogRead) {
         if read.from == ReadPosition::Browse {
-            return self.browses.end(true);
+            return self.browses.end_early(true);
         }
         if self.is_same_queue(read) {
             self.paging.want(read.queue);
@@ -235,7 +235,7 @@ impl Queues {
     /// are lost.
     pub fn end_read(&mut self, read: &LogRead, through: u64) {
         if read.from == ReadPosition::Browse {
-            return self.browses.end(false);
+            return self.browses.end(through);
         }
         let record = self.records.get(read.queue.index());
         let was_seen = read.is_peek && record.is_some_and(|record| record.times.peeked.is_of(read.start));
@@ -571,17 +571,45 @@ pub(crate) fn begin_page(messages: &mut Messages, page: &ReadMessage<'_>) -> Res
     }
 }
 
-/// Bytes of records read from the log for one browse request.
+/// Bytes of records that one read for browsing takes from the log.
 const BROWSE_BYTES: u32 = 128 << 10;
+/// Maximum bytes of messages that are read for one browse request. It is less if `body_bytes_max` is less than 16 times
+/// this.
+const BROWSE_BYTES_MAX: usize = 1 << 20;
 
 /// A read from the log for an operator who browses a queue.
 #[derive(Debug)]
 struct Browse {
     number: u64,
-    run: LogRun,
+    /// What follows the messages in `found`, in order. The first is the run that is read next. Messages in memory are
+    /// held.
+    parts: VecDeque<Browsed>,
     state: BrowseState,
-    /// The messages read so far.
+    /// The messages in memory or read so far, up to the first part.
     found: Vec<BrowsedMessage>,
+    /// Bytes of messages that may still be read.
+    bytes_left: usize,
+    /// The offset at which the current read began.
+    read_from: u64,
+}
+
+impl Browse {
+    fn run_mut(&mut self) -> Option<&mut LogRun> {
+        match self.parts.front_mut() {
+            Some(Browsed::InLog(run)) => Some(run),
+            Some(Browsed::InMemory(_)) | None => None,
+        }
+    }
+
+    /// Continues behind the messages that were read: with the next run, if there is one and `bytes_left` allows it.
+    fn go_on(&mut self) {
+        while let Some(Browsed::InMemory(browsed)) = self.parts.front() {
+            self.found.push(*browsed);
+            self.parts.pop_front();
+        }
+        let is_over = self.parts.is_empty() || self.bytes_left == 0;
+        self.state = if is_over { BrowseState::Done } else { BrowseState::Wanted };
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -604,10 +632,25 @@ pub struct BrowseRequests {
 }
 
 impl BrowseRequests {
-    /// Requests messages from the log for browsing. Returns the number of the request.
-    pub fn want(&mut self, run: LogRun) -> u64 {
+    /// Requests these messages in order for browsing: those in memory are held, and the others are read from the log.
+    /// Returns the number of the request.
+    pub fn want(&mut self, messages: &mut Messages, parts: &[Browsed]) -> u64 {
+        for part in parts {
+            if let Browsed::InMemory(browsed) = part {
+                messages.retain(browsed.message);
+            }
+        }
         self.last += 1;
-        self.list.push(Browse { number: self.last, run, state: BrowseState::Wanted, found: Vec::new() });
+        let mut browse = Browse {
+            number: self.last,
+            parts: parts.iter().copied().collect(),
+            state: BrowseState::Wanted,
+            found: Vec::new(),
+            read_from: 0,
+            bytes_left: BROWSE_BYTES_MAX.min(messages.body_bytes_max() / 16).max(BROWSE_BYTES as usize),
+        };
+        browse.go_on();
+        self.list.push(browse);
         self.last
     }
 
@@ -617,10 +660,17 @@ impl BrowseRequests {
         browse.is_none_or(|browse| browse.state == BrowseState::Done)
     }
 
-    /// Removes a request and returns its messages. The caller releases the messages.
-    pub fn take(&mut self, number: u64) -> Vec<BrowsedMessage> {
+    /// Removes a request and returns its messages, up to the first that could not be read. The caller releases the
+    /// messages.
+    pub fn take(&mut self, messages: &mut Messages, number: u64) -> Vec<BrowsedMessage> {
         let place = self.list.iter().position(|browse| browse.number == number);
-        place.map(|place| self.list.swap_remove(place).found).unwrap_or_default()
+        let Some(browse) = place.map(|place| self.list.swap_remove(place)) else { return Vec::new() };
+        for part in browse.parts {
+            if let Browsed::InMemory(browsed) = part {
+                messages.release(browsed.message);
+            }
+        }
+        browse.found
     }
 
     /// Returns whether any request waits to be read.
@@ -633,9 +683,11 @@ impl BrowseRequests {
     pub(super) fn next_read(&mut self) -> Option<LogRead> {
         let browse = self.list.iter_mut().find(|browse| browse.state == BrowseState::Wanted)?;
         browse.state = BrowseState::Reading;
-        let LogRun { queue, incarnation, start, count, .. } = browse.run;
+        let bytes_max = BROWSE_BYTES.min(u32::try_from(browse.bytes_left).unwrap_or(u32::MAX));
+        let LogRun { queue, incarnation, start, count, .. } = *browse.run_mut()?;
+        browse.read_from = start;
         let (end, from) = (start + u64::from(count), ReadPosition::Browse);
-        Some(LogRead { queue, incarnation, start, end, bytes_max: BROWSE_BYTES, from, is_peek: false })
+        Some(LogRead { queue, incarnation, start, end, bytes_max, from, is_peek: false })
     }
 
     /// Begins a message that was read for browsing; its body follows.
@@ -658,18 +710,34 @@ impl BrowseRequests {
     /// Adds a message whose body is complete to its request.
     pub(super) fn add(&mut self, messages: &mut Messages, offset: u64, message: MessageId) {
         messages.finish(message);
-        match self.reading() {
-            Some(browse) => browse.found.push(BrowsedMessage {
-                message,
-                is_redelivered: offset < browse.run.redelivered_below,
-                key: browse.run.first_key.with_offset(offset),
-            }),
-            None => messages.release(message),
-        }
+        let len = messages.stream_len(message);
+        let Some(browse) = self.reading() else { return messages.release(message) };
+        let Some(run) = browse.run_mut() else { return messages.release(message) };
+        let (is_redelivered, key) = (offset < run.redelivered_below, run.first_key.with_offset(offset));
+        run.skip_to(offset + 1);
+        browse.found.push(BrowsedMessage { message, is_redelivered, key });
+        browse.bytes_left = browse.bytes_left.saturating_sub(len);
     }
 
-    /// Ends the current read. If `must_repeat`, its request waits to be read again.
-    pub(super) fn end(&mut self, must_repeat: bool) {
+    /// Ends the current read, which went up to the offset `through`. Its request waits for the next read if messages
+    /// are left.
+    pub(super) fn end(&mut self, through: u64) {
+        let Some(browse) = self.reading() else { return };
+        let read_from = browse.read_from;
+        let Some(run) = browse.run_mut() else { return browse.state = BrowseState::Done };
+        run.skip_to(through);
+        if run.start == read_from {
+            // Another read of the same messages would not go further either.
+            return browse.state = BrowseState::Done;
+        }
+        if run.count == 0 {
+            browse.parts.pop_front();
+        }
+        browse.go_on();
+    }
+
+    /// Ends the current read before it was complete. If `must_repeat`, its request waits to be read again.
+    pub(super) fn end_early(&mut self, must_repeat: bool) {
         if let Some(browse) = self.reading() {
             browse.state = if must_repeat { BrowseState::Wanted } else { BrowseState::Done };
         }

@@ -29,6 +29,14 @@ pub struct LogRun {
     pub(crate) first_key: MessageKey,
 }
 
+impl LogRun {
+    /// Removes the messages with offsets below this one.
+    pub(crate) fn skip_to(&mut self, offset: u64) {
+        let skipped = offset.saturating_sub(self.start).min(self.count.into());
+        (self.start, self.count) = (self.start + skipped, self.count - skipped as u32);
+    }
+}
+
 /// A message of a queue in memory, as an operator sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BrowsedMessage {
@@ -67,14 +75,15 @@ pub enum Browsed {
 pub struct BrowseResult {
     /// Number of ready messages of the queue.
     pub ready: u32,
-    /// The requested messages in order. The list ends before the message at which it would change from memory
-    /// to the log; a run in the log is alone in the list.
+    /// The requested messages in order.
     pub seen: Vec<Browsed>,
 }
 
 /// Progress of a browse request.
 struct BrowseProgress {
     seen: Vec<Browsed>,
+    /// Number of messages still to be found.
+    left: u32,
     /// Number of messages still to be skipped.
     skip: u32,
     /// Number of entries passed.
@@ -94,11 +103,13 @@ impl Records {
         from: u32,
         count: u32,
     ) -> Result<Vec<Browsed>, Fault> {
-        let mut progress = BrowseProgress { seen: Vec::new(), skip: from, entries: 0 };
+        let mut progress = BrowseProgress { seen: Vec::new(), left: count, skip: from, entries: 0 };
         let mut levels = self.levels(queue);
-        while levels.next().is_some_and(|level| {
-            self.browse_level(pools, (&mut *keys, &mut *messages), level, count, &mut progress)
-        }) {}
+        while levels
+            .next()
+            .is_some_and(|level| self.browse_level(pools, (&mut *keys, &mut *messages), level, &mut progress))
+        {
+        }
         if progress.seen.is_empty() && progress.entries >= ENTRIES_MAX {
             return Err(too_far());
         }
@@ -197,11 +208,10 @@ impl Records {
         (pool, deliveries): (&FifoPool, &Deliveries),
         (keys, messages): (&mut MessageKeys, &mut Messages),
         queue: QueueId,
-        count: u32,
         progress: &mut BrowseProgress,
     ) -> bool {
         let record = &self.slab[queue.index()];
-        let BrowseProgress { seen, skip, entries } = progress;
+        let BrowseProgress { seen, left, skip, entries } = progress;
         let mut must_continue = true;
         let mut each = |content: EntryContent, was_requeued: Option<bool>| {
             *entries += 1;
@@ -232,18 +242,14 @@ impl Records {
                         _ => record.durable_index.redelivered_below(),
                     };
                     let incarnation = record.durable_index.incarnation();
-                    let count = (run - skipped).min(count);
+                    let count = (run - skipped).min(*left);
                     let first_key = keys.key_in_log(record, start);
                     Browsed::InLog(LogRun { queue, incarnation, start, count, redelivered_below, first_key })
                 }
             };
-            let is_in_log = matches!(one, Browsed::InLog(_));
-            must_continue = false;
-            if is_in_log && !seen.is_empty() {
-                return false;
-            }
+            *left -= if let Browsed::InLog(run) = one { run.count } else { 1 };
             seen.push(one);
-            must_continue = !is_in_log && (seen.len() as u32) < count;
+            must_continue = *left > 0 && *entries < ENTRIES_MAX;
             must_continue
         };
         record.backlog.for_each_entry(pool, deliveries, &mut each);

@@ -108,6 +108,13 @@ const fetchMessages = (row, position,
   most) => api(`leveret/${queuePath(row)}/messages?position=${position}&count=${most}`
   + `&truncate=${SHOWN_BYTES}`);
 
+/** Which messages are shown, and of how many: `20 of 27,298 messages`, `21 to 40 of 27,298 messages`. */
+function placesOf(position, shown, ready) {
+  if (!position && shown === ready) return counted(shown, 'messages');
+  const places = position ? `${count(position + 1)} to ${count(position + shown)}` : count(shown);
+  return `${places} of ${counted(ready, 'messages')}`;
+}
+
 async function look(row, position) {
   const filter = (document.getElementById('filter')?.value || '').trim().toLowerCase();
   browsed.search?.stop();
@@ -117,12 +124,19 @@ async function look(row, position) {
   try {
     if (filter) await lookFor(row, position, filter, search);
     else {
-      const answer = await fetchMessages(row, position, PAGE_MESSAGES);
-      if (browsed.search !== search) return;
-      const rows = answer.messages.map((message, at) => ({ ...message, position: position + at }));
+      const found = [];
+      let answer;
+      // An answer with long payloads has fewer messages than requested.
+      do {
+        const at = position + found.length;
+        answer = await fetchMessages(row, at, PAGE_MESSAGES - found.length);
+        if (browsed.search !== search) return;
+        found.push(...answer.messages);
+      } while (answer.messages.length && answer.next !== null && found.length < PAGE_MESSAGES);
+      const rows = found.map((message, at) => ({ ...message, position: position + at }));
       if (rows.length === 1) browsed.open.add(keyOfMessage(rows[0]));
       Object.assign(browsed, { rows, next: answer.next, told: rows.length
-        ? `Looked at ${counted(rows.length, 'messages')}; none was changed.` : 'Looked: there is no message here.' });
+        ? `Looked at ${placesOf(position, rows.length, answer.ready)}; none was changed.` : 'Looked: there is no message here.' });
     }
   } catch (failure) {
     browsed.told = explain(failure);

@@ -468,6 +468,44 @@ fn after_a_power_cut_each_message_is_in_one_queue() {
     }
 }
 
+/// After restarts only the log has the messages. Every second one was acknowledged, so that each run of the log is one
+/// message, and new messages are in memory.
+#[test]
+fn a_page_of_messages_is_full_over_many_runs_of_the_log() {
+    let (limits, settings) = few_in_memory();
+    let mut simulation = Simulation::new(limits.clone());
+    let disk = simulation.keep_on_disk(settings.clone());
+    let client = filled(&mut simulation, 240, true);
+    simulation.consume(client, 1, "q", "c", false);
+    simulation.pass_ms(2_000);
+    assert_eq!(simulation.deliveries(client).len(), 240);
+    for delivery_tag in (2..=240).step_by(2) {
+        simulation.send(client, 1, &Method::BasicAck { delivery_tag, multiple: false });
+    }
+    simulation.pass_ms(10_000);
+    let mut old: Vec<String> = (0..240).step_by(2).map(|number| number.to_string()).collect();
+    for start in 0..2 {
+        drop(simulation);
+        simulation = Simulation::restarted(limits.clone(), &disk, settings.clone());
+        let client = simulation.open(&[1]);
+        let added = 1_000 + start..1_001 + start;
+        old.extend(added.clone().map(|number| number.to_string()));
+        fill(&mut simulation, client, added, PERSISTENT);
+        simulation.pass_ms(2_000);
+        for (position, count) in [(0, 20), (7, 20), (30, 50), (90, 50)] {
+            let browser = simulation.connect_management(Shape::WIDE, HOME);
+            let line = format!(
+                "GET /api/leveret/queues/%2F/q/messages?count={count}&position={position}&truncate=20"
+            );
+            let answer = body(&say(&mut simulation, browser, GUEST, &line, ""));
+            let messages = answer["messages"].as_array().expect("messages");
+            let end = old.len().min(position + count);
+            assert_eq!(payloads(messages), old[position..end], "start {start}, position {position}");
+            assert_eq!(answer["ready"], old.len());
+        }
+    }
+}
+
 /// Moves random messages of a queue with priorities, of which only the log has some and clients requeue others.
 /// Compares the queues with lists.
 #[test]
