@@ -8,20 +8,29 @@
 //!
 //! ```text
 //! key   | 8 | 0 |
-//! value | flags: 1 acknowledged | count u16 | CRC32C of each report, count u32 | one report per line, UTF-8 |
+//! value | flags: 1 acknowledged, 2 filtered | count u16 | CRC32C of each report, count u32 | filter | text |
+//! filter| only if filtered: number of reports in it u32 | FILTER_BYTES                                      |
+//! text  | one report per line, UTF-8                                                                        |
 //! ```
 //!
-//! Numbers are little endian. Only the first reports are kept as text. All have a checksum, by which a
-//! repeated report is recognized.
+//! Numbers are little endian. Only the first reports are kept as text. The newest have a checksum, by which a
+//! repeated report is recognized. Older ones are in a Bloom filter: each sets six bits, so that any number of reports
+//! is recognized. The filter takes a new report for a repeated one with a chance of 1 in 1,000 if 2,000 are in it, and
+//! of 1 in 45 if 4,000 are. Such a report raises no alarm.
 //!
 //! # Invariants
-//! - The value has at most [`CHECKSUMS_MAX`] checksums and [`TEXT_BYTES_MAX`] bytes of text.
+//! - The value has at most [`CHECKSUMS_MAX`] checksums, one filter, and [`TEXT_BYTES_MAX`] bytes of text.
 
-/// Maximum number of reports. If there are more, the oldest are removed.
+/// Maximum number of reports with a checksum. If there are more, the oldest go into the filter.
 const CHECKSUMS_MAX: usize = 256;
+/// Bytes of the filter.
+const FILTER_BYTES: usize = 4096;
+/// Bits of the filter that each report sets.
+const FILTER_HASHES: u32 = 6;
 /// Maximum bytes of the reports kept as text, line breaks included.
 const TEXT_BYTES_MAX: usize = 2048;
 const ACKNOWLEDGED: u8 = 1;
+const FILTERED: u8 = 2;
 
 /// Prefix of reports about messages that could not be delivered.
 pub const UNDELIVERED: &str = "messages ";
@@ -29,8 +38,12 @@ pub const UNDELIVERED: &str = "messages ";
 /// Reports about parts of the store that could not be read. A report is one line of text.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ReportedDamage {
-    /// Checksums of all reports, oldest first.
+    /// Checksums of the newest reports, oldest first.
     checksums: Vec<u32>,
+    /// The filter with all older reports; empty if there are none.
+    filter: Vec<u8>,
+    /// Number of reports in the filter.
+    filtered: u32,
     /// The first reports as text.
     lines: Vec<Box<str>>,
     is_acknowledged: bool,
@@ -42,23 +55,38 @@ impl ReportedDamage {
         let parsed = || {
             let (flags, rest) = value.split_first()?;
             let (count, rest) = rest.split_first_chunk::<2>()?;
-            let (checksums, text) = rest.split_at_checked(4 * usize::from(u16::from_le_bytes(*count)))?;
+            let (checksums, rest) = rest.split_at_checked(4 * usize::from(u16::from_le_bytes(*count)))?;
+            let (filtered, filter, text) = match flags & FILTERED {
+                0 => (0, &[][..], rest),
+                _ => {
+                    let (filtered, rest) = rest.split_first_chunk::<4>()?;
+                    let (filter, text) = rest.split_at_checked(FILTER_BYTES)?;
+                    (u32::from_le_bytes(*filtered), filter, text)
+                }
+            };
             let checksums =
                 checksums.as_chunks::<4>().0.iter().map(|checksum| u32::from_le_bytes(*checksum)).collect();
             let lines = String::from_utf8_lossy(text).lines().map(Box::from).collect();
-            Some(Self { checksums, lines, is_acknowledged: flags & ACKNOWLEDGED != 0 })
+            let is_acknowledged = flags & ACKNOWLEDGED != 0;
+            Some(Self { checksums, filter: filter.to_vec(), filtered, lines, is_acknowledged })
         };
         parsed().unwrap_or_default()
     }
 
     /// Returns the value of the definition; `None` if there are no reports.
     pub fn value(&self) -> Option<Vec<u8>> {
-        if self.checksums.is_empty() {
+        if self.count() == 0 {
             return None;
         }
-        let mut value = vec![u8::from(self.is_acknowledged) * ACKNOWLEDGED];
+        let is_filtered = !self.filter.is_empty();
+        let mut value =
+            vec![u8::from(self.is_acknowledged) * ACKNOWLEDGED + u8::from(is_filtered) * FILTERED];
         value.extend_from_slice(&(self.checksums.len() as u16).to_le_bytes());
         self.checksums.iter().for_each(|checksum| value.extend_from_slice(&checksum.to_le_bytes()));
+        if is_filtered {
+            value.extend_from_slice(&self.filtered.to_le_bytes());
+            value.extend_from_slice(&self.filter);
+        }
         value.extend_from_slice(self.lines.join("\n").as_bytes());
         Some(value)
     }
@@ -70,12 +98,12 @@ impl ReportedDamage {
 
     /// Returns the number of reports, with or without text.
     pub fn count(&self) -> usize {
-        self.checksums.len()
+        self.checksums.len() + self.filtered as usize
     }
 
     /// Returns whether there are reports that an operator has not acknowledged.
     pub fn is_alarm(&self) -> bool {
-        !self.checksums.is_empty() && !self.is_acknowledged
+        self.count() > 0 && !self.is_acknowledged
     }
 
     /// Marks all reports as acknowledged.
@@ -86,11 +114,14 @@ impl ReportedDamage {
     /// Adds a report, a text without a line break. Returns whether it is new.
     pub fn add(&mut self, line: &str) -> bool {
         let checksum = crc32c::crc32c(line.as_bytes());
-        if self.checksums.contains(&checksum) {
+        if self.checksums.contains(&checksum) || self.is_filtered(checksum) {
             return false;
         }
         if self.checksums.len() == CHECKSUMS_MAX {
-            self.checksums.remove(0);
+            let oldest = self.checksums.remove(0);
+            self.filter.resize(FILTER_BYTES, 0);
+            filter_bits(oldest).for_each(|(byte, bit)| self.filter[byte] |= bit);
+            self.filtered += 1;
         }
         self.checksums.push(checksum);
         let bytes = self.lines.iter().map(|line| line.len() + 1).sum::<usize>();
@@ -99,6 +130,10 @@ impl ReportedDamage {
         }
         self.is_acknowledged = false;
         true
+    }
+
+    fn is_filtered(&self, checksum: u32) -> bool {
+        !self.filter.is_empty() && filter_bits(checksum).all(|(byte, bit)| self.filter[byte] & bit != 0)
     }
 
     /// Merges the reports that a recovery `found`.
@@ -118,6 +153,16 @@ impl ReportedDamage {
             self.add(line);
         }
     }
+}
+
+/// Returns the bits of a report in the filter: the byte, and the bit in it.
+fn filter_bits(checksum: u32) -> impl Iterator<Item = (usize, u8)> {
+    // Two parts of the checksum that do not overlap: the first bit, and the distance between bits.
+    let (first, step) = (checksum, (checksum >> 15) | 1);
+    (0..FILTER_HASHES).map(move |number| {
+        let bit = first.wrapping_add(number.wrapping_mul(step)) as usize % (8 * FILTER_BYTES);
+        (bit / 8, 1 << (bit % 8))
+    })
 }
 
 #[cfg(test)]
@@ -186,13 +231,33 @@ mod tests {
         for number in 0..1000 {
             damage.add(&format!("file {number} cannot be read"));
         }
-        let most = 3 + 4 * CHECKSUMS_MAX + TEXT_BYTES_MAX;
+        let most = 3 + 4 * CHECKSUMS_MAX + 4 + FILTER_BYTES + TEXT_BYTES_MAX;
         assert!(damage.value().is_some_and(|value| value.len() <= most));
     }
 
     #[test]
+    fn no_acknowledged_report_comes_again_however_many_there_are() {
+        let mut many: Vec<String> =
+            (0..2_000).map(|number| format!("segment {number} cannot be read")).collect();
+        let mut damage = ReportedDamage::default();
+        damage.merge(&many);
+        assert!(damage.is_alarm());
+        assert!((1_990..=2_000).contains(&damage.count()), "{}", damage.count());
+        damage.acknowledge();
+        for start in 0..3 {
+            damage = read_back(&damage);
+            damage.merge(&many);
+            assert!(!damage.is_alarm(), "start {start}");
+            // Segments leave the disk.
+            many.drain(..100);
+        }
+        let is_new = |number: &u32| damage.clone().add(&format!("file {number} cannot be read"));
+        assert!((0..1_000).filter(is_new).count() > 980, "new damage raises the alarm");
+    }
+
+    #[test]
     fn an_invalid_value_counts_as_absent() {
-        for value in [&[][..], &[1], &[1, 9, 0, 1, 2]] {
+        for value in [&[][..], &[1], &[1, 9, 0, 1, 2], &[3, 0, 0, 1, 0, 0, 0, 7]] {
             assert_eq!(ReportedDamage::parse(value), ReportedDamage::default());
         }
     }
