@@ -412,7 +412,7 @@ impl Broker {
         }
         let mut kept = targets.to_vec();
         let (accepting_count, refused_by) = self.keep_accepting(cx.messages, copy, &mut kept);
-        if accepting_count == 0 && refused_by == RefusedBy::Nobody {
+        if accepting_count == 0 && refused_by == RefusedBy::NoQueue {
             return Err(impossible(format_args!("no target queue would keep a message: it expires at once")));
         }
         let body_len = u64::from(cx.messages.body_len(copy));

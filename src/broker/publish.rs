@@ -310,7 +310,7 @@ impl Broker {
                 }
                 cx.messages.release(message);
                 Ok(match refused_by {
-                    RefusedBy::Nobody => Outcome::Published,
+                    RefusedBy::NoQueue => Outcome::Published,
                     RefusedBy::LengthLimit | RefusedBy::Sessions => Outcome::PublishRefused,
                 })
             }
@@ -421,9 +421,10 @@ impl Broker {
         let due = cx.messages.flags(message).has(MessageFlags::DUE_AT_ONCE);
         let has_rules = |&queue: &QueueId| self.queues.at(queue).has_rules_or_levels();
         if !due && !targets.iter().any(has_rules) {
-            return (targets.len(), RefusedBy::Nobody);
+            return (targets.len(), RefusedBy::NoQueue);
         }
         self.queues.choose_levels(cx, &mut self.quota, message, targets);
+        self.queues.note_memory(cx.messages);
         for &queue in &*targets {
             // Otherwise messages would be refused, or be dropped, that a ready consumer can take now.
             let body_len = cx.messages.body_len(message);

@@ -15,7 +15,7 @@
 //!
 //! # Invariants
 //! - A will is published at most once.
-//! - A will is a message like others, except that nobody can wait for it: a queue that has used its share does not get it.
+//! - A will is a message like others, except that no client can wait for it: a queue that has used its share does not get it.
 //!   Its retained message is stored nevertheless.
 //! - The log has the will of a session that is kept until the will is published or deleted, also if the session ends
 //!   before that. DISCONNECT deletes it before the session can end.

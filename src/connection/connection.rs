@@ -456,7 +456,6 @@ pub struct Pools {
     /// How many octets of codes further long answers of MQTT may have. All connections together may have `frame_max`, the
     /// maximum length of a packet.
     pub(super) long_answer_bytes_left: usize,
-    long_answer_bytes_max: usize,
     /// How many directions of connections may still get topic aliases.
     pub(super) alias_tables_left: usize,
 }
@@ -474,14 +473,13 @@ impl Pools {
             mqtt_properties: Box::default(),
             subscription_ids: Vec::new(),
             long_answer_bytes_left: limits.frame_max as usize,
-            long_answer_bytes_max: limits.frame_max as usize,
             alias_tables_left: super::mqtt::alias_tables_max(limits.connections_max as usize),
         }
     }
 
-    /// Returns whether a long answer can be begun that was not possible before: no connection has one.
-    pub const fn has_long_answer_room(&self) -> bool {
-        self.long_answer_bytes_left == self.long_answer_bytes_max
+    /// Returns whether a long answer with this number of bytes can be begun.
+    pub const fn has_long_answer_room(&self, bytes: u32) -> bool {
+        self.long_answer_bytes_left >= bytes as usize
     }
 
     /// Allocates the buffer for the AMQP properties of an MQTT message, unless it was allocated before. It has

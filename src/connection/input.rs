@@ -778,8 +778,12 @@ pub enum Suspension {
     ReplySpace,
     /// This pool has no capacity for the published message. Continue when memory was freed.
     ContentRoom(PoolFull),
-    /// Other connections use the memory for long answers of MQTT. Continue when [`super::Pools::has_long_answer_room`].
-    LongAnswer,
+    /// Other connections use the memory for long answers of MQTT, and less than these bytes are left. Continue when
+    /// [`super::Pools::has_long_answer_room`].
+    LongAnswer {
+        /// The bytes that the answer needs.
+        bytes: u32,
+    },
 }
 
 /// The result of handling input.

@@ -122,6 +122,10 @@ pub enum Advice {
     None,
     /// The message exceeds the size limit.
     RaiseMessageSize,
+    /// `connections_max` is reached.
+    RaiseConnections,
+    /// `tls_connections_max` is reached.
+    RaiseTlsConnections,
     /// Which permission pattern matches the default exchange, whose name is empty.
     MatchDefaultExchange,
 }
@@ -131,6 +135,8 @@ impl Advice {
         match self {
             Self::None => "",
             Self::RaiseMessageSize => "; the key is message_size_max",
+            Self::RaiseConnections => "; close some (list_connections) or raise connections_max",
+            Self::RaiseTlsConnections => "; close some (list_connections) or raise tls_connections_max",
             Self::MatchDefaultExchange => "; the user's write pattern has to match amq.default",
         }
     }

@@ -61,7 +61,9 @@ pub(super) fn connections(config: &Config) -> Result<(u32, usize), StartError> {
     }
     let left = allowed.saturating_sub(others);
     let waiting = (left / 3).clamp(1, WAITING_SOCKETS_MAX as u64);
-    let connections = left.saturating_sub(waiting + u64::from(CONNECTIONS_SPARE));
+    let left = left.saturating_sub(waiting);
+    // With few descriptors, fewer connections are spare.
+    let connections = left - u64::from(CONNECTIONS_SPARE).min(left / 4);
     let connections = u32::try_from(connections).unwrap_or(u32::MAX);
     if connections == 0 {
         return Err(StartError::Descriptors { allowed, wanted });

@@ -107,7 +107,7 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
         context.process.waiters.iter().copied().filter(|waiters| !ends_with_compaction(context, waiters));
     let is_awaited = |shortage| waiters.clone().any(|waiters| waiters.shortage == shortage);
     let expected = shortage_of_store(context).filter(|shortage| !is_awaited(*shortage));
-    let moved = context.broker.views().shortage_for_moved(pending_writes, &context.messages);
+    let moved = context.broker.views().shortage_for_moved(pending_writes, context.messages);
     let moved = moved.filter(|shortage| !is_awaited(*shortage));
     let shortages = expected.into_iter().chain(moved).map(WaitingPublishers::none_for).chain(waiters.clone());
     let awaited_shortages = shortages.map(|waiters| {

@@ -100,7 +100,7 @@ sync_budget_delayed_commits_total Commits with confirms that were delayed by syn
 publishers_waiting Blocked publishers
 handshakes_evicted_total Connections closed before their login for another connection
 publisher_messages_dropped_total Unconfirmed messages dropped with the connections of their publishers, which were gone \
-or had to give way before there was capacity
+or were closed for another client before there was capacity
 message_headers_shortened_total Dead letters, delayed and parked messages whose headers were shortened to fit into a frame";
 const MQTT: &str = "mqtt_sessions MQTT sessions
 mqtt_sessions_disconnected MQTT sessions whose clients are not connected

@@ -734,7 +734,7 @@ pub struct Process {
     /// Number of handshakes ended since the start in favour of other connections.
     pub handshakes_evicted: u64,
     /// Number of messages since the start that were dropped with the connections of their publishers: the clients were
-    /// gone, or had to give way, before there was capacity for them.
+    /// gone, or were closed for another client, before there was capacity for them.
     pub dropped_messages: u64,
     /// The limit because of which clients are refused that open a connection: its configuration key and its value.
     pub refusing_connections: Option<(&'static str, u32)>,

@@ -87,6 +87,8 @@ pub(super) struct Admission<S> {
     dropped_messages_count: u64,
     /// The limit for which a client was refused, until there is a place again.
     refusing: Option<ReachedLimit>,
+    /// The publisher that is closed, because the client that was just read has opened its connection instead.
+    replaced: Option<ConnectionId>,
 }
 
 /// An accepted socket that waits for a slot.
@@ -252,6 +254,7 @@ impl<S> Admission<S> {
             evicted_count: 0,
             dropped_messages_count: 0,
             refusing: None,
+            replaced: None,
         }
     }
 
@@ -330,6 +333,16 @@ impl<S> Admission<S> {
         self.refusing
     }
 
+    /// Sets the publisher that is to be closed for the client that is being read.
+    pub(super) const fn set_replaced(&mut self, publisher: Option<ConnectionId>) {
+        self.replaced = publisher;
+    }
+
+    /// Removes and returns the publisher that is to be closed.
+    pub(super) const fn take_replaced(&mut self) -> Option<ConnectionId> {
+        self.replaced.take()
+    }
+
     /// Returns the number of connections evicted since the start.
     pub(super) const fn evicted_count(&self) -> u64 {
         self.evicted_count
@@ -345,6 +358,11 @@ impl<P: Platform> Engine<P> {
         for _ in 0..ACCEPTS_PER_TURN {
             let Ok((at, evicted)) = self.next_admission() else { return };
             evicted.into_iter().for_each(|(id, limit)| self.evict(id, limit));
+            let kind = self.shared.admission.waiting[at].kind;
+            if !matches!(kind, ListenerKind::Operator(_)) && self.shared.broker.connections_free() == 0 {
+                // The broker clears the record of an evicted connection first. Until then the socket waits.
+                return;
+            }
             let WaitingSocket { kind, with_tls, accepted } = self.shared.admission.waiting.remove(at);
             let address = accepted.address;
             let begun = match kind {
@@ -500,10 +518,12 @@ impl<P: Platform> Engine<P> {
                 ids_of(limit).count() >= (limits.handshakes_max as usize / 2).clamp(1, PER_ADDRESS_MAX)
             }
             Limit::Handshakes => admission.unauthenticated.len() >= limits.handshakes_max as usize,
-            Limit::Connections => {
-                peers.connections() >= limits.connection_places() || broker.connections_free() == 0
-            }
+            Limit::Connections => peers.connections() >= limits.connection_places(),
         };
+        if peers.connections() < limits.connection_places() && broker.connections_free() == 0 {
+            // The records of closed connections are being cleared. The broker's jobs keep the loop awake until then.
+            return Err((Limit::Connections, Deadline::NEVER));
+        }
         let mut evicted = Evicted::new();
         for limit in all.iter().copied().filter(|limit| is_reached(*limit)) {
             let is_freed = evicted.iter().any(|(other, _)| {

@@ -16,7 +16,7 @@
 //! | `websocket` | WebSocket frames, for MQTT in browsers |
 //! | `protocol_sniff` | TLS handshakes, and peers that speak another protocol |
 //! | `admission` | listeners and accepted sockets; closes a connection when another one must be admitted |
-//! | `lost_clients` | clients that are gone although their messages wait; who gives way when `connections_max` is reached |
+//! | `lost_clients` | clients that are gone although their messages wait; which publishers are closed when `connections_max` is reached |
 //! | `blocked_publishers` | publishers that wait for capacity: their retries, slow message bodies, log lines |
 //! | `storage_driver` | passes log entries and commits between broker and storage; replies that wait for the disk |
 //! | `worker` | jobs that would block the loop, and their queue |

@@ -8,12 +8,12 @@
 //!
 //! A client that vanished without a word, or that exited while more was to be sent than fits into the socket's buffers,
 //! cannot be told from one that waits for a confirm. So a publisher that waits for capacity, and was silent for
-//! [`SILENT_MS`], gives way to a client that logs in when `connections_max` is reached.
+//! [`SILENT_MS`], is closed when `connections_max` is reached and another client logs in.
 
 use std::io;
 
 use leveret_core::command::ConnectionId;
-use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::error::{Advice, Fault, ReplyCode};
 use leveret_core::log_limiter::LogKind;
 use leveret_core::time::{Deadline, Now};
 
@@ -28,9 +28,10 @@ use super::stream::ReadMode;
 const HOLDER_MS: u64 = 5_000;
 /// Any other lost client is closed if none of its input could be handled for this time, in milliseconds.
 const LOST_MS: u64 = 30_000;
-/// A publisher that waits for capacity gives way to a client that logs in if its socket reported nothing for this time,
+/// A publisher that waits for capacity may be closed for a client that logs in if its socket reported nothing for this time,
 /// in milliseconds. A device that gets no confirm often connects again after some seconds.
 const SILENT_MS: u64 = 5_000;
+const TLS_KEY: &str = "tls_connections_max";
 /// Maximum number of reads in which the dropped messages of one connection are counted.
 const COUNTED_READS_MAX: usize = 16;
 
@@ -64,7 +65,8 @@ impl ReachedLimit {
     /// Returns the fault for the refused client: RabbitMQ's text for its limit of connections of a node.
     pub(super) fn fault(self) -> Fault {
         let text = format_args!("connection refused: node connection limit ({}) is reached", self.value);
-        Fault::connection(ReplyCode::ConnectionLimit, text)
+        let advice = if self.key == TLS_KEY { Advice::RaiseTlsConnections } else { Advice::RaiseConnections };
+        Fault { advice, ..Fault::connection(ReplyCode::ConnectionLimit, text) }
     }
 }
 
@@ -218,7 +220,7 @@ impl<P: Platform> Shared<P> {
         let limits = &self.limits;
         let [all, tls] = [
             ReachedLimit { key: "connections_max", value: limits.connections_max },
-            ReachedLimit { key: "tls_connections_max", value: limits.tls_connections_max },
+            ReachedLimit { key: TLS_KEY, value: limits.tls_connections_max },
         ];
         // Counting visits all peers, so it is only done when the limit may be reached.
         let is_reached = |may_be: bool, limit: ReachedLimit, only_tls: bool| {
@@ -226,24 +228,62 @@ impl<P: Platform> Shared<P> {
             may_be && open.filter(|peer| !only_tls || peer.stream.is_tls()).count() >= limit.value as usize
         };
         let needs_tls = is_tls && is_reached(self.admission.tls_connections() >= tls.value, tls, true);
-        if !needs_tls && !is_reached(self.peers.connections() > all.value, all, false) {
+        if !needs_tls && !is_reached(self.peers.connections() >= all.value, all, false) {
             return Place::Free;
         }
-        let ids = (0..self.peers.connections_seen()).map(ConnectionId::from_index);
-        let silent = ids.filter_map(|id| {
-            let peer = self.peers.get(id).filter(|peer| peer.is_open_client() && peer.is_blocked())?;
-            let is_silent = peer.heard_at.after_ms(SILENT_MS).is_due(self.now);
-            (is_silent && (!needs_tls || peer.stream.is_tls())).then_some((peer.heard_at, id))
-        });
-        match silent.min() {
+        match self.silent_publishers(needs_tls).min() {
             Some((_, id)) => Place::Of(id),
             None => Place::None(if needs_tls { tls } else { all }),
         }
     }
 
-    /// Returns whether another client could open a connection without TLS.
-    pub(super) fn has_place(&self) -> bool {
-        !matches!(self.place_for(false), Place::None(_))
+    /// Returns whether another client could open a connection although a client was refused because of this limit.
+    pub(super) fn has_place(&self, refused: ReachedLimit) -> bool {
+        let is_tls = refused.key == TLS_KEY;
+        !matches!(self.place_for(is_tls), Place::None(limit) if limit.key == refused.key)
+    }
+
+    /// Returns the publisher of the same user that has been silent longest, if it waits for capacity: the client that is
+    /// refused by a limit of connections may have vanished and come again.
+    pub(super) fn silent_publisher_of(&self, id: ConnectionId) -> Option<ConnectionId> {
+        let user = self.broker.views().user_of(id);
+        let is_own = |other: &ConnectionId| self.broker.views().user_of(*other) == user;
+        self.silent_publishers(false).filter(|(_, other)| is_own(other)).min().map(|(_, other)| other)
+    }
+
+    /// Returns the open publishers that wait for capacity and are silent, and since when.
+    fn silent_publishers(&self, only_tls: bool) -> impl Iterator<Item = (Now, ConnectionId)> {
+        let ids = (0..self.peers.connections_seen()).map(ConnectionId::from_index);
+        ids.filter_map(move |id| {
+            let peer = self.peers.get(id).filter(|peer| peer.is_open_client() && peer.is_blocked())?;
+            let is_silent = peer.heard_at.after_ms(SILENT_MS).is_due(self.now);
+            (is_silent && (!only_tls || peer.stream.is_tls())).then_some((peer.heard_at, id))
+        })
+    }
+
+    /// Counts the messages of a waiting publisher that is closed before its client is gone. At least the messages that fit
+    /// into the input buffer are counted.
+    pub(super) fn count_waiting_messages(&mut self, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
+        let Session::Client(session) = &peer.session else { return };
+        if peer.waiting != WaitReason::Capacity || !peer.stream.may_peek(&self.buffers) {
+            return;
+        }
+        peer.stream.assume_readable();
+        let got = peer.stream.read(&mut self.buffers, &mut self.scratch.input, ReadMode::Peek);
+        let found = session.count_messages(&self.scratch.input[..got.len], true);
+        let messages = session.held_messages() + found.messages;
+        let caller = session.caller();
+        let text = format_args!(
+            "{caller}: {messages} unconfirmed messages are dropped, because the connection is closed"
+        );
+        self.resources.log.warn(self.now, peer.address.source(), LogKind::Connection, text);
+        self.admission.note_dropped_messages(messages.into());
+        let is_kept = peer.stream.keep(&mut self.buffers, &mut self.scratch.input, got.len, 0, true);
+        peer.stream.assume_readable();
+        if !is_kept {
+            self.close_at_turn_end(id);
+        }
     }
 
     /// Returns what each publisher waits for whose client is not lost.

@@ -308,7 +308,7 @@ impl<P: Platform> Engine<P> {
         process.is_tls_unavailable = is_unavailable;
         process.certificates_end = (end_s > 0).then(|| (end_s, self.shared.platform.unix_ms() / 1000));
         process.dropped_messages = self.shared.admission.dropped_messages_count();
-        let refusing = self.shared.admission.refusing().filter(|_| !self.shared.has_place());
+        let refusing = self.shared.admission.refusing().filter(|limit| !self.shared.has_place(*limit));
         process.refusing_connections = refusing.map(|limit| (limit.key, limit.value));
         process.waiting_publishers = self.shared.blocked_publishers().count() as u32;
         process.waiters = BlockedOn::by_kind(self.shared.blocked_publishers(), self.shared.now);

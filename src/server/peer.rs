@@ -55,8 +55,8 @@ pub(super) enum WaitReason {
     Capacity,
     /// A job that the peer's last command began at the broker is not done.
     Job,
-    /// The memory for long answers of MQTT is in use.
-    LongAnswer,
+    /// Less than these bytes are left in the memory for long answers of MQTT.
+    LongAnswer(u32),
     /// The worker carries out a step of the TLS handshake. The number is the ticket of the job.
     Handshake(u64),
     /// The reply to the peer's last command is sent when this batch is durable.

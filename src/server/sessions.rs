@@ -153,7 +153,7 @@ impl<P: Platform> Shared<P> {
         let waited = core::mem::replace(&mut peer.waiting, WaitReason::No);
         match waited {
             WaitReason::Capacity => self.lists.for_capacity.remove(id),
-            WaitReason::Job | WaitReason::LongAnswer => self.lists.for_jobs.remove(id),
+            WaitReason::Job | WaitReason::LongAnswer(_) => self.lists.for_jobs.remove(id),
             WaitReason::PasswordCheck(_) => self.worker.checks.remove(id.into()),
             WaitReason::No | WaitReason::Replies | WaitReason::Handshake(_) | WaitReason::Disk(_) => {}
         }
@@ -192,9 +192,10 @@ impl<P: Platform> Shared<P> {
                 self.resume_operator(peer);
                 continue;
             };
-            let waiting = self.peers.get(id).map(|peer| peer.waiting);
-            let lacks_answer_room =
-                waiting == Some(WaitReason::LongAnswer) && !self.resources.pools.has_long_answer_room();
+            let lacks_answer_room = match self.peers.get(id).map(|peer| peer.waiting) {
+                Some(WaitReason::LongAnswer(bytes)) => !self.resources.pools.has_long_answer_room(bytes),
+                _ => false,
+            };
             if self.broker.is_busy(id) || lacks_answer_room {
                 self.lists.for_jobs.push(peer);
                 continue;

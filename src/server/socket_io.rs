@@ -8,7 +8,7 @@
 use core::ops::Range;
 use std::io;
 
-use leveret_connection::{InputStep, Suspension};
+use leveret_connection::{InputStep, Stage, Suspension};
 use leveret_core::batch::Batch;
 use leveret_core::command::{Command, ConnectionId, Outcome};
 use leveret_core::error::{Fault, ReplyCode};
@@ -97,6 +97,9 @@ impl<P: Platform> Shared<P> {
             }
         }
         self.after_session(id.into());
+        if let Some(other) = self.admission.take_replaced() {
+            self.end_waiting(other);
+        }
     }
 
     /// Closes a connection whose input has ended. If its WebSocket has ended, replies and CLOSE are
@@ -120,7 +123,7 @@ impl<P: Platform> Shared<P> {
         let (mut at, mut is_done) = (0, true);
         let Some(peer) = self.peers.get(id) else { return (0, true) };
         let place = if peer.is_opening { self.place_for(peer.stream.is_tls()) } else { Place::Free };
-        let mut gives_way = None;
+        let (mut opens_connection, mut is_user_at_limit) = (false, false);
         let Some(peer) = self.peers.get_mut(id) else { return (0, true) };
         loop {
             let session = peer.session.client();
@@ -140,8 +143,8 @@ impl<P: Platform> Shared<P> {
                     peer.waiting = WaitReason::Replies;
                     break;
                 }
-                InputStep::Suspended(Suspension::LongAnswer) => {
-                    peer.waiting = WaitReason::LongAnswer;
+                InputStep::Suspended(Suspension::LongAnswer { bytes }) => {
+                    peer.waiting = WaitReason::LongAnswer(bytes);
                     break;
                 }
                 InputStep::Suspended(Suspension::ContentRoom(full)) => {
@@ -159,23 +162,9 @@ impl<P: Platform> Shared<P> {
                         _ => false,
                     };
                     if peer.is_opening && opens {
-                        let refused = match place {
-                            Place::Free => None,
-                            Place::Of(other) => {
-                                gives_way = Some(other);
-                                None
-                            }
-                            Place::None(limit) => Some(limit),
-                        };
-                        self.admission.set_refusing(refused);
-                        if let Some(limit) = refused {
-                            let (key, value) = (limit.key, limit.value);
-                            let text = format_args!(
-                                "{}: refused, because {key} = {value} connections are open: close some (list_connections), \
-                                 or raise {key}",
-                                session.caller()
-                            );
-                            context.log.warn(self.now, peer.address.source(), LogKind::Shortage, text);
+                        opens_connection = true;
+                        if let Place::None(limit) = place {
+                            self.admission.set_refusing(Some(limit));
                             if let Command::OpenSession { will: Some(will), .. } = command {
                                 context.messages.release(will.message);
                             }
@@ -192,6 +181,12 @@ impl<P: Platform> Shared<P> {
                     let (outcome, order) = self.broker.apply(&mut lent, id, channel, command);
                     let batch = lent.awaited();
                     self.budget.charge_work();
+                    if let Outcome::Fault(fault) = &outcome
+                        && fault.code == ReplyCode::ConnectionLimit
+                    {
+                        // The user may have a publisher that vanished. The client is refused now and succeeds later.
+                        is_user_at_limit = true;
+                    }
                     let outcome = match outcome {
                         Outcome::Check(check) if self.worker.checks.is_known_wrong(&check) => {
                             self.broker.checked(&self.pending_writes, id, &check, false)
@@ -231,12 +226,18 @@ impl<P: Platform> Shared<P> {
                 }
             }
         }
-        let waiting = peer.waiting;
-        if let Some(other) = gives_way {
-            self.end_waiting(other);
+        if opens_connection && !matches!(place, Place::None(_)) {
+            self.admission.set_refusing(None);
+        }
+        // The publisher is closed only after the input was kept, because its own input is read for that.
+        let is_open = peer.session.client().stage() == Stage::Open;
+        match place {
+            Place::Of(other) if opens_connection && is_open => self.admission.set_replaced(Some(other)),
+            _ if is_user_at_limit => self.admission.set_replaced(self.silent_publisher_of(id)),
+            _ => {}
         }
         let Some(peer) = self.peers.get_mut(id) else { return (at, is_done) };
-        match waiting {
+        match peer.waiting {
             WaitReason::Capacity => {
                 peer.session.client().block(self.now, peer.blocked_on.shortage.is_log_full());
                 if peer.close_check_due == Deadline::NEVER || at > 0 {
@@ -246,7 +247,7 @@ impl<P: Platform> Shared<P> {
                 }
                 self.lists.for_capacity.push(id);
             }
-            WaitReason::Job | WaitReason::LongAnswer => self.lists.for_jobs.push(id),
+            WaitReason::Job | WaitReason::LongAnswer(_) => self.lists.for_jobs.push(id),
             WaitReason::No
             | WaitReason::Replies
             | WaitReason::Handshake(_)
@@ -323,6 +324,8 @@ impl<P: Platform> Shared<P> {
         let leaves = is_unchanged && session.has_close(&self.scratch.input[..got.len]);
         let is_ping_answered = session.answer_pings(&self.scratch.input[..got.len]);
         if leaves {
+            let found = session.count_messages(&self.scratch.input[..got.len], true);
+            self.admission.note_dropped_messages(u64::from(session.held_messages() + found.messages));
             session.close_suspended(&mut self.resources.context(
                 self.now,
                 &self.broker,

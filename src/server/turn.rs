@@ -532,6 +532,8 @@ impl<P: Platform> Engine<P> {
         if peer.stream.is_in_tls_handshake() {
             return self.shared.close_at_turn_end(id);
         }
+        self.shared.count_waiting_messages(id);
+        let Some(peer) = self.shared.peers.get_mut(id) else { return };
         let mut context = self.shared.resources.context(
             self.shared.now,
             &self.shared.broker,

@@ -79,6 +79,12 @@ pub(crate) struct Fill {
 }
 
 impl Fill {
+    /// Returns the same with fewer records, which are not shown to operators.
+    pub(crate) fn without(self, spare: usize) -> Self {
+        let max = self.max.saturating_sub(spare);
+        Self { used: self.used.min(max), max }
+    }
+
     const fn of<T>(slab: &Slab<T>) -> Self {
         Self { used: slab.len(), max: slab.len() + slab.free_count() }
     }

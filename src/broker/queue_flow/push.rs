@@ -301,8 +301,8 @@ impl Queues {
     /// Returns the target queue that cannot get a message now which the broker moves: a dead letter, a delayed message that
     /// is due, or one that a bridge parks. `bytes` is its length in the log.
     ///
-    /// Such a message leaves another queue, so nobody waits for the share of its new queue. A queue that is never read could
-    /// thereby take the whole memory or log, and nobody could publish any more. Beyond its share a queue gets such messages
+    /// Such a message leaves another queue, so no publisher waits for the share of its new queue. A queue that is never read
+    /// could thereby take the whole memory or log, and all publishers would wait. Beyond its share a queue gets such messages
     /// only while an eighth is free for publishers.
     pub(crate) fn queue_too_full_for_moved(
         &mut self,
@@ -337,7 +337,7 @@ impl Queues {
             return Some(self.records.queue_of_level(queue));
         }
         self.count_live_log_bytes(cx.pending_writes);
-        let Some(left) = self.log_bytes_left(cx.pending_writes, quota) else { return None };
+        let left = self.log_bytes_left(cx.pending_writes, quota)?;
         let is_part_free = left >= cx.pending_writes.disk_bytes_max() / FREE_PART_DIVISOR;
         if is_part_free || self.logged_target_count(cx, message, targets) == 0 {
             return None;
@@ -347,6 +347,13 @@ impl Queues {
         let mut over = targets.iter().copied();
         over.find(|queue| self.records.sum_over_levels(*queue, Queue::log_bytes) + bytes > bytes_max)
             .map(|queue| self.records.queue_of_level(queue))
+    }
+
+    /// Notes whether less than half of the memory for messages is free. The limit of bytes of an MQTT session whose client is
+    /// connected counts only then: a slow client must not take the memory, and a burst must not lose messages.
+    pub(crate) fn note_memory(&mut self, messages: &Messages) {
+        let ((slots, bytes), (slots_max, bytes_max)) = (messages.ordinary_free(), messages.ordinary_max());
+        self.records.is_memory_scarce = slots < slots_max / 2 || bytes < bytes_max / 2;
     }
 
     /// Returns whether an eighth of the memory for messages is free for ordinary publishers.

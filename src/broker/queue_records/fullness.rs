@@ -28,7 +28,7 @@ const RESUME_QUARTERS: u64 = 3;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum RefusedBy {
     /// No queue refused it, or only sessions did while other queues accepted it.
-    Nobody,
+    NoQueue,
     /// The length limit of a queue refused it.
     LengthLimit,
     /// No queue accepts it, because it is too large for MQTT sessions.
@@ -109,8 +109,15 @@ impl Records {
         let body_bytes = || self.sum_over_levels(queue, |record| record.backlog.body_bytes());
         // A limit of bytes is no reason to lose the only message of an MQTT session, or one that waits for the socket of a
         // consumer. In a queue without consumers it is dropped, as in RabbitMQ.
+        // While memory is not scarce, an MQTT client that is connected gets all messages, although its socket or the next
+        // commit may not be ready.
         let record = &self.slab[queue.index()];
-        let counts_bytes = ready > 1 || record.session.is_none() && record.queue_consumers.is_empty();
+        let (is_session, has_consumers) = (record.session.is_some(), !record.queue_consumers.is_empty());
+        let counts_bytes = match (is_session, has_consumers) {
+            (true, true) => ready > 1 && self.is_memory_scarce,
+            (false, false) => true,
+            (true, false) | (false, true) => ready > 1,
+        };
         u64::from(ready) > settings.max_length.saturating_add(messages)
             || counts_bytes && body_bytes() > settings.max_length_bytes.saturating_add(bytes)
     }
@@ -126,13 +133,11 @@ impl Records {
             && body_bytes() + u64::from(body_len) > settings.max_length_bytes
     }
 
-    /// Returns whether the queue of an MQTT session refuses a message with a body of this many bytes: it is larger than the
-    /// limit of bytes, so all messages that wait would be dropped for it. `credit` is the number of messages that the client
-    /// can take now.
-    fn exceeds_session(&self, queue: QueueId, body_len: u32, credit: u64) -> bool {
-        let (record, ready) = (&self.slab[queue.index()], u64::from(self.ready_in(queue)));
-        let is_too_large = u64::from(body_len) > record.settings.max_length_bytes;
-        record.session.is_some() && is_too_large && ready > 0 && credit <= ready
+    /// Returns whether the queue of an absent MQTT client refuses a message with a body of this many bytes: it is larger than
+    /// the limit of bytes, so all messages that wait would be dropped for it.
+    fn exceeds_session(&self, queue: QueueId, body_len: u32) -> bool {
+        let is_too_large = u64::from(body_len) > self.slab[queue.index()].settings.max_length_bytes;
+        self.is_of_absent_client(queue) && is_too_large && self.ready_in(queue) > 0
     }
 
     /// Returns whether a queue is within its share of the memory for messages, unsettled deliveries included.
@@ -279,8 +284,7 @@ impl Records {
             let refuses = self.refuses(messages, queue, message)
                 && credit.is_none_or(|credit| self.refuses_body(queue, body_len, credit(queue)));
             is_refused |= refuses;
-            let exceeds_session = self.exceeds_session(queue, body_len, 0)
-                && credit.is_none_or(|credit| self.exceeds_session(queue, body_len, credit(queue)));
+            let exceeds_session = self.exceeds_session(queue, body_len);
             is_refused_by_session |= exceeds_session;
             let refuses = refuses || exceeds_session;
             let due = due || self[queue].settings.message_ttl_ms == 0;
@@ -302,7 +306,7 @@ impl Records {
             (true, _) => RefusedBy::LengthLimit,
             // What the session of one client cannot keep is no failure if others get it.
             (false, true) if end == 0 => RefusedBy::Sessions,
-            (false, _) => RefusedBy::Nobody,
+            (false, _) => RefusedBy::NoQueue,
         };
         (accepting_count, refused_by)
     }

@@ -206,7 +206,7 @@ mod tests {
         let nobody: Option<&dyn Fn(QueueId) -> u64> = Some(&|_| 0);
         assert_eq!(
             world.records.keep_accepting(&world.messages, message, &mut targets, nobody),
-            (5, RefusedBy::Nobody)
+            (5, RefusedBy::NoQueue)
         );
         all.into_iter().for_each(|queue| world.put(queue, &[1]));
         assert_eq!(
@@ -218,13 +218,13 @@ mod tests {
         let mut targets = vec![now, plain];
         assert_eq!(
             world.records.keep_accepting(&world.messages, message, &mut targets, nobody),
-            (1, RefusedBy::Nobody)
+            (1, RefusedBy::NoQueue)
         );
         assert_eq!(targets, [plain], "the message would expire at once, and no consumer waits for it");
         let mut targets = vec![now];
         assert_eq!(
             world.records.keep_accepting(&world.messages, message, &mut targets, Some(&|_| 1)),
-            (1, RefusedBy::Nobody)
+            (1, RefusedBy::NoQueue)
         );
     }
 

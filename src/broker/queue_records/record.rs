@@ -337,6 +337,8 @@ pub(crate) struct Records {
     pub(super) dead_lettering: u32,
     /// Whether there ever was a message or queue that may expire.
     has_deadlines: bool,
+    /// Less than half of the memory for messages was free for publishers when a queue with a length limit was last examined.
+    pub(crate) is_memory_scarce: bool,
     /// The serial of the record created last, levels included.
     serial: u64,
     /// Number of levels that were iterated over and not charged as work yet.
@@ -370,6 +372,7 @@ impl Records {
             requeue_counts_due: RequeueCountsDue::default(),
             dead_lettering: 0,
             has_deadlines: false,
+            is_memory_scarce: false,
             serial: 0,
             levels_walked: Cell::new(0),
         }

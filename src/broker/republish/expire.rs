@@ -63,6 +63,7 @@ impl Republisher<'_> {
     pub(crate) fn expire_and_trim(&mut self, cx: &mut Context<'_>, turn: &mut TrimTurn) -> Option<QueueId> {
         if !turn.has_begun {
             turn.has_begun = true;
+            self.queues.note_memory(cx.messages);
             self.queues.take_due(cx.pending_writes);
             if !self
                 .queues

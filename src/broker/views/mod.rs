@@ -16,7 +16,7 @@ use core::fmt;
 use leveret_amqp::field::Table;
 use leveret_core::command::{ChannelId, ConnectionId, QueueId};
 use leveret_core::definition::{Parameter, Policy};
-use leveret_core::limits::Megabytes;
+use leveret_core::limits::{CONNECTIONS_SPARE, Megabytes};
 use leveret_core::mem::{ENTRIES_PER_CHUNK, Messages, Share};
 use leveret_storage::PendingWrites;
 
@@ -209,7 +209,7 @@ impl<'b> Views<'b> {
             declared("bindings_max", bindings),
             declared("exchanges_max", exchanges),
             declared("names_bytes_max", names_bytes),
-            fill("connections_max", self.consumers.connections_fill()),
+            fill("connections_max", self.consumers.connections_fill().without(CONNECTIONS_SPARE as usize)),
             fill("channels_max", self.consumers.channels_fill()),
             fill("consumers_max", self.consumers.consumers_fill()),
             pool(

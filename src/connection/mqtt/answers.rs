@@ -320,7 +320,7 @@ impl MqttConnection {
         }
         let pool = &mut context.pools.replies;
         let mut is_stored = self.output.packets.append(pool, &head[..RECORD_HEAD_BYTES + head_len]);
-        self.output.shared_bytes += filters.shared_bytes;
+        self.long_answer_bytes += filters.shared_bytes;
         while has_codes && !filters.codes.is_empty() {
             let mut part = [0; RECORD_BYTES_MAX];
             let part = &mut part[..filters.codes.len().min(RECORD_BYTES_MAX)];
@@ -348,7 +348,7 @@ impl MqttConnection {
     /// Releases the packets that are not written.
     pub(super) fn clear_packets(&mut self, context: &mut Context<'_>) {
         self.output.packets.clear(&mut context.pools.replies);
-        context.pools.long_answer_bytes_left += core::mem::take(&mut self.output.shared_bytes) as usize;
+        context.pools.long_answer_bytes_left += core::mem::take(&mut self.long_answer_bytes) as usize;
         self.output.part_left = 0;
     }
 

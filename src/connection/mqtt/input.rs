@@ -33,6 +33,9 @@ const CLIENT_ID_BYTES_MAX: usize = NAME_BYTES_MAX - "mqtt-subscription-".len();
 /// The most codes of a SUBACK or UNSUBACK for which every connection has memory at any time. More codes take memory that all
 /// connections share ([`Suspension::LongAnswer`]).
 const SHORT_ANSWER_CODES_MAX: usize = 200;
+/// The most codes of a SUBACK or UNSUBACK. A stored packet has less than 2^16 octets. With the `frame_max` of the profiles,
+/// no packet has as many filters.
+const LONG_ANSWER_CODES_MAX: usize = 65_000;
 /// Bytes of a header frame of AMQP besides the properties of the message: the frame's overhead, class, weight and size of
 /// the body. The last 32 bytes are for the header `x-delivery-count`.
 const HEADER_FRAME_BYTES: usize = FRAME_OVERHEAD + 12 + 32;
@@ -118,7 +121,7 @@ pub(super) struct Filters {
     /// The changes are durable with this batch.
     pub(super) batch: Batch,
     /// Number of octets of codes in the memory that all connections share.
-    pub(super) shared_bytes: u32,
+    pub(super) shared_bytes: u16,
 }
 
 /// The packet that has the filters.
@@ -356,10 +359,8 @@ impl MqttConnection {
             return Err(PacketError::protocol("a packet before CONNECT"));
         }
         let handled = match Packet::parse(fixed, self.version, body)? {
-            Packet::Subscribe(subscribe) => return Ok(self.handle_subscribe(context, subscribe, len)),
-            Packet::Unsubscribe(unsubscribe) => {
-                return Ok(self.handle_unsubscribe(context, unsubscribe, len));
-            }
+            Packet::Subscribe(subscribe) => return self.handle_subscribe(context, subscribe, len),
+            Packet::Unsubscribe(unsubscribe) => return self.handle_unsubscribe(context, unsubscribe, len),
             Packet::Ack(ack) => self.handle_ack(ack),
             Packet::PingRequest => {
                 match self.input.answered_pings {
@@ -421,10 +422,7 @@ impl MqttConnection {
                 // A line about a refused session names the client.
                 self.keep_client(context, connect.client_id);
                 let will = match &connect.will {
-                    Some(will) => match self.will_of(context, will, connect.keep_alive_s)? {
-                        Ok(will) => Some(will),
-                        Err(full) => return Ok(Handled::Wait(Suspension::ContentRoom(full))),
-                    },
+                    Some(will) => Some(self.will_of(context, will, connect.keep_alive_s)?),
                     None => None,
                 };
                 let in_flight_max = connect.receive_maximum.min(SESSION_IN_FLIGHT_MAX as u16);
@@ -445,11 +443,12 @@ impl MqttConnection {
 
     /// Checks CONNECT before the login, and stores what the connection needs of it.
     fn accept_connect(&mut self, connect: &Connect<'_>) -> Result<(), PacketError> {
-        (self.version, self.is_bridge) = (connect.version, connect.is_bridge);
+        self.version = connect.version;
         self.client_limits = ClientLimits {
             packet_len_max: connect.maximum_packet_size,
             topic_alias_max: connect.topic_alias_maximum,
             wants_problem_information: connect.wants_problem_information,
+            is_bridge: connect.is_bridge,
         };
         if connect.client_id.len() > CLIENT_ID_BYTES_MAX {
             return Err(CLIENT_ID_TOO_LONG);
@@ -463,13 +462,16 @@ impl MqttConnection {
         Ok(())
     }
 
-    /// Returns the will with its message. `Err` of the inner result: this pool is full, and the client waits for it.
+    /// Returns the will with its message.
+    ///
+    /// # Errors
+    /// The client may not publish it, or there is no memory for it.
     fn will_of(
         &self,
         context: &mut Context<'_>,
         will: &Will<'_>,
         keep_alive_s: u16,
-    ) -> Result<Result<SessionWill, PoolFull>, PacketError> {
+    ) -> Result<SessionWill, PacketError> {
         if is_reserved(will.topic) {
             return Err(RESERVED_TOPIC);
         }
@@ -477,10 +479,12 @@ impl MqttConnection {
             let text = "a will whose topic has more than 255 bytes";
             return Err(PacketError::new(ReasonCode::TopicNameInvalid, text));
         };
-        let begun = context.messages.begin(TOPIC_EXCHANGE, key.as_bytes(), context.share);
-        let message = match begun {
-            Ok(message) => message,
-            Err(full) => return Ok(Err(full)),
+        // A client that cannot log in cannot consume what fills the memory. So its will may use the reserve, and does not
+        // wait for messages that are still being received.
+        let (share, no_memory) =
+            (Share::Reserve, PacketError::new(ReasonCode::QuotaExceeded, "no memory for the will"));
+        let Ok(message) = context.messages.begin(TOPIC_EXCHANGE, key.as_bytes(), share) else {
+            return Err(no_memory);
         };
         context.pools.reserve_mqtt_properties(context.settings.frame_max);
         let content_type = &context.settings.mqtt.content_type;
@@ -494,13 +498,13 @@ impl MqttConnection {
             }
         };
         let len = will.payload.len() as u32;
-        if let Err(full) = context.messages.reserve_content(message, properties, flags, len, context.share) {
+        if context.messages.reserve_whole(message, properties, flags, len, share).is_err() {
             context.messages.discard(message);
-            return Ok(Err(full));
+            return Err(no_memory);
         }
         context.messages.append_body(message, will.payload);
         context.messages.finish(message);
-        Ok(Ok(SessionWill { message, retain: will.retain, delay_s: will.delay_s, keep_alive_s }))
+        Ok(SessionWill { message, retain: will.retain, delay_s: will.delay_s, keep_alive_s })
     }
 
     // ---- PUBLISH
@@ -628,9 +632,8 @@ impl MqttConnection {
             }
             Err(error) => {
                 self.input.publish = Publishing::None;
-                if self.version == Version::V5 {
-                    self.answer_refused_publish(context, expected, error.reason, error.text);
-                } else if expected == Expected::Nothing && error.reason == ReasonCode::QuotaExceeded {
+                let is_dropped = expected == Expected::Nothing && error.reason == ReasonCode::QuotaExceeded;
+                if self.version == Version::V5 || is_dropped {
                     self.answer_refused_publish(context, expected, error.reason, error.text);
                 } else {
                     self.end_later(context, error.reason, error.text, None);
@@ -663,14 +666,12 @@ impl MqttConnection {
         context: &mut Context<'_>,
         subscribe: Subscribe<'a>,
         len: usize,
-    ) -> (Handled<'a>, usize) {
+    ) -> Result<(Handled<'a>, usize), PacketError> {
         let kind = FiltersKind::Subscribe { id: subscribe.subscription_id };
-        let count = subscribe.filter_count();
-        let filters_len = subscribe.filters_len();
-        match self.begin_filters(context, kind, subscribe.packet_id, (count, filters_len)) {
-            Ok(()) => (Handled::Done, len - filters_len),
-            Err(suspension) => (Handled::Wait(suspension), 0),
-        }
+        let (count, filters_len) = (subscribe.filter_count(), subscribe.filters_len());
+        let handled = self.begin_filters(context, kind, subscribe.packet_id, (count, filters_len))?;
+        let consumed = if matches!(handled, Handled::Done) { len - filters_len } else { 0 };
+        Ok((handled, consumed))
     }
 
     /// Like [`Self::handle_subscribe`], for UNSUBSCRIBE.
@@ -679,34 +680,36 @@ impl MqttConnection {
         context: &mut Context<'_>,
         unsubscribe: Unsubscribe<'a>,
         len: usize,
-    ) -> (Handled<'a>, usize) {
+    ) -> Result<(Handled<'a>, usize), PacketError> {
         let (count, filters_len) = (unsubscribe.filter_count(), unsubscribe.filters_len());
-        let begun = self.begin_filters(
-            context,
-            FiltersKind::Unsubscribe,
-            unsubscribe.packet_id,
-            (count, filters_len),
-        );
-        match begun {
-            Ok(()) => (Handled::Done, len - filters_len),
-            Err(suspension) => (Handled::Wait(suspension), 0),
-        }
+        let (kind, packet_id) = (FiltersKind::Unsubscribe, unsubscribe.packet_id);
+        let handled = self.begin_filters(context, kind, packet_id, (count, filters_len))?;
+        let consumed = if matches!(handled, Handled::Done) { len - filters_len } else { 0 };
+        Ok((handled, consumed))
     }
 
-    /// Begins to handle the filters of a packet, of which there are `count` in `len` octets.
+    /// Begins to handle the filters of a packet, of which there are `count` in `len` octets. If there is no capacity for the
+    /// codes of the answer now, the packet waits.
     ///
     /// # Errors
-    /// There is no capacity for the codes of the answer now.
-    fn begin_filters(
+    /// The answer would be longer than the length of a stored packet can express.
+    fn begin_filters<'a>(
         &mut self,
         context: &mut Context<'_>,
         kind: FiltersKind,
         packet_id: NonZeroU16,
         (count, len): (usize, usize),
-    ) -> Result<(), Suspension> {
+    ) -> Result<Handled<'a>, PacketError> {
+        if count > LONG_ANSWER_CODES_MAX {
+            let text = "more than 65,000 topic filters in a packet";
+            return Err(PacketError::new(ReasonCode::PacketTooLarge, text));
+        }
         let shared_bytes = if count > SHORT_ANSWER_CODES_MAX { count } else { 0 };
+        if shared_bytes > 0 && self.long_answer_bytes > 0 {
+            return Ok(Handled::Wait(Suspension::ReplySpace));
+        }
         if shared_bytes > context.pools.long_answer_bytes_left {
-            return Err(Suspension::LongAnswer);
+            return Ok(Handled::Wait(Suspension::LongAnswer { bytes: shared_bytes as u32 }));
         }
         context.pools.long_answer_bytes_left -= shared_bytes;
         let filters = Filters {
@@ -716,10 +719,10 @@ impl MqttConnection {
             codes: ByteChain::default(),
             refused: None,
             batch: Batch::NONE,
-            shared_bytes: shared_bytes as u32,
+            shared_bytes: shared_bytes as u16,
         };
         self.input.filters = Some(Box::new(filters));
-        Ok(())
+        Ok(Handled::Done)
     }
 
     /// Handles the next filters of a packet, up to the first one that needs a command. `unread` begins with a filter.
@@ -768,8 +771,8 @@ impl MqttConnection {
                         group,
                         qos: options.qos as u8,
                         id,
-                        no_local: options.no_local || self.is_bridge && group.is_none(),
-                        retain_as_published: options.retain_as_published || self.is_bridge,
+                        no_local: options.no_local || self.client_limits.is_bridge && group.is_none(),
+                        retain_as_published: options.retain_as_published || self.client_limits.is_bridge,
                         retain_handling,
                     })
                 }

@@ -71,8 +71,8 @@ pub struct MqttConnection {
     phase: Phase,
     version: Version,
     is_logged_in: bool,
-    /// The client is a bridge of another broker: see [`leveret_mqtt::Connect::is_bridge`].
-    is_bridge: bool,
+    /// Number of octets of stored packets in the memory for long answers, which all connections share.
+    long_answer_bytes: u16,
     /// Time without a packet after which the client is lost, in milliseconds; 0: unlimited.
     keep_alive_ms: u32,
     /// The session expiry interval of CONNECT in seconds; 0: the session ends with the connection.
@@ -95,8 +95,8 @@ enum Phase {
     Connecting { due: Deadline, step: ConnectStep },
     /// The connection is in use.
     Open,
-    /// The client is refused. It gets the answer after a delay, which slows down guessing passwords, and clients that connect
-    /// again at once and send the same. `is_open`: CONNECT was answered before.
+    /// The client is refused. It gets the answer after a delay, which slows down guessing passwords, and loops of connecting
+    /// and being refused. `is_open`: CONNECT was answered before.
     Refused { until: Deadline, reason: ReasonCode, is_open: bool },
     /// The socket is closed when the output is sent.
     Finished { until: Deadline },
@@ -110,7 +110,7 @@ enum ConnectStep {
     OpenSession,
 }
 
-/// What an MQTT 5 client accepts, according to its CONNECT.
+/// What a client accepts or wants, according to its CONNECT.
 #[derive(Clone, Copy, Debug)]
 struct ClientLimits {
     /// The largest packet, in bytes.
@@ -119,11 +119,18 @@ struct ClientLimits {
     topic_alias_max: u16,
     /// Reason strings are sent in all packets. Otherwise only CONNACK and DISCONNECT have them.
     wants_problem_information: bool,
+    /// The client is a bridge of another broker: see [`leveret_mqtt::Connect::is_bridge`].
+    is_bridge: bool,
 }
 
 impl Default for ClientLimits {
     fn default() -> Self {
-        Self { packet_len_max: u32::MAX, topic_alias_max: 0, wants_problem_information: true }
+        Self {
+            packet_len_max: u32::MAX,
+            topic_alias_max: 0,
+            wants_problem_information: true,
+            is_bridge: false,
+        }
     }
 }
 
@@ -140,8 +147,6 @@ struct Output {
     delivery_batch: Batch,
     /// The number of PINGRESP packets to be sent.
     pingresp_count: u8,
-    /// Number of octets in `packets` in the memory for long answers, which all connections share.
-    shared_bytes: u32,
     /// Number of octets of the first packet that are left, if it was written partly; otherwise 0.
     part_left: u16,
     /// The first of `packets` is the CONNACK of a client that was accepted.
@@ -191,7 +196,7 @@ impl MqttConnection {
             phase: Phase::Connecting { due, step: ConnectStep::Login },
             version: Version::V3_1_1,
             is_logged_in: false,
-            is_bridge: false,
+            long_answer_bytes: 0,
             keep_alive_ms: 0,
             expiry_s: 0,
             client_limits: ClientLimits::default(),
@@ -205,7 +210,6 @@ impl MqttConnection {
                 durable: Batch::NONE,
                 delivery_batch: Batch::NONE,
                 pingresp_count: 0,
-                shared_bytes: 0,
                 part_left: 0,
                 is_connack_due: false,
                 begun: None,

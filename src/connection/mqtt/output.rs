@@ -109,9 +109,9 @@ impl MqttConnection {
             if self.output.part_left > 0 {
                 return Progress::BufferFull;
             }
-            if len > RECORD_BYTES_MAX || is_begun {
-                // Further packets are stored only after a long answer was written, so it was the only one.
-                let shared_bytes = core::mem::take(&mut self.output.shared_bytes) as usize;
+            if self.output.packets.is_empty() {
+                // A connection has one long answer at a time.
+                let shared_bytes = core::mem::take(&mut self.long_answer_bytes) as usize;
                 context.pools.long_answer_bytes_left += shared_bytes;
             }
             let pool = &mut context.pools.replies;
@@ -168,14 +168,14 @@ impl MqttConnection {
             let waited_ms = context.broker_time_ms.saturating_sub(messages.arrived_ms(delivery.message));
             let has_properties = self.version == Version::V5;
             // A bridge of MQTT 3.1.1 gets no properties, but RETAIN as published, which is one in AMQP.
-            let mut properties = match has_properties || self.is_bridge {
+            let mut properties = match has_properties || self.client_limits.is_bridge {
                 true => properties_of(messages, delivery, waited_ms, buffer),
                 false => Outgoing::default(),
             };
             let ids = &mut context.pools.subscription_ids;
             let mut retain_as_published = false;
             ids.clear();
-            let has_options = has_properties || self.is_bridge;
+            let has_options = has_properties || self.client_limits.is_bridge;
             for subscription in outbox.matched_subscriptions(messages).take_while(|_| has_options) {
                 ids.extend(subscription.id);
                 retain_as_published |= subscription.retain_as_published;

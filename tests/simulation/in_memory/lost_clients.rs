@@ -1,6 +1,8 @@
 //! Publishers that give up, and come again, while their queue is full; and clients that the limit of connections refuses.
 
 use leveret_amqp::Method;
+use leveret_config::board::BOARDS;
+use leveret_config::{Config, Layer};
 use leveret_core::limits::Limits;
 use leveret_test_support::simulated_server::mqtt::{Login, MqttClient};
 use leveret_test_support::simulated_server::*;
@@ -9,14 +11,19 @@ use leveret_test_support::simulated_server::*;
 const LOGIN_MS: u64 = 5_000;
 const STEP_MS: u64 = 100;
 const CONNECTIONS_MAX: u32 = 20;
-const DEVICES: usize = 8;
 
 fn limits() -> Limits {
-    let (messages_max, body_bytes_max, assembly_bytes_max) = (320, 1 << 20, 1 << 19);
+    limits_with(CONNECTIONS_MAX, 16)
+}
+
+fn limits_with(connections_max: u32, handshakes_max: u32) -> Limits {
+    let (messages_max, body_bytes_max, assembly_bytes_max) = (320, 4 << 20, 1 << 20);
     let limits = small_limits();
+    let channels_max = limits.channels_max.max(4 * connections_max);
     Limits {
-        connections_max: CONNECTIONS_MAX,
-        handshakes_max: 16,
+        connections_max,
+        handshakes_max,
+        channels_max,
         messages_max,
         body_bytes_max,
         assembly_bytes_max,
@@ -45,8 +52,8 @@ enum Sent {
 }
 
 /// Returns a broker whose queue `full` takes no more, and that is bound to the topic `full`.
-fn with_full_queue() -> Simulation {
-    let mut simulation = Simulation::new(limits());
+fn with_full_queue(limits: Limits) -> Simulation {
+    let mut simulation = Simulation::new(limits);
     let filler = simulation.open(&[1]);
     simulation.declare(filler, 1, "full");
     let said = simulation.ask(filler, 1, &bind("full", "amq.topic", "full"));
@@ -80,7 +87,7 @@ fn arrive(simulation: &mut Simulation, sent: Sent, number: usize) -> Device {
                     immediate: false,
                 };
                 simulation.send(client, 1, &method);
-                let frames = content_frames(1, &[0, 0], &vec![7; 400_000], 4_088);
+                let frames = content_frames(1, &[0, 0], &vec![7; 100_000], 4_088);
                 simulation.clients[client].say(&frames[..frames.len() / 2]);
             } else {
                 simulation.publish_to(client, 1, "full", b"reading");
@@ -114,7 +121,7 @@ fn leave(simulation: &mut Simulation, device: Device, end: End) {
 }
 
 /// Logs in and retries when the connection is closed. Returns the client.
-fn log_in(simulation: &mut Simulation) -> usize {
+fn log_in(simulation: &mut Simulation, what: &str) -> usize {
     let end = simulation.now.as_ms() + LOGIN_MS;
     loop {
         let client = simulation.connect(Manners::default(), Shape::WIDE);
@@ -123,7 +130,7 @@ fn log_in(simulation: &mut Simulation) -> usize {
             if simulation.clients[client].checker.phase == Phase::Open {
                 return client;
             }
-            assert!(simulation.now.as_ms() < end, "the login takes too long: {:?}", simulation.shown(client));
+            assert!(simulation.now.as_ms() < end, "{what}: the login takes too long");
             simulation.pass_ms(STEP_MS);
         }
         assert!(
@@ -135,39 +142,61 @@ fn log_in(simulation: &mut Simulation) -> usize {
     }
 }
 
+/// With the limits of connections of each profile. In each round an eighth of them connects, so that their number is
+/// exceeded twice.
 #[test]
-fn devices_that_get_no_confirm_and_connect_again_keep_nobody_out() {
-    for sent in [Sent::Amqp, Sent::HalfAmqp, Sent::Mqtt] {
-        for end in [End::Fin, End::Reset, End::Vanishes] {
-            let mut simulation = with_full_queue();
-            if sent == Sent::HalfAmqp {
-                // The half messages of these take all memory for incomplete messages.
-                for number in 0..2 {
-                    arrive(&mut simulation, sent, number);
+fn devices_that_get_no_confirm_and_connect_again_keep_no_client_out() {
+    let mut tried = Vec::new();
+    for board in BOARDS {
+        let layer = Layer::parse("leveret.toml", &format!("board = \"{}\"", board.name)).expect("a profile");
+        let limits = Config::gather(None, layer).expect("a profile is valid").limits;
+        let limits = (limits.connections_max, limits.handshakes_max);
+        if tried.contains(&limits) {
+            continue;
+        }
+        tried.push(limits);
+        for sent in [Sent::Amqp, Sent::HalfAmqp, Sent::Mqtt] {
+            for end in [End::Fin, End::Reset, End::Vanishes] {
+                if limits.0 > 600 && (sent == Sent::HalfAmqp || end != End::Vanishes) {
+                    // The others take too long here.
+                    continue;
                 }
-                simulation.run();
+                let what = format!("{} {sent:?} {end:?}", board.name);
+                connect_again_and_again(limits_with(limits.0, limits.1), sent, end, &what);
             }
-            for round in 0..20 {
-                let devices: Vec<_> = (0..DEVICES)
-                    .map(|device| arrive(&mut simulation, sent, round * DEVICES + device))
-                    .collect();
-                simulation.pass_ms(3_000);
-                devices.into_iter().for_each(|device| leave(&mut simulation, device, end));
-                let client = log_in(&mut simulation);
-                simulation.lose(client);
-            }
-            let consumer = log_in(&mut simulation);
-            simulation.ask(consumer, 1, &Method::ChannelOpen {});
-            simulation.consume(consumer, 1, "full", "tag", true);
-            simulation.pass_ms(1_000);
-            assert!(simulation.deliveries(consumer).len() > 100, "{sent:?} {end:?}");
         }
     }
 }
 
+fn connect_again_and_again(limits: Limits, sent: Sent, end: End, what: &str) {
+    let devices_count = (limits.connections_max as usize / 8).max(8);
+    let mut simulation = with_full_queue(limits);
+    if sent == Sent::HalfAmqp {
+        // The half messages of these take all memory for incomplete messages.
+        for number in 0..10 {
+            arrive(&mut simulation, sent, number);
+        }
+        simulation.run();
+    }
+    for round in 0..16 {
+        let devices: Vec<_> = (0..devices_count)
+            .map(|device| arrive(&mut simulation, sent, round * devices_count + device))
+            .collect();
+        simulation.pass_ms(3_000);
+        devices.into_iter().for_each(|device| leave(&mut simulation, device, end));
+        let client = log_in(&mut simulation, what);
+        simulation.lose(client);
+    }
+    let consumer = log_in(&mut simulation, what);
+    simulation.ask(consumer, 1, &Method::ChannelOpen {});
+    simulation.consume(consumer, 1, "full", "tag", true);
+    simulation.pass_ms(1_000);
+    assert!(simulation.deliveries(consumer).len() > 100, "{what}");
+}
+
 #[test]
 fn what_a_program_published_before_it_exited_arrives_if_the_queue_takes_it_within_30_s() {
-    let mut simulation = with_full_queue();
+    let mut simulation = with_full_queue(limits());
     let before = simulation.engine.dropped_messages_count();
     let program = simulation.open(&[1]);
     for number in 0..1_000_u32 {
@@ -194,7 +223,7 @@ fn what_a_program_published_before_it_exited_arrives_if_the_queue_takes_it_withi
 #[test]
 fn what_is_dropped_with_a_lost_publisher_is_counted() {
     for breaks_on_write in [false, true] {
-        let mut simulation = with_full_queue();
+        let mut simulation = with_full_queue(limits());
         let before = simulation.engine.dropped_messages_count();
         let manners = Manners { heartbeat_s: 10, sends_heartbeats: false, ..Manners::default() };
         let program = simulation.open_with(manners, Shape::WIDE, &[1]);
@@ -256,12 +285,14 @@ fn a_client_beyond_connections_max_is_refused_in_its_protocol_and_an_alarm_names
         assert_eq!(connack.body[1], code);
         client.assert_closed(&mut simulation);
     }
+    // The refused connections are gone.
+    simulation.pass_ms(5_000);
     let told = alarms(&mut simulation);
     assert!(told.contains("connections: connections_max = 20 connections are open"), "{told}");
     simulation.lose(clients[0]);
     simulation.run();
     assert!(!alarms(&mut simulation).contains("connections:"), "there is a place again");
-    log_in(&mut simulation);
+    log_in(&mut simulation, "there is a place");
 }
 
 /// A client whose connection is dead takes over its session even if all places are taken.
@@ -281,7 +312,7 @@ fn a_client_that_takes_over_its_session_needs_no_free_place() {
 /// A device that was lost while it waited can connect again if its user may have one connection only.
 #[test]
 fn a_lost_connection_does_not_count_for_the_limit_of_its_user() {
-    let mut simulation = with_full_queue();
+    let mut simulation = with_full_queue(limits());
     let operator = simulation.connect_operator(Shape::WIDE, 0);
     let body = r#"{"value":1}"#;
     let request = format!(
@@ -299,4 +330,96 @@ fn a_lost_connection_does_not_count_for_the_limit_of_its_user() {
     simulation.run();
     assert!(simulation.line(device).is_held, "its message may still be published");
     simulation.open(&[1]);
+}
+
+/// Opens as many connections as there may be, all of publishers that wait and are silent.
+fn fill_with_silent_publishers(simulation: &mut Simulation) -> Vec<usize> {
+    let publishers: Vec<_> = (0..CONNECTIONS_MAX)
+        .map(|_| {
+            let publisher = simulation.open(&[1]);
+            for _ in 0..10 {
+                simulation.publish_to(publisher, 1, "full", b"of the publisher that is closed");
+            }
+            simulation.run();
+            publisher
+        })
+        .collect();
+    simulation.pass_ms(6_000);
+    publishers
+}
+
+/// The input of the client that logs in is not mixed with that of the publisher that is closed for it.
+#[test]
+fn what_a_client_sends_with_its_login_is_published_although_a_publisher_is_closed_for_it() {
+    let mut simulation = with_full_queue(limits());
+    let operator = simulation.open(&[1]);
+    simulation.declare(operator, 1, "free");
+    simulation.ask(operator, 1, &bind("free", "amq.topic", "free"));
+    simulation.lose(operator);
+    simulation.run();
+    let publishers = fill_with_silent_publishers(&mut simulation);
+    let mut device = MqttClient::open(&mut simulation, 5);
+    let publish = device.publish_packet(0, "free", 0, b"of the client that logs in");
+    let login = Login { level: 5, ..Login::default() };
+    device.send(&mut simulation, &[login.packet(), publish.repeat(10)].concat());
+    assert_eq!(device.expect(&mut simulation, 0x20).body[1], 0);
+    let closed = publishers.iter().filter(|publisher| !simulation.line(**publisher).is_held).count();
+    assert_eq!(closed, 1, "one publisher is closed");
+    let consumer = log_in(&mut simulation, "another publisher is closed");
+    simulation.ask(consumer, 1, &Method::ChannelOpen {});
+    simulation.consume(consumer, 1, "free", "tag", true);
+    let bodies: Vec<_> = simulation.deliveries(consumer).into_iter().map(|said| said.body).collect();
+    assert_eq!(bodies, vec![b"of the client that logs in".to_vec(); 10]);
+}
+
+#[test]
+fn a_login_that_is_refused_closes_no_publisher() {
+    let mut simulation = with_full_queue(limits());
+    fill_with_silent_publishers(&mut simulation);
+    let before = simulation.peers_count();
+    let manners = Manners { vhost: "none", ..Manners::default() };
+    let client = simulation.connect(manners, Shape::WIDE);
+    simulation.pass_ms(100);
+    assert!(simulation.shown(client).join(" ").contains("vhost none not found"));
+    simulation.hang_up(client);
+    simulation.pass_ms(2_000);
+    assert_eq!(simulation.peers_count(), before);
+}
+
+/// The end of a program's connection may be behind more input than the broker reads.
+#[test]
+fn a_user_with_one_connection_gets_it_back_from_its_own_silent_publisher() {
+    let mut simulation = with_full_queue(limits());
+    let operator = simulation.connect_operator(Shape::WIDE, 0);
+    let body = r#"{"value":1}"#;
+    let path = "PUT /api/user-limits/guest/max-connections HTTP/1.1";
+    let request = format!("{path}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    simulation.operator(operator).write_up(request.as_bytes());
+    simulation.run();
+    let device = simulation.open(&[1]);
+    simulation.publish_to(device, 1, "full", b"reading");
+    simulation.run();
+    simulation.clients[device].die();
+    simulation.pass_ms(6_000);
+    assert!(refusal(&mut simulation).contains("user connection limit (1) is reached"));
+    simulation.pass_ms(100);
+    simulation.open(&[1]);
+}
+
+/// A client with a will can consume what fills the memory.
+#[test]
+fn a_client_with_a_will_logs_in_although_the_memory_is_full() {
+    let mut simulation = with_full_queue(limits());
+    for number in 0..6 {
+        let filler = simulation.open(&[1]);
+        let queue = format!("full-{number}");
+        simulation.declare(filler, 1, &queue);
+        for _ in 0..400 {
+            simulation.publish_to(filler, 1, &queue, &[7; 3_000]);
+        }
+        simulation.run();
+    }
+    let payload = vec![7; 2_000];
+    let login = Login { will: Some(("will", &payload, 1, false)), ..Login::default() };
+    MqttClient::log_in(&mut simulation, &login);
 }

@@ -2,6 +2,7 @@
 
 use leveret_amqp::{Method, Table, Writer};
 use leveret_core::limits::Limits;
+use leveret_storage::Settings;
 use leveret_test_support::simulated_server::mqtt::{Login, MqttClient, packet};
 use leveret_test_support::simulated_server::*;
 
@@ -20,26 +21,30 @@ fn of_level(client_id: &str, level: u8) -> Login<'_> {
 
 // ---- large messages
 
+/// Also if several arrive in one turn, the sockets take only a part at once, and deliveries wait for the disk.
 #[test]
-fn a_message_beyond_the_bytes_of_a_session_reaches_connected_clients() {
-    for qos in 0..=2_u8 {
-        let mut simulation = Simulation::new(limits());
+fn messages_beyond_the_bytes_of_a_session_reach_connected_clients() {
+    for (qos, with_disk) in [(0_u8, false), (1, false), (2, false), (1, true), (2, true)] {
+        let mut simulation = Simulation::new(Limits { body_bytes_max: 8 << 20, ..limits() });
+        let settings = Settings { segment_bytes: 1 << 20, segments_max: 64, ..Settings::default() };
+        let _disk = with_disk.then(|| simulation.keep_on_disk(settings));
         let mut clean = MqttClient::log_in(&mut simulation, &named("clean"));
         let (mut with_session, _) = log_in_kept(&mut simulation, "kept");
         for client in [&mut clean, &mut with_session] {
             assert_eq!(client.subscribe(&mut simulation, &[("large", qos)]), [qos]);
         }
         let mut publisher = MqttClient::log_in(&mut simulation, &of_level("publisher", 5));
-        let first = publisher.publish_packet(qos << 1, "large", 1, &vec![1; LARGE]);
-        let second = publisher.publish_packet(qos << 1, "large", 2, &vec![2; LARGE]);
-        // Both arrive in one turn.
-        publisher.send(&mut simulation, &[first, second].concat());
-        for _ in 0..if qos > 0 { 2 } else { 0 } {
+        let packets: Vec<u8> = (1..=5)
+            .flat_map(|id| publisher.publish_packet(qos << 1, "large", id, &vec![id as u8; LARGE]))
+            .collect();
+        publisher.send(&mut simulation, &packets);
+        simulation.pass_ms(2_000);
+        for _ in 0..if qos > 0 { 5 } else { 0 } {
             let answer = publisher.next(&mut simulation).expect("an answer");
             assert_eq!(answer.body.get(2).copied().unwrap_or(0), 0, "{answer:?}");
         }
         for client in [&mut clean, &mut with_session] {
-            for number in [1, 2] {
+            for number in 1..=5 {
                 let message = client.receive(&mut simulation).expect("the message");
                 assert_eq!((message.payload.len(), message.payload[0]), (LARGE, number), "QoS {qos}");
                 if qos == 1 {
@@ -181,6 +186,24 @@ fn a_list_of_filters_is_limited_by_the_length_of_the_packet_only() {
                 client.lose(&mut simulation);
             }
             simulation.end(&[]);
+        }
+    }
+}
+
+/// The memory for answers with more than 200 codes is given back whatever the length of the answer.
+#[test]
+fn long_lists_can_be_sent_again_and_again() {
+    for level in [4, 5] {
+        let mut simulation = Simulation::new(Limits { mqtt_subscriptions_max: 1_000, ..small_limits() });
+        let mut client = MqttClient::log_in(&mut simulation, &of_level("client", level));
+        for count in [201, 230, 300] {
+            let filters: Vec<_> = (0..count).map(|number| format!("t/{number}")).collect();
+            let texts: Vec<_> = filters.iter().map(|filter| &**filter).collect();
+            for _ in 0..700 {
+                client.send(&mut simulation, &subscribe(level, &filters));
+                client.expect(&mut simulation, 0x90);
+                client.unsubscribe(&mut simulation, &texts);
+            }
         }
     }
 }

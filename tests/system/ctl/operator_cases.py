@@ -180,8 +180,9 @@ def commands_on_a_full_disk() -> None:
             good(broker, "add_user", "thief", "secret")
             good(broker, "set_permissions", "thief", ".*", ".*", ".*")
             with contextlib.ExitStack() as stack:
-                # A queue may hold at most four times the free space: four queues leave 1/17 of it, twelve leave 1/49.
-                filling = [stack.enter_context(publisher(broker, f"deep-{number}")) for number in range(12)]
+                # A queue may hold at most four times the free space without an eighth of the disk. That eighth is for
+                # queues with at most 1/128 of it: sixteen of these take all.
+                filling = [stack.enter_context(publisher(broker, f"deep-{number}")) for number in range(28)]
                 names = (f"vhost-{number}" for number in itertools.count())
                 refusals: list[str] = []
 
