@@ -703,7 +703,9 @@ impl Broker {
             urgency: Urgency::Awaited,
         };
         let bytes = cx.messages.stream_len(copy) as u64;
-        if let Some(full) = self.queues.queue_too_full_for_moved(cx, &self.quota, (copy, bytes), &[queue]) {
+        if let Some(full) =
+            self.queues.queue_too_full_for_moved(cx, &self.quota, None, (copy, bytes), &[queue])
+        {
             self.publishing.shortage = Shortage::QueueMemory(full);
             cx.messages.discard(copy);
             return Ok(false);

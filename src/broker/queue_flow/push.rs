@@ -34,6 +34,8 @@ use leveret_storage::{Appended, Mode, NoCapacity, PendingWrites, Urgency};
 const FREE_PART_DIVISOR: u64 = 8;
 /// Number of queues with few bytes in the log among which that part is divided.
 const SMALL_QUEUES: u64 = 16;
+/// Number of queues that are followed to find out whether they wait for each other.
+const WAIT_CHAIN_MAX: usize = 16;
 
 /// Why a valid message cannot be published now.
 pub(crate) enum CannotPublish {
@@ -304,14 +306,22 @@ impl Queues {
     /// Such a message leaves another queue, so no publisher waits for the share of its new queue. A queue that is never read
     /// could thereby take the whole memory or log, and all publishers would wait. Beyond its share a queue gets such messages
     /// only while an eighth is free for publishers.
+    ///
+    /// `source` is the queue that the message leaves; `None` for a copy of a bridge. Queues that dead-letter to each other
+    /// could wait for each other for ever. So a message does not wait if its target waits for its source.
     pub(crate) fn queue_too_full_for_moved(
         &mut self,
         cx: &mut Context<'_>,
         quota: &Quota,
+        source: Option<QueueId>,
         (message, bytes): (MessageId, u64),
         targets: &[QueueId],
     ) -> Option<QueueId> {
-        let full = self.find_too_full_for_moved(cx, quota, (message, bytes), targets);
+        let mut full = self.find_too_full_for_moved(cx, quota, (message, bytes), targets);
+        if let Some(source) = source.map(|source| self.records.queue_of_level(source)) {
+            full = full.filter(|full| !self.waits_for(*full, source));
+            self.records[source].waits_for = full;
+        }
         let before = core::mem::replace(&mut self.full_for_moved, full);
         if let Some(queue) = full.filter(|_| before.is_none()) {
             log::warn!(
@@ -321,6 +331,13 @@ impl Queues {
             );
         }
         full
+    }
+
+    /// Returns whether messages that leave `queue` wait for `other`, directly or because they wait for a queue whose messages
+    /// do. Also `true` if both are the same queue.
+    fn waits_for(&self, queue: QueueId, other: QueueId) -> bool {
+        let next = |queue: &QueueId| self.records.get(queue.index()).and_then(|record| record.waits_for);
+        core::iter::successors(Some(queue), next).take(WAIT_CHAIN_MAX).any(|queue| queue == other)
     }
 
     fn find_too_full_for_moved(

@@ -69,6 +69,8 @@ pub(crate) struct Queue {
     pub(crate) bindings: List,
     /// Number of the routing that last chose this queue. It prevents that one routing chooses the queue twice.
     pub(crate) last_routing: u64,
+    /// The queue that had used its share when a message of this queue was last to be moved there, so that the message waited.
+    pub(crate) waits_for: Option<QueueId>,
     pub(crate) state: QueueState,
 }
 
@@ -233,6 +235,7 @@ impl Queue {
             queue_consumers: QueueConsumers::new(settings.single_active),
             bindings: List::default(),
             last_routing: 0,
+            waits_for: None,
             dropped_count: 0,
             state: QueueState::Active,
         }

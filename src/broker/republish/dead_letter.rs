@@ -159,7 +159,7 @@ impl Republisher<'_> {
         self.queues.choose_levels_for(cx, self.quota, LevelChoice::of(&written, 0), targets);
         let names_len = address.name.len() + own_key.len();
         let bytes = names_len + written.as_bytes().len() + cx.messages.body_len(message) as usize;
-        if !self.may_move_to(cx, (message, bytes as u64), targets) {
+        if !self.may_move_to(cx, queue, (message, bytes as u64), targets) {
             return None;
         }
         let flags = copy_flags(cx.messages, message, &written);
@@ -200,7 +200,7 @@ impl Republisher<'_> {
     /// Routes a copy with this routing key and these headers.
     ///
     /// # Errors
-    /// Routing has_log_capacity more than [`ROUTING_TIMES`] times the work of a publish.
+    /// Routing takes more than [`ROUTING_TIMES`] times the work of a publish.
     pub(crate) fn route(
         &mut self,
         work: &mut Work,
@@ -253,15 +253,16 @@ impl Republisher<'_> {
     }
 
     /// Returns whether all target queues have capacity for a copy of this many bytes now, and none has used so much more
-    /// than its share that publishers would lack it.
+    /// than its share that publishers would lack it. `source` is the queue, or its level, that the message leaves.
     pub(crate) fn may_move_to(
         &mut self,
         cx: &mut Context<'_>,
+        source: QueueId,
         copy: (MessageId, u64),
         targets: &[QueueId],
     ) -> bool {
         self.has_capacity_for(cx, copy, targets)
-            && self.queues.queue_too_full_for_moved(cx, self.quota, copy, targets).is_none()
+            && self.queues.queue_too_full_for_moved(cx, self.quota, Some(source), copy, targets).is_none()
     }
 
     /// Returns whether all target queues have capacity for a copy of this many bytes now.

@@ -268,7 +268,7 @@ impl Republisher<'_> {
         {
             return Some(self.drop_due(exchange, "it is routed to more queues than commit_bytes_max allows"));
         }
-        if !self.may_move_to(cx, (message, bytes), targets) {
+        if !self.may_move_to(cx, level, (message, bytes), targets) {
             return None;
         }
         let flags = copy_flags(cx.messages, message, &written);

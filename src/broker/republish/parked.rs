@@ -126,7 +126,7 @@ impl Republisher<'_> {
             heapless::Vec::from_slice(cx.messages.routing_key(message)).unwrap_or_default();
         let names_len = exchange.len() + key.len();
         let bytes = names_len + written.as_bytes().len() + cx.messages.body_len(message) as usize;
-        let is_taken = self.may_move_to(cx, (message, bytes as u64), &targets);
+        let is_taken = self.may_move_to(cx, source, (message, bytes as u64), &targets);
         self.republish.targets = targets;
         let flags = copy_flags(cx.messages, message, &written);
         let copy = is_taken

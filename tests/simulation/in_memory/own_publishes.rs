@@ -142,6 +142,36 @@ fn dead_letters_leave_memory_for_other_publishers() {
     assert!(simulation.deliveries(operator).len() as u32 >= before - 10);
 }
 
+/// Two queues dead-letter to each other what expires in them. Both have used their shares, and nothing is left for others.
+#[test]
+fn queues_that_dead_letter_to_each_other_do_not_wait_for_each_other() {
+    let mut simulation = Simulation::new(limits());
+    let operator = simulation.open(&[1]);
+    for (queue, other) in [("one", "two"), ("two", "one")] {
+        let given = [
+            Argument::Text("x-dead-letter-exchange", ""),
+            Argument::Text("x-dead-letter-routing-key", other),
+            Argument::Number("x-message-ttl", 60_000),
+        ];
+        make(&mut simulation, operator, queue, false, &given);
+    }
+    simulation.declare(operator, 1, "forgotten");
+    for queue in ["one", "two", "forgotten", "one", "two"] {
+        let publisher = simulation.open(&[1]);
+        let publish = Publish { key: queue, ..Publish::default() };
+        assert!(flood(&mut simulation, publisher, publish, b"reading", 1_000), "{queue} has used its share");
+        simulation.lose(publisher);
+    }
+    let counts = ["one", "two"].map(|queue| simulation.counts(operator, 1, queue).0);
+    simulation.pass_ms(61_000);
+    for queue in ["one", "two"] {
+        simulation.consume(operator, 1, queue, queue, true);
+    }
+    simulation.pass_ms(10_000);
+    let delivered = simulation.deliveries(operator).len() as u32;
+    assert!(delivered >= counts[0] + counts[1], "{delivered} of {counts:?} messages came");
+}
+
 /// Delayed messages become due, and nobody reads the queue that gets them.
 #[test]
 fn delayed_messages_leave_memory_for_other_publishers() {
