@@ -4,9 +4,10 @@
 //! Connections that have not logged in are limited in number: `handshakes_max` of them, half of that (32 at
 //! most) from one address, and `tls_handshakes_max` over TLS. A few more connections can exist than
 //! `connections_max` and `tls_connections_max` allow to be open ([`CONNECTIONS_SPARE`](leveret_core::limits)), so that a
-//! client can log in although they are reached: [`Shared::place_for`] decides then whether it is refused. Clients of the management API have a fixed number of slots, and so have clients of
-//! the control socket. A client of the management API that upgrades to MQTT over WebSocket needs a slot of an
-//! MQTT client, and is refused if there is none.
+//! client can log in although they are reached: [`Shared::place_for`] decides then whether it is refused.
+//!
+//! Clients of the management API have a fixed number of slots, and so have clients of the control socket. A client of the
+//! management API that upgrades to MQTT over WebSocket needs a slot of an MQTT client, and is refused if there is none.
 //!
 //! Accepted sockets wait in one list until there is a slot for them. A socket whose address is at its limit
 //! does not delay the sockets after it. When a limit is reached, a connection may be evicted: closed to free its slot.

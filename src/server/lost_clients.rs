@@ -1,14 +1,13 @@
-//! Clients that are gone although messages of theirs are not handled, and publishers that wait: what ends their
-//! connections.
+//! When the connections of lost clients and of waiting publishers are closed.
 //!
-//! A client may send messages, and exit, while there is no capacity for them. Its connection is then lost: it keeps its
-//! record and its unread input for [`LOST_MS`], so that the messages can still be published. It does not count as open,
-//! neither for `connections_max` nor for the limits of its user and virtual host, and it is closed at once if another
-//! connection needs its record (`admission`).
+//! A client may send messages and exit while there is no capacity for them. Its connection is then lost: it keeps its
+//! record and its unread input until nothing was handled for [`LOST_MS`], so that the messages can still be published.
+//! It counts neither for `connections_max` nor for the limits of its user and virtual host. If another connection needs
+//! the record, the lost one is closed at once (`admission`).
 //!
-//! A client that vanished without a word, or that exited while more was to be sent than fits into the socket's buffers,
-//! cannot be told from one that waits for a confirm. So a publisher that waits for capacity, and was silent for
-//! [`SILENT_MS`], is closed when `connections_max` is reached and another client logs in.
+//! The end of a client is not seen if it lost its power or its network, or if its FIN waits behind messages that are not
+//! read. Such a client looks like one that waits for a confirm. So when a limit of connections is reached and a client
+//! logs in, a publisher is closed that waits for capacity and has sent nothing for [`SILENT_MS`].
 
 use std::io;
 
@@ -23,16 +22,16 @@ use super::platform::{Platform, Socket};
 use super::state::Shared;
 use super::stream::ReadMode;
 
-/// A lost client is closed after this time, in milliseconds, if it occupies exclusive queues or deliveries. Others need
-/// these, and its own unhandled input may be waiting for them.
+/// A lost client that has exclusive queues or unacknowledged deliveries is closed after this time, in milliseconds.
+/// Others need these, and its own unhandled input may be waiting for them.
 const HOLDER_MS: u64 = 5_000;
 /// Any other lost client is closed if none of its input could be handled for this time, in milliseconds.
 const LOST_MS: u64 = 30_000;
-/// A publisher that waits for capacity may be closed for a client that logs in if its socket reported nothing for this time,
-/// in milliseconds. A device that gets no confirm often connects again after some seconds.
+/// A publisher that waits for capacity may be closed for a client that logs in if it has sent nothing for this time, in
+/// milliseconds. It is short, because a device that gets no confirm often connects again after some seconds.
 const SILENT_MS: u64 = 5_000;
 const TLS_KEY: &str = "tls_connections_max";
-/// Maximum number of reads in which the dropped messages of one connection are counted.
+/// Maximum number of reads in which the dropped messages of one connection are counted: it bounds the work of a close.
 const COUNTED_READS_MAX: usize = 16;
 
 /// A client whose input has ended, or to which writing failed.
@@ -79,7 +78,7 @@ impl<S: Socket> Peer<S> {
             && self.lost.is_none()
     }
 
-    /// Returns whether this is a publisher that waits for capacity, and whose client may learn when there is some.
+    /// Returns whether this is a publisher that waits for capacity, and whose client is not lost.
     pub(super) fn is_blocked(&self) -> bool {
         self.waiting == WaitReason::Capacity && self.ending == CloseStage::No && self.lost.is_none()
     }
@@ -243,8 +242,8 @@ impl<P: Platform> Shared<P> {
         !matches!(self.place_for(is_tls), Place::None(limit) if limit.key == refused.key)
     }
 
-    /// Returns the publisher of the same user that has been silent longest, if it waits for capacity: the client that is
-    /// refused by a limit of connections may have vanished and come again.
+    /// Returns the waiting publisher of the same user that has been silent longest. It may be an earlier connection of the
+    /// client that is refused because of the user's limit.
     pub(super) fn silent_publisher_of(&self, id: ConnectionId) -> Option<ConnectionId> {
         let user = self.broker.views().user_of(id);
         let is_own = |other: &ConnectionId| self.broker.views().user_of(*other) == user;
@@ -261,8 +260,8 @@ impl<P: Platform> Shared<P> {
         })
     }
 
-    /// Counts the messages of a waiting publisher that is closed before its client is gone. At least the messages that fit
-    /// into the input buffer are counted.
+    /// Counts and logs the messages of a waiting publisher that is closed although its client is not lost. Only messages
+    /// in the first input buffer are counted: the rest is not read.
     pub(super) fn count_waiting_messages(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let Session::Client(session) = &peer.session else { return };
@@ -292,16 +291,16 @@ impl<P: Platform> Shared<P> {
         peers.filter(|peer| peer.lost.is_none()).map(|peer| peer.blocked_on)
     }
 
-    /// Closes a publisher that waits for capacity, because a client that logs in needs its place. The client gets the
-    /// reason if its socket takes it at once.
+    /// Closes a publisher that waits for capacity, because a limit of connections is reached and another client logs in.
+    /// The publisher gets the reason if its socket takes it at once.
     pub(super) fn end_waiting(&mut self, id: ConnectionId) {
         let messages = self.drop_unhandled(id);
         let Some(Peer { session: Session::Client(session), .. }) = self.peers.get_mut(id) else { return };
         let fault = Fault::connection(
             ReplyCode::ConnectionForced,
             format_args!(
-                "it waited for capacity and was silent while connections_max was reached and another client logged in; \
-                 {messages} unconfirmed messages are dropped"
+                "it waited for capacity and was silent while a limit of connections was reached and another client \
+                 logged in; {messages} unconfirmed messages are dropped: connect and publish them again"
             ),
         );
         let mut context = self.resources.context(self.now, &self.broker, &self.pending_writes, id);

@@ -183,8 +183,8 @@ impl<P: Platform> Shared<P> {
         }
     }
 
-    /// Resumes peers whose job at the broker is done, or that waited for memory for a long answer. Called after everything in a turn that applies commands,
-    /// because a command may end another connection's job.
+    /// Resumes peers whose job at the broker is done, or that waited for memory for a long answer. Called after
+    /// everything in a turn that applies commands, because a command may end another connection's job.
     pub(super) fn resume_after_jobs(&mut self) {
         for _ in 0..self.lists.for_jobs.len() {
             let Some(peer) = self.lists.for_jobs.pop() else { break };

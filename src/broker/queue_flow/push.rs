@@ -34,7 +34,7 @@ use leveret_storage::{Appended, Mode, NoCapacity, PendingWrites, Urgency};
 const FREE_PART_DIVISOR: u64 = 8;
 /// Number of queues with few bytes in the log among which that part is divided.
 const SMALL_QUEUES: u64 = 16;
-/// Number of queues that are followed to find out whether they wait for each other.
+/// Maximum number of queues in a cycle of dead letters that is found. Queues in a longer one may wait for each other.
 const WAIT_CHAIN_MAX: usize = 16;
 
 /// Why a valid message cannot be published now.
@@ -366,8 +366,8 @@ impl Queues {
             .map(|queue| self.records.queue_of_level(queue))
     }
 
-    /// Notes whether less than half of the memory for messages is free. The limit of bytes of an MQTT session whose client is
-    /// connected counts only then: a slow client must not take the memory, and a burst must not lose messages.
+    /// Notes whether less than half of the memory for messages is free. Only then the limit of bytes counts for an MQTT
+    /// session whose client is connected: otherwise a burst would lose messages, and a slow client could take the memory.
     pub(crate) fn note_memory(&mut self, messages: &Messages) {
         let ((slots, bytes), (slots_max, bytes_max)) = (messages.ordinary_free(), messages.ordinary_max());
         self.records.is_memory_scarce = slots < slots_max / 2 || bytes < bytes_max / 2;

@@ -107,10 +107,9 @@ impl Records {
             return false;
         }
         let body_bytes = || self.sum_over_levels(queue, |record| record.backlog.body_bytes());
-        // A limit of bytes is no reason to lose the only message of an MQTT session, or one that waits for the socket of a
-        // consumer. In a queue without consumers it is dropped, as in RabbitMQ.
-        // While memory is not scarce, an MQTT client that is connected gets all messages, although its socket or the next
-        // commit may not be ready.
+        // The limit of bytes drops neither the only message of an MQTT session nor the only one of a queue with consumers,
+        // whose sockets may be full for a moment. Without consumers the only message is dropped, as in RabbitMQ. A session
+        // of a connected client gets a burst: its messages wait for the socket or for a commit, and soon leave the queue.
         let record = &self.slab[queue.index()];
         let (is_session, has_consumers) = (record.session.is_some(), !record.queue_consumers.is_empty());
         let counts_bytes = match (is_session, has_consumers) {

@@ -69,7 +69,7 @@ pub(crate) struct Queue {
     pub(crate) bindings: List,
     /// Number of the routing that last chose this queue. It prevents that one routing chooses the queue twice.
     pub(crate) last_routing: u64,
-    /// The queue that had used its share when a message of this queue was last to be moved there, so that the message waited.
+    /// The queue for whose share the last message waited that was to be moved out of this queue. `None`: it did not wait.
     pub(crate) waits_for: Option<QueueId>,
     pub(crate) state: QueueState,
 }
