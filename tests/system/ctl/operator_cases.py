@@ -181,8 +181,15 @@ def commands_on_a_full_disk() -> None:
             good(broker, "set_permissions", "thief", ".*", ".*", ".*")
             with contextlib.ExitStack() as stack:
                 # A queue may hold at most four times the free space without an eighth of the disk. That eighth is for
-                # queues with at most 1/128 of it: sixteen of these take all.
-                filling = [stack.enter_context(publisher(broker, f"deep-{number}")) for number in range(28)]
+                # queues with at most 1/128 of it each. So one queue after the other is filled until all is taken.
+                filling: list[subprocess.Popen[bytes]] = []
+
+                def fill_another() -> None:
+                    """Fills a further queue when the publishers of all others wait."""
+                    states = [row[0] for row in rows(broker, "list_connections", "state")]
+                    if states == ["blocked"] * len(filling):
+                        filling.append(stack.enter_context(publisher(broker, f"deep-{len(filling)}")))
+
                 names = (f"vhost-{number}" for number in itertools.count())
                 refusals: list[str] = []
 
@@ -195,6 +202,7 @@ def commands_on_a_full_disk() -> None:
                         refusals.append(answer.err)
                         return True
                     good(broker, "delete_vhost", name)
+                    fill_another()
                     return False
 
                 until(is_full, "the disk did not get full")
