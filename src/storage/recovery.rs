@@ -724,6 +724,12 @@ fn sort_newest_first(headers: &mut [FoundHeader<'_>]) {
     sort_by_key(headers, |(slot, _, header)| (Reverse(header.sequence), *slot));
 }
 
+/// Returns whether one of the headers lists the segment's file as a newer segment.
+fn is_replaced(segment: SegmentRef, headers: &Headers<'_>) -> bool {
+    let mut listed = headers.iter().flat_map(|(_, _, header)| &header.live);
+    listed.any(|other| other.slot == segment.slot && other.sequence > segment.sequence)
+}
+
 /// The segments of the log and where they were found.
 #[derive(Default)]
 pub(super) struct Listing {
@@ -769,6 +775,12 @@ impl<D: Disk> Lister<'_, '_, D> {
         let (mut newest, mut may_have_newer, mut not_begun) = (0, false, Vec::new());
         for &(slot, bytes, header) in headers.iter() {
             let segment = SegmentRef { sequence: header.sequence, slot };
+            // A newer header lists this file as a newer segment, whose header was lost. Even if the newer header is
+            // not proven, it was written later than this one.
+            if is_replaced(segment, headers) {
+                listing.misplaced.push(slot);
+                continue;
+            }
             if self.has_begun(segment, bytes, header)? {
                 newest = header.sequence;
                 may_have_newer = self.may_have_newer(newest, bytes);

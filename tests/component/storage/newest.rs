@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 
 use leveret_core::definition::ACCESS_STORED_KEY;
 use leveret_storage::{ACCESS_SLOTS, Access, Disk, Log, NEWEST_SLOT, Range, Record, Urgency};
-use leveret_test_support::simulated_disk::SimDisk;
+use leveret_test_support::simulated_disk::{SimDisk, Trouble};
 
-use crate::small::{HEADER_BYTES, IDENTITY, NOW, body, new_disk, open, publish_ten, readable, turn, zero};
+use crate::small::{
+    HEADER_BYTES, IDENTITY, NOW, all, body, new_disk, open, publish_ten, readable, settings, turn, zero,
+};
 
 /// Position of a commit, and its first message.
 type Tens = ((u32, usize), u64);
@@ -187,6 +189,35 @@ fn store_in_used_files() -> Reused {
     }
     let old_header = old.expect("the file was a segment before");
     Reused { disk, commits, old_header, note_before, live: settled..offset }
+}
+
+/// A card restores the old header in the file of the newest segment. The start that finds it opens the next segment
+/// and is killed, perhaps between the header of that segment and the header copy.
+///
+/// The old header is that of an unfinished first start. The commits of the second start seem to follow it.
+#[test]
+fn a_newest_segment_behind_the_header_of_an_unfinished_start_is_found_after_a_killed_start() {
+    for calls in 0..20 {
+        let mut disk = new_disk();
+        disk.start(Trouble::ReadOnly(3));
+        let (_, report) = Log::open(&mut disk, settings(), IDENTITY, NOW).expect("it opens");
+        assert!(report.unwritable.is_some(), "{report:?}");
+        let old_header = first_block(&mut disk, 0);
+        let (mut log, _) = open(&disk, IDENTITY);
+        let mut offset = 0;
+        let (newest, _) = commit_ten(&mut log, &mut disk, &mut offset);
+        assert_eq!(newest.0, 0, "the file of the unfinished start is used again");
+        assert_ne!(first_block(&mut disk, 0), old_header);
+        drop(log);
+        put_back(&mut disk, 0, &old_header);
+        disk.start(Trouble::Kill(calls));
+        drop(Log::open(&mut disk, settings(), IDENTITY, NOW));
+        disk.revive();
+        for start in 0..2 {
+            let (mut log, _) = open(&disk, IDENTITY);
+            assert_eq!(readable(&mut log, &mut disk), all(offset), "killed at call {calls}, start {start}");
+        }
+    }
 }
 
 /// A card restores the old header in the file of the newest segment, and loses the header copy.
