@@ -130,7 +130,7 @@ impl Broker {
         let result = self.publish_with_buffer(cx, channel, (message, mandatory), &mut targets);
         self.publishing.targets = targets;
         #[cfg(debug_assertions)]
-        self.note_watched_publish(channel, result.is_err());
+        self.note_watched_publish(channel, matches!(result, Err(_) | Ok(Outcome::PublishRefused)));
         result
     }
 
@@ -140,7 +140,7 @@ impl Broker {
         self.consumers.connection_mut(connection).watched_publish = WatchedPublish::Awaited;
     }
 
-    /// Returns whether the first publish since [`Self::watch_publish`] was refused.
+    /// Returns whether the first publish since [`Self::watch_publish`] was refused, be it by the length limit of a queue.
     #[cfg(debug_assertions)]
     pub fn was_watched_publish_refused(&self, connection: ConnectionId) -> bool {
         self.consumers.connection(connection).watched_publish == WatchedPublish::Refused

@@ -708,6 +708,8 @@ impl Broker {
     /// counts for the limits of its user and its virtual host, so that the client can connect again.
     pub fn note_lost(&mut self, connection: ConnectionId) {
         self.quota.leave_vhost(connection);
+        // If it waits for capacity as the first publisher, those behind it can continue.
+        self.queues.note_release();
     }
 
     /// Notes that the socket is closed. The connection's id may be used again as soon as all its deliveries

@@ -9,7 +9,7 @@
 //! # Invariants
 //! - Publishers retry in the order of the list. While message memory is used up, all wait and keep their order.
 //! - A publisher that still waits after its retry moves to the end of the list. It keeps the first place if message
-//!   memory is used up and it has published nothing.
+//!   memory is used up, it has published nothing, and its client is not lost.
 //! - A logged wait is followed by a logged end.
 
 use leveret_broker::{DiskFacts, Shortage, WaitingByKind, WaitingPublishers};
@@ -198,9 +198,10 @@ impl<P: Platform> Engine<P> {
             .to_write
             .retain(|id| self.shared.peers.get(id).is_some_and(|peer| peer.stream.is_writable));
         for (id, shortage) in blocked_ids {
-            // A publisher may have been refused because another pool is full by now. It would have been refused at
-            // its next retry, so no wake-up was missed. Its other channels go on, and its message and its channel
-            // leave capacity to the publishers behind it.
+            // A publisher may have been refused because another pool is full by now, or because no consumer can take
+            // its message any more and its queue is full. It would have been refused at its next retry, so no wake-up
+            // was missed. Its other channels go on, and its message and its channel leave capacity to the publishers
+            // behind it.
             let is_refused = |connection| self.shared.broker.was_watched_publish_refused(connection);
             if id.connection().is_some_and(is_refused) {
                 break;
@@ -263,7 +264,9 @@ impl<P: Platform> Engine<P> {
             let is_held = self.shared.resources.messages.is_held() && !is_large_next;
             // A publisher that published something waits behind the others. Instead of blocking again, it may
             // have been refused, because it needs more than a connection may wait for.
-            if is_held && !has_published && self.shared.lists.for_capacity.last() == Some(waiting) {
+            let is_lost = self.shared.peers.get(waiting).is_none_or(|peer| peer.lost.is_some());
+            let is_first_again = is_held && !has_published && !is_lost;
+            if is_first_again && self.shared.lists.for_capacity.last() == Some(waiting) {
                 self.shared.lists.for_capacity.move_to(waiting, 0);
             }
         }

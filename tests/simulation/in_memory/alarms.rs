@@ -118,18 +118,6 @@ const fn declare_as(queue: &str, durable: bool) -> Method<'_> {
     declare_with(queue, durable, Table::EMPTY)
 }
 
-const fn declare_with<'a>(queue: &'a str, durable: bool, arguments: Table<'a>) -> Method<'a> {
-    Method::QueueDeclare {
-        queue,
-        passive: false,
-        durable,
-        exclusive: false,
-        auto_delete: false,
-        no_wait: false,
-        arguments,
-    }
-}
-
 fn order(simulation: &mut Simulation, operator: usize, method: &str, path: &str, body: &str) -> String {
     let length = body.len();
     let request = format!("{method} /api/{path} HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{body}");

@@ -5,7 +5,7 @@ use leveret_config::bridge::{Bridge, Destination, RefusedAction, Rule};
 
 use super::bridge::{Far, ack, ask, bridge, fill, open, simulation, upstream};
 use super::bridge_day::open_fetch;
-use leveret_test_support::simulated_server::{Simulation, content_frames, frame, method_frame};
+use leveret_test_support::simulated_server::{Simulation, content_frames, declare_with, frame, method_frame};
 
 const STATUS: &str = "GET /api/ctl/bridges";
 /// Maximum time without progress, in milliseconds: the default of `content_timeout`.
@@ -48,10 +48,7 @@ fn narrow(simulation: &mut Simulation, client: usize, queue: &str, most: i32) {
     });
     written.expect("it fits");
     let arguments = Table::trusted(&writer.written()[4..]);
-    let (passive, durable, exclusive, auto_delete, no_wait) = (false, true, false, false, false);
-    let declare =
-        Method::QueueDeclare { queue, passive, durable, exclusive, auto_delete, no_wait, arguments };
-    simulation.ask(client, 1, &declare);
+    simulation.ask(client, 1, &declare_with(queue, true, arguments));
 }
 
 fn is_up(far: &Far) -> bool {

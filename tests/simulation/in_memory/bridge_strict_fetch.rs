@@ -23,7 +23,7 @@ use super::bridge::{ask, bridge, simulation};
 use super::bridge_strict_link::{FRAME_MAX, Link, Orders, Tally, assert_nothing_stays, frames, wait};
 use leveret_test_support::random::Random;
 use leveret_test_support::simulated_server::{
-    Simulation, content_frames, delete, for_seeds, method_frame, purge,
+    Simulation, content_frames, declare_with, delete, for_seeds, method_frame, purge,
 };
 
 const SEEDS: Range<u64> = 1..31;
@@ -569,16 +569,7 @@ impl RandomRun {
     }
 
     fn send_declare(&mut self, queue: &str, arguments: Table<'_>) {
-        let declare = Method::QueueDeclare {
-            queue,
-            passive: false,
-            durable: true,
-            exclusive: false,
-            auto_delete: false,
-            no_wait: false,
-            arguments,
-        };
-        self.simulation.send(self.client, 1, &declare);
+        self.simulation.send(self.client, 1, &declare_with(queue, true, arguments));
     }
 
     /// Purges the local queues; otherwise there is no capacity for new messages.

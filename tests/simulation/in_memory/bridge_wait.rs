@@ -7,7 +7,9 @@ use leveret_config::bridge::{Bridge, Destination, RefusedAction, Rule};
 
 use super::bridge::{Far, Heard, ack, alarms, ask, bodies, bridge, fill, open, open_for, simulation};
 use super::bridge_day::{deliver, open_fetch};
-use leveret_test_support::simulated_server::{Shape, Simulation, content_frames, delete, small_limits};
+use leveret_test_support::simulated_server::{
+    Shape, Simulation, content_frames, declare_with, delete, small_limits,
+};
 
 fn rule(queue: &str, refused: RefusedAction) -> Rule {
     let to = Destination::Queue(format!("{queue}.moved"));
@@ -28,11 +30,8 @@ fn declare_full(simulation: &mut Simulation, client: usize, queue: &str) {
         table.int("x-max-length", 0).and_then(|()| table.text("x-overflow", "reject-publish"))
     });
     written.expect("there is room");
-    let (durable, passive, exclusive, auto_delete, no_wait) = (true, false, false, false, false);
     let arguments = Table::trusted(&writer.written()[4..]);
-    let declare =
-        Method::QueueDeclare { queue, passive, durable, exclusive, auto_delete, no_wait, arguments };
-    simulation.ask(client, 1, &declare);
+    simulation.ask(client, 1, &declare_with(queue, true, arguments));
 }
 
 const fn nack(delivery_tag: u64, multiple: bool) -> Method<'static> {

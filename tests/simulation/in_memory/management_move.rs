@@ -7,7 +7,9 @@ use leveret_core::limits::Limits;
 use leveret_storage::Settings;
 use leveret_test_support::random::Random;
 use leveret_test_support::simulated_disk::Trouble;
-use leveret_test_support::simulated_server::{Publish, Shape, Simulation, for_seeds, small_limits};
+use leveret_test_support::simulated_server::{
+    Publish, Shape, Simulation, declare_with, for_seeds, small_limits,
+};
 use serde_json::{Value, json};
 
 const HOME: [u8; 4] = [127, 0, 0, 1];
@@ -68,19 +70,7 @@ fn shown(simulation: &mut Simulation, queue: &str) -> String {
 }
 
 fn declare(simulation: &mut Simulation, client: usize, queue: &str, is_durable: bool, arguments: &[u8]) {
-    let said = simulation.ask(
-        client,
-        1,
-        &Method::QueueDeclare {
-            queue,
-            passive: false,
-            durable: is_durable,
-            exclusive: false,
-            auto_delete: false,
-            no_wait: false,
-            arguments: Table::trusted(arguments),
-        },
-    );
+    let said = simulation.ask(client, 1, &declare_with(queue, is_durable, Table::trusted(arguments)));
     assert!(matches!(said.method(), Method::QueueDeclareOk { .. }), "{}", said.shown());
 }
 

@@ -6,7 +6,7 @@
 //! passes only where a test says so, because an event that frees memory must also wake the clients that wait
 //! for it.
 
-use leveret_amqp::{Method, Table};
+use leveret_amqp::{Method, Table, Writer};
 use leveret_core::limits::Limits;
 use leveret_core::mem::ENTRIES_PER_CHUNK;
 use leveret_storage::Settings;
@@ -519,6 +519,37 @@ fn when_a_blocked_publisher_disconnects_the_next_one_resumes() {
     simulation.end(&["full", "brimful"]);
 }
 
+/// The first publisher waits for more memory than the second one needs, and keeps its place before it. When its client
+/// is lost, the second one continues at once.
+#[test]
+fn a_lost_publisher_that_waits_for_memory_does_not_delay_those_behind_it() {
+    let mut simulation = Simulation::new(Limits { body_bytes_max: 64 << 10, ..small_limits() });
+    let operator = simulation.open(&[1]);
+    let mut queues = vec!["first".to_owned(), "second".to_owned()];
+    queues.iter().for_each(|queue| simulation.declare(operator, 1, queue));
+    while simulation.engine.messages().ordinary_free().1 > 8 << 10 {
+        let name = format!("unread{}", queues.len());
+        simulation.declare(operator, 1, &name);
+        simulation.publish_to(operator, 1, &name, &[7; 3_000]);
+        simulation.run();
+        queues.push(name);
+    }
+    let [first, second] = [("first", 9_000), ("second", 3_000)].map(|(queue, bytes)| {
+        let publisher = simulation.open(&[1]);
+        simulation.publish_to(publisher, 1, queue, &vec![7; bytes]);
+        simulation.run();
+        publisher
+    });
+    assert!(simulation.engine.messages().is_held());
+    assert_eq!(simulation.counts(operator, 1, "second"), (0, 0), "it waits behind the first one");
+    simulation.lose(first);
+    simulation.run();
+    assert_eq!(simulation.counts(operator, 1, "second"), (1, 0));
+    assert!(simulation.clients[second].checker.is_open(1));
+    simulation.pass_ms(LOST_MS);
+    simulation.end(&queues.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
 #[test]
 fn a_lost_client_keeps_no_deliveries_while_its_input_waits() {
     for is_mandatory in [false, true] {
@@ -771,28 +802,62 @@ fn queues_without_consumers_leave_memory_to_other_queues() {
     }
 }
 
+fn small_disk() -> Settings {
+    Settings { segment_bytes: 64 << 10, commit_bytes: 12 << 10, segments_max: 12, ..Settings::default() }
+}
+
+fn persistent(key: &str) -> Publish<'_> {
+    Publish { key, properties: &[0x10, 0, 2], ..Publish::default() }
+}
+
+/// Publishes persistent messages to this queue until the disk is full and the publisher blocked.
+fn fill_disk(simulation: &mut Simulation, queue: &str) {
+    let filler = simulation.open(&[1]);
+    simulation.ask(filler, 1, &declare_with(queue, true, Table::EMPTY));
+    while !simulation.clients[filler].checker.is_blocked {
+        simulation.publish(filler, 1, persistent(queue), &[7; 3_000]);
+        simulation.pass_ms(1_000);
+    }
+}
+
+/// A publisher waits for the disk, for a queue that takes its message only because a consumer can take it. When the
+/// consumer's socket is full, the queue refuses the message, which needs no disk.
+#[test]
+fn a_publisher_that_waits_for_the_disk_is_refused_when_no_consumer_can_take_its_message() {
+    let mut simulation = Simulation::new(small_limits());
+    simulation.keep_on_disk(small_disk());
+    let [waiting, other] = [0; 2].map(|_| simulation.open(&[1]));
+    let narrow = Shape { down_room: 1 << 10, ..Shape::WIDE };
+    let consumer = simulation.open_with(Manners::default(), narrow, &[1]);
+    let mut bytes = [0; 128];
+    let mut writer = Writer::new(&mut bytes);
+    let arguments = writer.table(|table| {
+        table.int("x-max-length", 0)?;
+        table.text("x-overflow", "reject-publish")
+    });
+    arguments.expect("it fits");
+    simulation.ask(other, 1, &declare_with("none", true, Table::trusted(&writer.written()[4..])));
+    simulation.consume(consumer, 1, "none", "none", false);
+    simulation.ask(waiting, 1, &Method::ConfirmSelect { no_wait: false });
+    fill_disk(&mut simulation, "filled");
+    simulation.publish(waiting, 1, persistent("none"), &[7; 3_000]);
+    simulation.run();
+    assert!(simulation.clients[waiting].checker.is_blocked, "it waits for the disk");
+    simulation.clients[consumer].manners = Manners { greed: 0, ..Manners::default() };
+    (0..100).for_each(|_| simulation.send(consumer, 1, &passive("none")));
+    simulation.run();
+    simulation.ask(other, 1, &purge("filled"));
+    let is_refused = |said: &Said| matches!(said.method(), Method::BasicNack { .. });
+    assert!(simulation.clients[waiting].heard.iter().any(is_refused));
+}
+
 /// A publisher with an unacknowledged delivery waits for the disk while another one takes the last queue entries. Its
 /// publish is then refused, at its next retry or after 60 s. Its other channel goes on.
 #[test]
 fn a_publisher_that_waits_for_the_disk_is_refused_when_the_queue_entries_run_out() {
     let entries = 64 * ENTRIES_PER_CHUNK as u32;
     let mut simulation = Simulation::new(Limits { queue_entries_max: entries, ..small_limits() });
-    simulation.keep_on_disk(Settings {
-        segment_bytes: 64 << 10,
-        commit_bytes: 12 << 10,
-        segments_max: 12,
-        ..Settings::default()
-    });
-    let declare_durable = |queue| Method::QueueDeclare {
-        queue,
-        passive: false,
-        durable: true,
-        exclusive: false,
-        auto_delete: false,
-        no_wait: false,
-        arguments: Table::EMPTY,
-    };
-    let persistent = |key| Publish { key, properties: &[0x10, 0, 2], ..Publish::default() };
+    simulation.keep_on_disk(small_disk());
     // Both workers hold a delivery, so they may use the last queue entries.
     let [waiting, taking] = [0; 2].map(|_| simulation.open(&[1, 2]));
     for (worker, queue) in [(waiting, "first"), (taking, "second")] {
@@ -801,16 +866,10 @@ fn a_publisher_that_waits_for_the_disk_is_refused_when_the_queue_entries_run_out
         simulation.consume(worker, 1, queue, "worker", false);
         simulation.run();
     }
-    let filler = simulation.open(&[1]);
-    for queue in ["kept", "filled"] {
-        simulation.ask(filler, 1, &declare_durable(queue));
-    }
+    simulation.ask(taking, 1, &declare_with("kept", true, Table::EMPTY));
     let queues: Vec<String> = (0..80).map(|number| format!("q{number}")).collect();
     queues.iter().for_each(|queue| simulation.declare(taking, 1, queue));
-    while !simulation.clients[filler].checker.is_blocked {
-        simulation.publish(filler, 1, persistent("filled"), &[7; 3_000]);
-        simulation.pass_ms(1_000);
-    }
+    fill_disk(&mut simulation, "filled");
     simulation.publish(waiting, 1, persistent("kept"), &[7; 3_000]);
     simulation.publish_to(waiting, 2, "nowhere", b"");
     simulation.run();

@@ -1,6 +1,6 @@
 //! MQTT messages that are larger than a session may keep, long lists of topic filters, and packets that are wrong or too long.
 
-use leveret_amqp::{Method, Table, Writer};
+use leveret_amqp::{Table, Writer};
 use leveret_core::limits::Limits;
 use leveret_storage::Settings;
 use leveret_test_support::simulated_server::mqtt::{Login, MqttClient, packet};
@@ -114,16 +114,7 @@ fn a_queue_of_amqp_with_a_limit_of_bytes_delivers_larger_messages_to_a_ready_con
     let mut writer = Writer::new(&mut bytes);
     writer.table(|table| table.int("x-max-length-bytes", 1_000)).expect("it fits");
     let arguments = Table::trusted(&writer.written()[4..]);
-    let declare = Method::QueueDeclare {
-        queue: "q",
-        passive: false,
-        durable: false,
-        exclusive: false,
-        auto_delete: false,
-        no_wait: false,
-        arguments,
-    };
-    simulation.ask(client, 1, &declare);
+    simulation.ask(client, 1, &declare_with("q", false, arguments));
     simulation.publish_to(client, 1, "q", &vec![7; LARGE]);
     simulation.run();
     assert_eq!(simulation.counts(client, 1, "q"), (0, 0), "nobody takes it");

@@ -35,16 +35,7 @@ fn make(simulation: &mut Simulation, client: usize, queue: &str, durable: bool, 
     let mut bytes = [0; 512];
     let mut writer = Writer::new(&mut bytes);
     let arguments = arguments(&mut writer, given);
-    let declare = Method::QueueDeclare {
-        queue,
-        passive: false,
-        durable,
-        exclusive: false,
-        auto_delete: false,
-        no_wait: false,
-        arguments,
-    };
-    let said = simulation.ask(client, 1, &declare);
+    let said = simulation.ask(client, 1, &declare_with(queue, durable, arguments));
     assert!(matches!(said.method(), Method::QueueDeclareOk { .. }), "{}", said.shown());
 }
 

@@ -377,16 +377,7 @@ fn the_loop_sleeps_until_a_message_expires() {
         t.int("x-message-ttl", 3_600_000)
     });
     arguments.expect("it fits");
-    let declare = Method::QueueDeclare {
-        queue: "q",
-        passive: false,
-        durable: false,
-        exclusive: false,
-        auto_delete: false,
-        no_wait: false,
-        arguments: Table::trusted(&writer.written()[4..]),
-    };
-    simulation.ask(client, 1, &declare);
+    simulation.ask(client, 1, &declare_with("q", false, Table::trusted(&writer.written()[4..])));
     simulation.consume(client, 1, "dead", "c", true);
     simulation.pass_ms(1);
     simulation.publish_to(client, 1, "q", b"x");

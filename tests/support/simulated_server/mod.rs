@@ -584,14 +584,18 @@ fn is_unasked(said: &Said) -> bool {
 }
 
 pub const fn declare(queue: &str) -> Method<'_> {
+    declare_with(queue, false, Table::EMPTY)
+}
+
+pub const fn declare_with<'a>(queue: &'a str, durable: bool, arguments: Table<'a>) -> Method<'a> {
     Method::QueueDeclare {
         queue,
         passive: false,
-        durable: false,
+        durable,
         exclusive: false,
         auto_delete: false,
         no_wait: false,
-        arguments: Table::EMPTY,
+        arguments,
     }
 }
 
