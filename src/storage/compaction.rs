@@ -3,7 +3,8 @@
 //! A segment is removed in two steps. The second begins when the first is durable:
 //!
 //! 1. The live records of the segment are *copied* to the end of the log. The compactor reads the segment once, from
-//!    its start to its last live record. Only a commit that a read cuts off is read again.
+//!    its start to its last live record. Only a commit that a read cuts off is read again. If live records are left that
+//!    no whole commit contains, it reads the segment a second time and copies them from damaged commits.
 //! 2. The segment is *drained*: settlements and deletions that it may contain are written again to the end of the log.
 //!    The last of these commits records that the segment is removed. This step does not read the segment, because the
 //!    index has all settlements.
@@ -250,10 +251,15 @@ impl Log {
         // Settlements may wait for space that exists only after the compactor has continued, so the position counts as
         // reached when nothing is pending or in flight.
         let is_all_written = !self.has_pending_records() && self.in_flight.is_none();
+        let read_bytes = self.read_bytes();
         let compaction = self.compactor.compaction.as_mut()?;
         if let Some(position) = compaction.copied {
-            if position <= self.durable || is_all_written {
-                let segment = compaction.segment;
+            if position > self.durable && !is_all_written {
+                return None;
+            }
+            let segment = compaction.segment;
+            let live_left = self.index.segments().get(&segment).map_or(0, |segment| segment.live);
+            if !(compaction.has_damaged && live_left > 0 && !compaction.copies_damaged) {
                 // Copying ends with records left only at the end of the segment.
                 let was_read_to_its_end = compaction.left > 0;
                 self.compactor.compaction = None;
@@ -261,8 +267,10 @@ impl Log {
                 self.index.set_compacting(0);
                 self.index.end_compaction(segment, was_read_to_its_end);
                 self.start_drain();
+                return None;
             }
-            return None;
+            compaction.rewind(read_bytes);
+            (compaction.copies_damaged, compaction.left, compaction.copied) = (true, live_left, None);
         }
         if compaction.reading || pauses_compaction || compaction.waits_for_commit == self.writer.number + 1 {
             return None;
@@ -371,8 +379,11 @@ impl Log {
         let commit = Commit::parse(bytes, self.writer.identity.seed());
         let Some(commit) = commit.filter(|commit| commit.header.segment == compaction.segment) else {
             match reader::read_damaged_commit(bytes, self.writer.identity.seed(), compaction.segment) {
-                Some(damaged) => self.copy_damaged_commit(compaction, bytes, &damaged),
-                None => {
+                Some(damaged) if compaction.copies_damaged => {
+                    self.copy_damaged_commit(compaction, bytes, &damaged);
+                }
+                damaged => {
+                    compaction.has_damaged |= damaged.is_some();
                     // `skip` may be set: a part of this commit was copied when it could still be read. It does
                     // not apply to the next block.
                     compaction.skip = 0;
@@ -382,7 +393,7 @@ impl Log {
             return;
         };
         compaction.reads_single_blocks = false;
-        let mut rest = &commit.records[compaction.skip..];
+        let mut rest = if compaction.copies_damaged { &[][..] } else { &commit.records[compaction.skip..] };
         while let Ok((record, length)) = Record::parse(rest) {
             if !self.copy_live(&record, &rest[..length], compaction) {
                 compaction.skip = commit.records.len() - rest.len();
@@ -536,23 +547,7 @@ impl Log {
         let (_, segment) = best?;
         self.compactor.history.note_chosen(used_bytes);
         let found = self.index.segments().get(&segment)?;
-        // The length of the segment's header is not known here, so the compaction begins at the second block. Blocks
-        // that contain no commit are skipped.
-        Some(Compaction {
-            segment,
-            slot: found.slot,
-            at: BLOCK_BYTES as u32,
-            skip: 0,
-            read: (BLOCK_BYTES as u32, 0),
-            requested_bytes: 0,
-            next_read_bytes: self.read_bytes(),
-            reads_single_blocks: false,
-            left: found.live,
-            copied: None,
-            reading: false,
-            waits_for_commit: 0,
-            targets: Vec::new(),
-        })
+        Some(Compaction::new(segment, found, self.read_bytes()))
     }
 
     /// Returns a job that reads the next definition that needs a second copy. Returns `None` if there is no such
@@ -752,6 +747,12 @@ pub(super) struct Compaction {
     pub(super) next_read_bytes: usize,
     /// Whether the disk has refused a read of this segment. The compactor then reads single blocks.
     pub(super) reads_single_blocks: bool,
+    /// Whether damaged commits were found.
+    has_damaged: bool,
+    /// Whether only damaged commits are copied, because all whole commits are. A power cut after a failed sync can
+    /// bring back a part of a lost commit whose offsets later messages of the same segment have. So a record of a
+    /// damaged commit is copied only if no whole commit has it.
+    copies_damaged: bool,
     /// Number of live records still to be copied. It may include some that were settled meanwhile.
     pub(super) left: u64,
     /// The copies are durable when the log is durable up to this position. `None` until the segment was read to its
@@ -762,6 +763,40 @@ pub(super) struct Compaction {
     /// the compactor need not wait.
     pub(super) waits_for_commit: u64,
     pub(super) targets: Vec<Target>,
+}
+
+impl Compaction {
+    /// Creates the compaction of a segment that begins with a read of `read_bytes` bytes.
+    fn new(segment: u64, found: &Segment, read_bytes: usize) -> Self {
+        let mut compaction = Self {
+            segment,
+            slot: found.slot,
+            at: 0,
+            skip: 0,
+            read: (0, 0),
+            requested_bytes: 0,
+            next_read_bytes: 0,
+            reads_single_blocks: false,
+            has_damaged: false,
+            copies_damaged: false,
+            left: found.live,
+            copied: None,
+            reading: false,
+            waits_for_commit: 0,
+            targets: Vec::new(),
+        };
+        compaction.rewind(read_bytes);
+        compaction
+    }
+
+    /// Continues at the start of the segment, with a read of `read_bytes` bytes.
+    const fn rewind(&mut self, read_bytes: usize) {
+        // The length of the segment's header is not known here, so the compaction begins at the second block. Blocks
+        // that contain no commit are skipped.
+        (self.at, self.skip, self.read) = (BLOCK_BYTES as u32, 0, (BLOCK_BYTES as u32, 0));
+        (self.requested_bytes, self.next_read_bytes) = (0, read_bytes);
+        self.reads_single_blocks = false;
+    }
 }
 
 /// A compaction that frees no space lowers the threshold for the next compactions by this many percentage points. A

@@ -198,7 +198,10 @@ impl Space {
     /// a block unused, and the first and the last commit more. No commit exceeds `commit_bytes`.
     pub(super) fn copies_bytes(&self, live_bytes: u64) -> u64 {
         let most = self.commit_bytes as usize;
-        let commits = live_bytes / (most - self.settle_share() - BLOCK_BYTES / 2) as u64 + 2;
+        let room = most - self.settle_share();
+        // The records of two adjacent commits do not fit into one. So on average a commit is at least half full.
+        let records_bytes = (room - BLOCK_BYTES / 2).max((room - COMMIT_HEADER_BYTES) / 2);
+        let commits = live_bytes / records_bytes as u64 + 2;
         let bytes = (live_bytes + commits * BLOCK_BYTES as u64).min(commits * most as u64);
         if live_bytes == 0 { 0 } else { bytes }
     }

@@ -22,16 +22,19 @@ struct CompactedLog {
 
 impl CompactedLog {
     fn new(segments_max: u32) -> Self {
-        let disk = SimDisk::new(1, Mutant::None, IDENTITY);
-        disk.start(Trouble::Never);
-        let settings = Settings {
+        Self::with(Settings {
             segment_bytes: SEGMENT_BYTES,
             commit_bytes: 256 << 10,
             segments_max,
             syncs_per_s: 2,
             sync_burst: 2,
             ..Settings::default()
-        };
+        })
+    }
+
+    fn with(settings: Settings) -> Self {
+        let disk = SimDisk::new(1, Mutant::None, IDENTITY);
+        disk.start(Trouble::Never);
         let log = Log::open(&mut disk.clone(), settings, IDENTITY, Now::from_ms(0)).expect("it opens").0;
         Self { log, disk, now: 0 }
     }
@@ -174,6 +177,31 @@ fn live_messages_in_long_commits_are_copied() {
     assert!(world.log.index().segments().values().all(|segment| !segment.stuck), "something was not found");
     let live = &world.log.index().queues()[&1];
     assert!(kept.iter().all(|offset| live.segment_of(*offset).is_some()), "{kept:?}");
+}
+
+/// Commits of one block each, in which copies of longer messages leave space unused.
+#[test]
+fn segments_with_a_third_of_live_records_are_compacted_with_the_smallest_commits() {
+    let mut world = CompactedLog::with(Settings {
+        segment_bytes: 64 << 10,
+        commit_bytes: 4 << 10,
+        segments_max: 8,
+        ..Settings::default()
+    });
+    let mut offset = 0;
+    while world.publish(1, offset, &[7; 700]) {
+        if offset % 3 != 0 {
+            world.settle(1, Range { start: offset, end: offset + 1 });
+        }
+        offset += 1;
+        assert!(offset < 10_000, "the log never gets full");
+    }
+    let (live, used) =
+        world.log.index().segments().values().fold((0, 0), |(live, used), segment| {
+            (live + segment.live_bytes, used + u64::from(segment.bytes))
+        });
+    println!("{live} of {used} bytes are live");
+    assert!(live * 100 >= used * 33, "{live} of {used}");
 }
 
 /// A queue over sixty segments is deleted.

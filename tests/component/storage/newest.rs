@@ -4,9 +4,12 @@
 use std::collections::BTreeMap;
 
 use leveret_core::definition::ACCESS_STORED_KEY;
-use leveret_storage::{ACCESS_SLOTS, Access, Disk, Log, NEWEST_SLOT, Range, Record, Urgency};
+use leveret_storage::{
+    ACCESS_SLOTS, Access, Body, Disk, Log, Message, NEWEST_SLOT, Range, Record, Target, Targets, Urgency,
+};
 use leveret_test_support::simulated_disk::{SimDisk, Trouble};
 
+use crate::sample::PLAIN;
 use crate::small::{
     HEADER_BYTES, IDENTITY, NOW, all, body, new_disk, open, publish_ten, readable, settings, turn, zero,
 };
@@ -281,6 +284,64 @@ fn a_newest_segment_behind_an_old_header_without_intact_commit_is_reported() {
         let (_, report) = open(&disk, IDENTITY);
         assert!(report.is_damaged() || report.reported_damage.is_alarm(), "start {start}: {report:?}");
     }
+}
+
+/// A commit is lost in a power cut. The start that overwrites it cannot sync, the process goes on from the page cache,
+/// and the next power cut brings parts of the lost commit back. Its messages have the offsets of later ones.
+#[test]
+fn the_compactor_copies_no_message_of_a_lost_commit_that_a_failed_sync_brings_back() {
+    let mut disk = new_disk();
+    let (mut log, _) = open(&disk, IDENTITY);
+    publish_ten(&mut log, &mut disk, 0);
+    let stale: Vec<u64> = (10..16).collect();
+    for offset in &stale {
+        let target = [Target { queue: 1, offset: *offset }];
+        let message = Message { targets: Targets::List(&target), body: Body::Inline(b"stale"), ..PLAIN };
+        log.append(&Record::Message(message), Urgency::Awaited, NOW).expect("there is room");
+    }
+    let job = log.next_commit(NOW).expect("a commit is awaited");
+    log.commit_done(job.run(&mut disk)).expect("the disk is well");
+    let (slot, at) = disk.written().last().copied().expect("it was written");
+    let mut lost = vec![0; 4096];
+    disk.read(slot, at as u64, &mut lost).expect("the disk is well");
+    zero(&mut disk, slot, at as u64 / 4096..at as u64 / 4096 + 1);
+    // The first of these starts writes its commit at the same place, and the second one repeats it behind.
+    for _ in 0..2 {
+        log = open(&disk, IDENTITY).0;
+    }
+    // The copies of these messages take more than one commit, and those with the offsets of lost ones come last.
+    for mut offset in [20, 30, 10] {
+        commit_ten(&mut log, &mut disk, &mut offset);
+    }
+    let mut offset = 40;
+    while log.index().segments().len() < 3 {
+        commit_ten(&mut log, &mut disk, &mut offset);
+    }
+    // One of the six records is damaged, and therefore the commit.
+    disk.write(slot, at as u64, &lost).expect("the disk is well");
+    disk.flip(slot, at + HEADER_BYTES + 10);
+    let (mut log, report) = open(&disk, IDENTITY);
+    assert!(!report.is_damaged(), "{report:?}");
+    log.settle(1, Range { start: 0, end: 10 }, Urgency::Awaited, NOW);
+    log.settle(1, Range { start: 40, end: offset }, Urgency::Awaited, NOW);
+    let first = log.index().segments().keys().next().copied().expect("there are segments");
+    while log.index().segments().contains_key(&first) {
+        let target = [Target { queue: 2, offset }];
+        let message = Message { targets: Targets::List(&target), body: Body::Inline(&[7; 3_000]), ..PLAIN };
+        // Without space, only the compactor continues.
+        let _ = log.append(&Record::Message(message), Urgency::Awaited, NOW);
+        (0..20).for_each(|_| turn(&mut log, &mut disk));
+        offset += 1;
+        assert!(offset < 10_000, "the segment is never removed");
+    }
+    let mut found = Vec::new();
+    let read = log.for_each_message(&mut disk, 1, |_, offset, message| {
+        let Body::Inline(bytes) = message.body else { panic!("the bodies are small") };
+        found.push((offset, bytes == body(offset)));
+        Ok(())
+    });
+    read.expect("the disk is well");
+    assert_eq!(found, (10..40).map(|offset| (offset, true)).collect::<Vec<_>>());
 }
 
 /// The oldest segment of a log follows no other one. Its header tells that its first commit is missing.
