@@ -45,6 +45,7 @@ use super::segment::Identity;
 use super::segment::{
     FoundFile, FoundHeader, HeaderRead, Headers, SegmentHeader, SegmentRef, is_segment_size,
 };
+use super::space::SlotUse;
 use super::{access, footer, newest_segment, reader};
 
 /// Maximum number of times that a start reads the store, if the disk refuses to read a part of it.
@@ -205,7 +206,8 @@ impl Log {
         if report.commits_lost_at_end == 0 {
             newest_segment::renew(disk, self.space.active.segment())?;
         }
-        // An earlier process may have created a file and been killed before it synced the directory.
+        // An earlier process may have created a file and been killed before it synced the file or the directory.
+        self.sync_unused_files(disk)?;
         disk.sync_directory()?;
         let mut is_large = self.pending.len() > BLOCK_BYTES;
         while self.schedule.is_starting || (self.space.is_scarce() && self.compactor.drain.is_some()) {
@@ -227,6 +229,17 @@ impl Log {
             }
         }
         self.space.remove_surplus(disk);
+        Ok(())
+    }
+
+    /// Syncs the free files that were never used, so that they have their full length before they get a header.
+    fn sync_unused_files<D: Disk>(&self, disk: &mut D) -> io::Result<()> {
+        for (slot, state) in (0..).zip(&self.space.slots.slots) {
+            let mut first = [0; 8];
+            if *state == SlotUse::Free && disk.read(slot, 0, &mut first)? > 0 && first == [0; 8] {
+                disk.sync(slot)?;
+            }
+        }
         Ok(())
     }
 

@@ -390,6 +390,45 @@ fn a_kill_while_a_segment_is_opened_is_not_taken_for_a_partial_copy() {
     assert!(sealed > 2, "{sealed} of them found the newest segment sealed");
 }
 
+/// Returns a store whose second file was prepared by a process that was killed before it synced the file.
+fn with_unsynced_file(seed: u64) -> Store {
+    let mut disk = SimDisk::new(seed, Mutant::None, IDENTITY);
+    disk.start(Trouble::Never);
+    let (mut log, _) = Log::open(&mut disk, settings(), IDENTITY, NOW).expect("it opens");
+    // The file is created, and then filled.
+    disk.foresee(Trouble::Kill(2));
+    let job = log.next_prepare().expect("a file is prepared ahead");
+    assert!(log.prepare_done(job.run(&mut disk)).is_err());
+    disk.revive();
+    disk.start(Trouble::Never);
+    let (log, _) = Log::open(&mut disk, settings(), IDENTITY, NOW).expect("it opens");
+    Store { disk, letter: b'a', next: 0, log }
+}
+
+/// Power fails while the header of such a file is written. The file may be too short then, and its header whole.
+#[test]
+fn a_file_that_a_killed_process_prepared_is_never_reported_as_too_short() {
+    let mut store = with_unsynced_file(0);
+    while store.log.index().segments().len() == 1 {
+        assert!(store.goes_on());
+    }
+    let opened_by = store.next;
+    for calls in 0..12 {
+        for seed in 0..40 {
+            let mut store = with_unsynced_file(seed);
+            while store.next < opened_by - 1 {
+                assert!(store.goes_on());
+            }
+            store.disk.foresee(Trouble::Cut(calls));
+            store.goes_on();
+            store.disk.power_cut();
+            store.disk.start(Trouble::Never);
+            let report = Log::open(&mut store.disk, settings(), OTHER, NOW).expect("it opens").1;
+            assert!(!report.is_damaged(), "cut at {calls}, seed {seed}: {report:?}");
+        }
+    }
+}
+
 /// A full file system had no space for the header copy, and a power cut tore the header of the next segment.
 /// But data behind a header may be the rest of a segment.
 #[test]
