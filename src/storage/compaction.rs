@@ -257,11 +257,13 @@ impl Log {
             if position > self.durable && !is_all_written {
                 return None;
             }
-            let segment = compaction.segment;
-            let live_left = self.index.segments().get(&segment).map_or(0, |segment| segment.live);
-            if !(compaction.has_damaged && live_left > 0 && !compaction.copies_damaged) {
-                // Copying ends with records left only at the end of the segment.
-                let was_read_to_its_end = compaction.left > 0;
+            // Copying ends with records left only at the end of the segment.
+            let was_read_to_its_end = compaction.left > 0;
+            if was_read_to_its_end && compaction.has_damaged && !compaction.copies_damaged {
+                compaction.rewind(read_bytes);
+                (compaction.copies_damaged, compaction.copied) = (true, None);
+            } else {
+                let segment = compaction.segment;
                 self.compactor.compaction = None;
                 self.shrink_buffer();
                 self.index.set_compacting(0);
@@ -269,8 +271,6 @@ impl Log {
                 self.start_drain();
                 return None;
             }
-            compaction.rewind(read_bytes);
-            (compaction.copies_damaged, compaction.left, compaction.copied) = (true, live_left, None);
         }
         if compaction.reading || pauses_compaction || compaction.waits_for_commit == self.writer.number + 1 {
             return None;

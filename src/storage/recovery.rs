@@ -236,7 +236,9 @@ impl Log {
     fn sync_unused_files<D: Disk>(&self, disk: &mut D) -> io::Result<()> {
         for (slot, state) in (0..).zip(&self.space.slots.slots) {
             let mut first = [0; 8];
-            if *state == SlotUse::Free && disk.read(slot, 0, &mut first)? > 0 && first == [0; 8] {
+            let has_first =
+                *state == SlotUse::Free && disk.read(slot, 0, &mut first).is_ok_and(|length| length > 0);
+            if has_first && first == [0; 8] {
                 disk.sync(slot)?;
             }
         }
