@@ -269,6 +269,10 @@ impl<P: Platform> Engine<P> {
             if is_first_again && self.shared.lists.for_capacity.last() == Some(waiting) {
                 self.shared.lists.for_capacity.move_to(waiting, 0);
             }
+            if is_lost {
+                // Its message may be too large for the memory that is left. Others do not wait for that.
+                self.shared.resources.messages.lift_hold();
+            }
         }
     }
 

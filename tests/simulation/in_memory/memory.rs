@@ -520,7 +520,7 @@ fn when_a_blocked_publisher_disconnects_the_next_one_resumes() {
 }
 
 /// The first publisher waits for more memory than the second one needs, and keeps its place before it. When its client
-/// is lost, the second one continues at once.
+/// is lost, the second one continues at once, and a later one does not wait.
 #[test]
 fn a_lost_publisher_that_waits_for_memory_does_not_delay_those_behind_it() {
     let mut simulation = Simulation::new(Limits { body_bytes_max: 64 << 10, ..small_limits() });
@@ -546,6 +546,14 @@ fn a_lost_publisher_that_waits_for_memory_does_not_delay_those_behind_it() {
     simulation.run();
     assert_eq!(simulation.counts(operator, 1, "second"), (1, 0));
     assert!(simulation.clients[second].checker.is_open(1));
+    let third = simulation.open(&[1]);
+    simulation.publish_to(third, 1, "second", b"short");
+    simulation.run();
+    assert_eq!(
+        simulation.counts(operator, 1, "second"),
+        (2, 0),
+        "nobody waits for the lost one later either"
+    );
     simulation.pass_ms(LOST_MS);
     simulation.end(&queues.iter().map(String::as_str).collect::<Vec<_>>());
 }
