@@ -221,8 +221,8 @@ impl Log {
         if self.write_first(disk, now)? { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
     }
 
-    /// Updates both files beside the log unless they contain the same definitions as the log. From now on, every
-    /// commit that changes access updates both files. Blocks.
+    /// Updates both files beside the log unless they contain the same definitions as the log, and syncs them. From now
+    /// on, every commit that changes access updates both files. Blocks.
     pub(super) fn renew_access_file<D: Disk>(&mut self, disk: &mut D) -> io::Result<()> {
         self.access.keeps_files = true;
         let Some(digest) = self.access.digest else { return Ok(()) };
@@ -235,7 +235,8 @@ impl Log {
                 && kept.version >= digest.version
         };
         let kept = copies(disk).map(|copy| copy.as_ref().is_some_and(is_kept));
-        if kept == [true; _] {
+        // An earlier process may have been killed before it synced them.
+        if kept == [true; _] && ACCESS_SLOTS.into_iter().all(|slot| disk.sync(slot).is_ok()) {
             return Ok(());
         }
         let (version, is_in_doubt) = (digest.version, digest.is_in_doubt);

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use leveret_core::definition::ACCESS_STORED_KEY;
 use leveret_storage::{
-    ACCESS_SLOTS, Access, Body, Disk, Log, Message, NEWEST_SLOT, Range, Record, Target, Targets, Urgency,
+    ACCESS_SLOTS, Access, Body, Disk, Log, Message, NEWEST_SLOT, Range, Record, Report, Target, Targets,
+    Urgency,
 };
 use leveret_test_support::simulated_disk::{SimDisk, Trouble};
 
@@ -403,6 +404,45 @@ fn a_torn_access_file_still_reveals_that_the_end_of_the_log_is_lost() {
         assert!(report.is_damaged(), "start {start} tells it: {report:?}");
         assert!(matches!(report.access.access, Access::InDoubt(_)), "start {start}: {report:?}");
     }
+}
+
+/// A process is killed while it writes the deletion of a user to the access files. The next start finds the deletion in
+/// the page cache. Then power fails, the log loses its end, and one of the files cannot be read any more.
+#[test]
+fn what_a_start_finds_in_the_access_files_survives_the_loss_of_the_log_and_of_one_file() {
+    let user = b"\0\x02\x05alice";
+    let mut deleted_count = 0;
+    for calls in 0..12 {
+        let mut disk = new_disk();
+        let (mut log, _) = open(&disk, IDENTITY);
+        let change_user = |log: &mut Log, version: u64, value| {
+            for (version, key, value) in
+                [(version, &user[..], value), (version + 1, &ACCESS_STORED_KEY, Some(&b""[..]))]
+            {
+                let version = u64::from(log.epoch()) << 32 | version;
+                let record = Record::Defined { version, key, value };
+                log.append_reserved(&record, Urgency::Awaited, NOW).expect("there is room");
+            }
+        };
+        change_user(&mut log, 1, Some(&b""[..]));
+        turn(&mut log, &mut disk);
+        change_user(&mut log, 3, None);
+        let (slot, at) = disk.written().last().copied().expect("the first commit was written");
+        disk.foresee(Trouble::Kill(calls));
+        let job = log.next_commit(NOW).expect("a commit is awaited");
+        let _ = log.commit_done(job.run(&mut disk));
+        disk.revive();
+        let has_user = |report: &Report| report.access.definitions.iter().any(|entry| *entry.key == *user);
+        let (_, report) = open(&disk, IDENTITY);
+        let had_user = has_user(&report);
+        deleted_count += usize::from(!had_user);
+        disk.power_cut();
+        zero(&mut disk, slot, at as u64 / 4096 + 1..16);
+        disk.refuse(ACCESS_SLOTS[0], 0);
+        let (_, report) = open(&disk, IDENTITY);
+        assert_eq!(has_user(&report), had_user, "killed at {calls}: {report:?}");
+    }
+    assert!(deleted_count > 4, "{deleted_count}");
 }
 
 /// Returns another disk with the same files.
