@@ -6,8 +6,10 @@
 //! - Each random decision has random numbers of its own ([`Random::of`]). So a change of the broker affects
 //!   only what its clients and its disk see of it, and a seed keeps its meaning everywhere else.
 
+use std::collections::BTreeSet;
+
 use leveret_core::time::Now;
-use leveret_storage::{ACCESS_SLOTS, Disk, Log};
+use leveret_storage::{ACCESS_SLOTS, Disk, Log, is_beside_the_log};
 
 use super::harm::Harm;
 use super::ledger::Ledger;
@@ -114,8 +116,11 @@ pub struct Run {
     /// A file of users and permissions may have old bytes: the device lost an acknowledged sync or returned
     /// older data, and no start has followed.
     pub may_have_old_access: bool,
-    /// The log was damaged while no file beside it had the users, because there was no space for them.
+    /// The log was damaged while no file beside it had the users: there was no space for them, or they were damaged as
+    /// well.
     pub was_access_bare: bool,
+    /// The files that were damaged since the last start.
+    pub damaged_slots: BTreeSet<u32>,
     /// The file system may have less space than the settings say.
     pub is_full: bool,
     /// The previous life was killed in the middle of a write.
@@ -149,6 +154,7 @@ impl Run {
             is_told: false,
             may_have_old_access: false,
             was_access_bare: false,
+            damaged_slots: BTreeSet::new(),
             is_full: room.is_some(),
             was_killed: false,
             is_last: false,
@@ -308,7 +314,12 @@ impl Run {
     /// Notes a damage. `before` is the disk before it, from which follows what the damage may cost.
     pub fn note_damage(&mut self, mut before: SimDisk, damaged: &Damaged) {
         self.damages.push(format!("before life {}: {damaged:?}", self.ledger.life + 1));
-        self.was_access_bare |= !has_access_file(&mut before);
+        self.damaged_slots.extend(damaged.slots());
+        let is_log_damaged = self.damaged_slots.iter().any(|slot| !is_beside_the_log(*slot));
+        let is_lost =
+            |slot: &u32| self.damaged_slots.contains(slot) || !has_magic(&mut self.disk.copy(), *slot);
+        self.was_access_bare |= is_log_damaged && ACCESS_SLOTS.iter().all(is_lost);
+        self.was_access_bare |= !ACCESS_SLOTS.into_iter().any(|slot| has_magic(&mut before, slot));
         self.may_have_old_access |= damaged.has_old_access;
         self.harms.push(Harm::of(&mut before, damaged));
         (self.is_damaged, self.ledger.is_lenient) = (true, true);
@@ -377,8 +388,8 @@ impl Run {
     }
 }
 
-/// Returns whether a file beside the log has the users.
-fn has_access_file(disk: &mut SimDisk) -> bool {
+/// Returns whether the file has users.
+fn has_magic(disk: &mut SimDisk, slot: u32) -> bool {
     let mut magic = [0; 7];
-    ACCESS_SLOTS.into_iter().any(|slot| disk.read(slot, 0, &mut magic).is_ok() && magic == *b"LEVERET")
+    disk.read(slot, 0, &mut magic).is_ok() && magic == *b"LEVERET"
 }

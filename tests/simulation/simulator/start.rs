@@ -169,6 +169,7 @@ impl Run {
         let is_unbounded = harms.iter().any(|harm| harm.is_unbounded);
         self.ledger.begin(log.epoch(), &found, &harms, is_told);
         harms.iter_mut().for_each(|harm| harm.is_fresh = false);
+        self.damaged_slots.clear();
         self.harms = harms;
         let mut engine = self.filled(&log, (report.access, report.reported_damage), true)?;
         let (broker, mut context) = engine.broker_mut();

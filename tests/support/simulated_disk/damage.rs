@@ -46,6 +46,11 @@ impl Damaged {
         !self.files.is_empty()
     }
 
+    /// Returns the slots of all files with damage, some of them several times.
+    pub fn slots(&self) -> impl Iterator<Item = u32> {
+        self.blocks.iter().map(|(slot, _)| *slot).chain(self.files.iter().copied())
+    }
+
     /// Returns whether one of `blocks` in the file `slot` is damaged.
     pub fn touches(&self, slot: u32, blocks: core::ops::RangeInclusive<usize>) -> bool {
         self.files.contains(&slot)
