@@ -27,7 +27,7 @@ use crate::pending_writes::Urgency;
 use leveret_core::definition::{ACCESS_STORED_KEY, is_access};
 use leveret_core::mem::sort;
 
-use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, claimed_length, padded};
+use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader, claimed_length, padded};
 use super::commit_builder::CompactorBuffers;
 use super::commit_builder::ResizeZeroed;
 use super::disk_jobs::{ReadDone, ReadJob};
@@ -65,6 +65,8 @@ const RANGE_BYTES: usize = 5;
 const REWRITE_BYTES_MIN: usize = 2 * RECORD_OVERHEAD_BYTES_MAX;
 /// Maximum number of ranges in a rewriting record. They are unpacked on the stack.
 const REWRITE_RANGES: usize = 256;
+/// Maximum number of starts whose repeated commits a compaction remembers.
+const REPEATED_MAX: usize = 16;
 /// Maximum number of bytes that the compactor reads at once, unless a commit is longer. More than `commit_bytes` is read
 /// only for a commit whose checksum was verified before.
 const READ_BYTES_MAX: usize = 128 << 10;
@@ -379,7 +381,7 @@ impl Log {
         let commit = Commit::parse(bytes, self.writer.identity.seed());
         let Some(commit) = commit.filter(|commit| commit.header.segment == compaction.segment) else {
             match reader::read_damaged_commit(bytes, self.writer.identity.seed(), compaction.segment) {
-                Some(damaged) if compaction.copies_damaged => {
+                Some(damaged) if compaction.copies_damaged && !compaction.is_repeated(&damaged.header) => {
                     self.copy_damaged_commit(compaction, bytes, &damaged);
                 }
                 damaged => {
@@ -393,7 +395,8 @@ impl Log {
             return;
         };
         compaction.reads_single_blocks = false;
-        let mut rest = if compaction.copies_damaged { &[][..] } else { &commit.records[compaction.skip..] };
+        compaction.note_repeated(&commit.header);
+        let mut rest = &commit.records[compaction.skip..];
         while let Ok((record, length)) = Record::parse(rest) {
             if !self.copy_live(&record, &rest[..length], compaction) {
                 compaction.skip = commit.records.len() - rest.len();
@@ -749,10 +752,13 @@ pub(super) struct Compaction {
     pub(super) reads_single_blocks: bool,
     /// Whether damaged commits were found.
     has_damaged: bool,
-    /// Whether only damaged commits are copied, because all whole commits are. A power cut after a failed sync can
-    /// bring back a part of a lost commit whose offsets later messages of the same segment have. So a record of a
-    /// damaged commit is copied only if no whole commit has it.
+    /// Whether damaged commits are copied, because all whole commits that could be read are. A power cut after a failed
+    /// sync can bring back a part of a lost commit whose offsets later messages of the same segment have. So a record of
+    /// a damaged commit is copied only if no whole commit has it.
     copies_damaged: bool,
+    /// The numbers of commits that whole commits of the segment repeat. As at a start, nothing of these is copied if
+    /// they are damaged. If there are more, the last ones are left out: the copies of whole commits come first anyway.
+    repeated: heapless::Vec<(u64, u64), REPEATED_MAX>,
     /// Number of live records still to be copied. It may include some that were settled meanwhile.
     pub(super) left: u64,
     /// The copies are durable when the log is durable up to this position. `None` until the segment was read to its
@@ -779,6 +785,7 @@ impl Compaction {
             reads_single_blocks: false,
             has_damaged: false,
             copies_damaged: false,
+            repeated: heapless::Vec::new(),
             left: found.live,
             copied: None,
             reading: false,
@@ -787,6 +794,19 @@ impl Compaction {
         };
         compaction.rewind(read_bytes);
         compaction
+    }
+
+    /// Notes the numbers of the commits that a whole commit repeats.
+    fn note_repeated(&mut self, header: &CommitHeader) {
+        let range = (header.number.saturating_sub(header.repeats.into()), header.number);
+        if header.repeats > 0 && !self.copies_damaged {
+            let _ = self.repeated.push(range);
+        }
+    }
+
+    /// Returns whether a whole commit repeats the damaged commit with this header.
+    fn is_repeated(&self, header: &CommitHeader) -> bool {
+        self.repeated.iter().any(|(from, to)| (*from..*to).contains(&header.number))
     }
 
     /// Continues at the start of the segment, with a read of `read_bytes` bytes.
