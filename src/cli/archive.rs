@@ -280,7 +280,7 @@ pub(super) struct NewFile {
 /// How an existing file of the same name is handled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ExistingFile {
-    /// The existing file is replaced. If it is a link, the link itself is replaced.
+    /// The existing file is replaced. A link that appears while the new file is written is replaced itself.
     Replaced,
     /// The existing file stays, and the new one is removed.
     Kept,

@@ -174,7 +174,8 @@ fn invalid_value(key: &str, value_type: ValueType, value: &Value<'_>) -> Option<
         ValueType::Number if value.as_number().is_none() => "a number",
         ValueType::Text if value.as_str().is_none() => "binary",
         ValueType::Boolean if !matches!(value, Value::Bool(_)) => "boolean",
-        ValueType::Object if !matches!(value, Value::Object(_)) => "an object",
+        // RabbitMQ writes an empty object as an empty list.
+        ValueType::Object if !matches!(value, Value::Object(_)) && value.holds_something() => "an object",
         ValueType::Properties => return invalid_properties(key, value),
         ValueType::Uris => return invalid_uris(key, value),
         ValueType::DeleteAfter

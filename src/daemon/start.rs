@@ -13,7 +13,9 @@ use leveret_config::units::ListenAddress;
 use leveret_config::{Config, ConfigError};
 use leveret_connection::{Identity, MqttSettings};
 use leveret_core::limits::{Megabytes, MemoryTable};
-use leveret_management::definitions::{At, Item, Parsed, apply, hash_password, parse, read, unknown_field};
+use leveret_management::definitions::{
+    At, Item, Parsed, Refusals, apply, hash_password, parse, read, unknown_field,
+};
 use leveret_management::request::{Endurance, Machine, Process, StoreView};
 use leveret_server::{CertificateState, Engine, EngineSetup};
 use leveret_storage::OpenError;
@@ -398,20 +400,18 @@ impl core::error::Error for StartError {}
 ///
 /// - If the file cannot be read, or is damaged, nothing is created, an alarm is raised, and the start
 ///   continues. The definitions are in the store since an earlier start.
-/// - A definition that cannot be created is logged, and the others are created.
+/// - Definitions that cannot be created are logged, equal reasons together, and the others are created.
 /// - Existing definitions are not written again, so frequent starts do not wear the flash.
 /// - The start timeout of systemd is extended meanwhile, because hashing passwords takes long.
 ///
 /// # Errors
 /// The file cannot be read to its end. The text has the name of the file and the line with the error.
 pub(super) fn load(path: &Path, (broker, mut context): (&mut Broker, Context<'_>)) -> Result<(), String> {
-    let (mut made, mut refused) = (0, 0);
-    for_each_definition(path, |at, parsed| {
+    let (mut made, mut refusals, mut remarks) = (0, Refusals::default(), Refusals::default());
+    let done = for_each_definition(path, |at, object, parsed| {
         let done = parsed.and_then(|parsed| {
             let Parsed { mut item, unknown_fields } = parsed;
-            unknown_fields
-                .iter()
-                .for_each(|name| log::warn!("{}: {at}: {}", path.display(), unknown_field(name)));
+            unknown_fields.iter().for_each(|name| remarks.add(at, object, &unknown_field(name)));
             if matches!(item, Item::User(_)) {
                 systemd::extend_start_timeout();
             }
@@ -421,34 +421,35 @@ pub(super) fn load(path: &Path, (broker, mut context): (&mut Broker, Context<'_>
         match done {
             Ok(remark) => {
                 made += 1;
-                remark.iter().for_each(|remark| log::warn!("{}: {at}: {remark}", path.display()));
+                remark.iter().for_each(|remark| remarks.add(at, object, remark));
             }
-            Err(why) => {
-                refused += 1;
-                log::error!("{}: {at}: {why}", path.display());
-            }
+            Err(why) => refusals.add(at, object, &why),
         }
-    })?;
-    log::info!("{}: {made} definitions were loaded, {refused} were refused", path.display());
+    });
+    remarks.lines().for_each(|line| log::warn!("{}: {line}", path.display()));
+    refusals.lines().for_each(|line| log::error!("{}: {line}", path.display()));
+    done?;
+    log::info!("{}: {made} definitions were loaded, {} were refused", path.display(), refusals.count());
     Ok(())
 }
 
 /// Returns warnings about the file `load_definitions`, without creating anything.
 pub(super) fn dry_run_definitions(path: &Path) -> Vec<String> {
-    let mut remarks = Vec::new();
-    let done = for_each_definition(path, |at, parsed| match parsed {
+    let mut remarks = Refusals::default();
+    let done = for_each_definition(path, |at, object, parsed| match parsed {
         Ok(parsed) => {
-            let unknown = parsed.unknown_fields.iter();
-            remarks.extend(unknown.map(|name| format!("{}: {at}: {}", path.display(), unknown_field(name))));
+            parsed.unknown_fields.iter().for_each(|name| remarks.add(at, object, &unknown_field(name)));
         }
-        Err(why) => remarks.push(format!("{}: {at}: {why}", path.display())),
+        Err(why) => remarks.add(at, object, &why),
     });
-    remarks.extend(done.err());
-    remarks
+    remarks.lines().map(|line| format!("{}: {line}", path.display())).chain(done.err()).collect()
 }
 
-/// Calls `take` with each definition of the file, or its error.
-fn for_each_definition(path: &Path, mut take: impl FnMut(At, Result<Parsed, String>)) -> Result<(), String> {
+/// Calls `take` with each definition of the file: its place, its JSON, and what it defines, or why it is invalid.
+fn for_each_definition(
+    path: &Path,
+    mut take: impl FnMut(At, &str, Result<Parsed, String>),
+) -> Result<(), String> {
     let unusable = |why: String| {
         let path = path.display();
         format!(
@@ -463,7 +464,7 @@ fn for_each_definition(path: &Path, mut take: impl FnMut(At, Result<Parsed, Stri
     let mut file = File::open(path).map_err(|error| unusable(cannot_open(path, &error)))?;
     let done = read::<Infallible>(&mut file, |at, thing| {
         let parsed = parse(at.section, thing).map_err(|why| why.to_string());
-        take(at, parsed);
+        take(at, thing, parsed);
         Ok(())
     });
     done.map_err(|error| unusable(error.to_string()))

@@ -257,13 +257,14 @@ impl Bounds {
 pub struct Fields<'b>(Vec<(Cow<'b, str>, &'b str)>);
 
 impl<'b> Fields<'b> {
-    /// Reads the fields of an object.
+    /// Reads the fields of an object. An empty list is an object without fields, because RabbitMQ writes empty objects so.
     ///
     /// # Errors
     /// The value is not an object, or has too many fields.
     pub fn of(value: &Value<'b>) -> Result<Self, String> {
         match value {
             Value::Object(text) => Bounds::default().open(text),
+            Value::Array(_) if !value.holds_something() => Ok(Self::default()),
             other => Err(format!("there must be an object, not {other}")),
         }
     }
@@ -410,6 +411,7 @@ mod tests {
         assert_eq!(fields.nothing_else(), Err("unknown field `c`".to_string()));
         assert_eq!(Fields::parse(b"[1]").unwrap_err(), "there must be an object, not [1]");
         assert!(Fields::parse(b"{").unwrap_err().contains("EOF"));
+        assert!(Fields::parse(b" [ ] ").unwrap().nothing_else().is_ok());
     }
 
     #[test]

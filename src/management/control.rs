@@ -7,7 +7,7 @@
 //! - One request does a bounded amount of work.
 
 use leveret_broker::{ConnectionView, Context, DeleteIf};
-use leveret_core::command::ConnectionId;
+use leveret_core::command::{ConnectionId, RABBITMQ_VERSION};
 use leveret_core::error::Fault;
 
 use super::access::changed;
@@ -41,6 +41,7 @@ fn write_overview(json: &mut Json<'_>, context: &RequestContext<'_>) {
         ("product_name", process.product.0.as_str()),
         ("product_version", process.product.1.as_str()),
         ("leveret_version", env!("CARGO_PKG_VERSION")),
+        ("rabbitmq_version", RABBITMQ_VERSION),
         ("node", &process.node),
         ("data_dir", &process.data_dir),
         ("configuration", &process.configuration),
@@ -96,6 +97,10 @@ fn pools(json: &mut Json<'_>, context: &RequestContext<'_>, is_first: &mut bool)
         ("disk_usable", usable),
         ("disk_used", usable.saturating_sub(context.pending_writes.log_free_bytes())),
         ("disk_live", context.broker.views().live_log_bytes()),
+        ("disk_free", context.process.machine.disk_free_bytes),
+        ("disk_free_limit", context.process.disk_free_limit().unwrap_or(0)),
+        ("fd_used", context.process.machine.files_open),
+        ("fd_total", context.process.machine.files_max),
         ("sync_budget_delayed_commits", context.process.store.commits_over_budget),
         ("is_over_sync_budget", context.process.store.is_over_budget.into()),
     ];

@@ -14,10 +14,9 @@
 //! # Invariants
 //! - A dry run changes nothing.
 //! - Existing exchanges and queues stay as they are. Objects that this broker does not support are skipped.
-//! - All objects of a file are parsed before the first is created, so an invalid one is reported before anything
-//!   changes.
-//! - An error during creation (an object with other properties has the name, a limit is reached) ends the import.
-//!   Objects created before it remain, as in RabbitMQ.
+//! - The syntax of the whole file is checked before the first object is created.
+//! - An object that is refused (it is invalid, an object with other properties has the name, a limit is reached) does not
+//!   stop the import. The answer names the refused objects.
 //! - A step ends after [`OBJECTS_PER_STEP`] objects, or after [`BYTES_PER_STEP`] bytes of a file and the rest of 8 KiB.
 
 use leveret_core::mem::{Messages, Share};
@@ -25,12 +24,12 @@ use leveret_core::password::PasswordHash;
 use leveret_json::{Fields, Value};
 
 use super::definitions::{self, DefinitionReader, Item, ItemError, Password, Step, StepError};
-use super::definitions::{Comparison, DefinitionComparer, Subject};
+use super::definitions::{Comparison, DefinitionComparer, Refusals, Subject};
 use super::http::Status;
 use super::json::Json;
 use super::management::{numbers, texts};
 use super::request::RequestContext;
-use super::request::{Answer, Answered, Upload, bad, body, not_found, pool_full, too_large};
+use super::request::{Answer, Answered, Upload, bad, body, not_found, pool_full, problem, too_large};
 use super::request::{Call, exists};
 use super::uploads::Form;
 use super::uploads::Spool;
@@ -39,6 +38,8 @@ use super::uploads::Spool;
 const OBJECTS_PER_STEP: usize = 8;
 /// Number of bytes of a file after which a step ends.
 const BYTES_PER_STEP: usize = 64 << 10;
+/// The longest text about refused objects in bytes. Escaped, each byte may become six, and the answer is written at once.
+const REASON_BYTES_MAX: usize = 5 << 10;
 /// Maximum length of an object of a file in bytes.
 const OBJECT_BYTES_MAX: usize = 64 << 10;
 
@@ -83,6 +84,9 @@ pub(super) struct Import {
     vhost: Option<String>,
     /// The comparison with the broker, which replaces creation.
     dry_run: Option<DryRun>,
+    /// The number of objects in the file.
+    object_count: u64,
+    refusals: Refusals,
 }
 
 impl Upload for Import {
@@ -120,12 +124,18 @@ impl Upload for Import {
                 Step::Nothing => {}
                 Step::Object { at, text, is_checked } => {
                     objects += 1;
-                    let taken = self.take_object(at.section, &text, is_checked, context);
-                    taken.map_err(|why| bad(format!("{at}: {why}")))?;
+                    let parsed = Value::parse(text.as_bytes()).map_err(|why| bad(format!("{at}: {why}")))?;
+                    if is_checked {
+                        self.object_count += 1;
+                        if let Err(why) = self.take_object(at.section, &parsed, context) {
+                            self.refusals.add(at, &text, &why);
+                        }
+                    }
                 }
                 Step::End => {
                     return Ok(Some(match (&self.dry_run, self.redirect.take()) {
                         (Some(dry_run), _) => Answer::Now(Status::Ok, dry_run.answer()),
+                        (None, _) if self.refusals.count() > 0 => self.answer_with_refusals(),
                         (None, Some(address)) => Answer::ChangedRedirect(address),
                         (None, None) => Answer::Changed(Status::NoContent, Vec::new()),
                     }));
@@ -143,20 +153,35 @@ impl Import {
         DefinitionReader::new(place, self.vhost.is_some(), OBJECT_BYTES_MAX)
     }
 
-    /// Parses an object of a list. When the whole file `is_checked`, creates or compares it.
+    /// Returns the answer that names the refused objects. The others are durable before it is sent.
+    fn answer_with_refusals(&self) -> Answer {
+        let (refused, all) = (self.refusals.count(), self.object_count);
+        let head = format!("{refused} of {all} objects were not imported; the rest was");
+        let mut reason = core::iter::once(head).chain(self.refusals.lines()).collect::<Vec<_>>().join("\n");
+        reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+        Answer::Changed(Status::BadRequest, problem("bad_request", &reason))
+    }
+
+    /// Parses an object of a list, and creates or compares it.
+    ///
+    /// # Errors
+    /// The object is refused; the text says why.
     fn take_object(
         &mut self,
         section: &str,
-        text: &str,
-        is_checked: bool,
+        object: &Value<'_>,
         context: &mut RequestContext<'_>,
     ) -> Result<(), String> {
-        let item = read(section, &Value::parse(text.as_bytes())?, self.vhost.as_deref());
+        let item = read(section, object, self.vhost.as_deref());
         match (item, &mut self.dry_run) {
-            (Err(ItemError::Bad(why)), _) => Err(why),
-            _ if !is_checked => Ok(()),
             (Ok(item), None) => make(context, item),
+            (Err(ItemError::Bad(why)), None) => Err(why),
             (Err(ItemError::Unsupported(_)), None) => Ok(()),
+            (Err(ItemError::Bad(why)), Some(dry_run)) => {
+                let name = Fields::of(object).ok().and_then(|mut fields| fields.text("name").ok());
+                dry_run.skipped.add((section, None, &name.unwrap_or_default()), Some(&why));
+                Ok(())
+            }
             (Ok(item), Some(dry_run)) => {
                 dry_run.compare(context, &item);
                 Ok(())

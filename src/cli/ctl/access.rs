@@ -14,10 +14,12 @@ use leveret_management::http::encode;
 
 use super::client::Reply;
 use super::client::{
-    BAD_DATA, Failure, NO_USER, SOFTWARE, UNAVAILABLE, USAGE, misused, misused_as, print_info, warn,
+    BAD_DATA, Failure, NO_USER, SOFTWARE, UNAVAILABLE, USAGE, misused, misused_as, node, print_done,
+    print_info, print_json, print_message, warn,
 };
 use super::commands::Call;
 use super::commands::{ask, connect};
+use super::format::Formatter;
 
 /// Tags with a meaning for the management API. Other tags are only stored and shown.
 const TAGS_WITH_RIGHTS: [&str; 5] =
@@ -34,12 +36,13 @@ pub(super) fn add_user(call: &Call) -> Result<(), Failure> {
     if reply.status == 412 {
         return Err(Failure::error(SOFTWARE, reply.reason()));
     }
-    done(&reply)?;
-    print_info(
-        call,
-        "Done. Don't forget to grant the user permissions to some virtual hosts! See 'leveretctl help \
-         set_permissions' to learn more.",
-    )
+    succeeded(&reply)?;
+    let advice = "Done. Don't forget to grant the user permissions to some virtual hosts! See 'leveretctl help \
+                  set_permissions' to learn more.";
+    match call.formatter() {
+        Formatter::Json => print_json(&json!({"message": advice, "node": node(call), "status": "ok"})),
+        _ => print_info(call, advice),
+    }
 }
 
 pub(super) fn change_password(call: &Call) -> Result<(), Failure> {
@@ -47,7 +50,7 @@ pub(super) fn change_password(call: &Call) -> Result<(), Failure> {
     check_user(call, user)?;
     let hash = hash_of(password(call, 1)?.as_bytes())?;
     print_info(call, &format!("Changing password for user \"{user}\" ..."))?;
-    user_done(&put_user(call, user, MUST_BE_THERE, &hash)?, user)
+    user_done(call, &put_user(call, user, MUST_BE_THERE, &hash)?, user)
 }
 
 pub(super) fn clear_password(call: &Call) -> Result<(), Failure> {
@@ -55,7 +58,7 @@ pub(super) fn clear_password(call: &Call) -> Result<(), Failure> {
     print_info(call, &format!("Clearing password for user \"{user}\" ..."))?;
     let (algorithm, hash) = PasswordHash::NoPassword.export();
     let body = json!({"password_hash": hash, "hashing_algorithm": algorithm});
-    user_done(&put_user(call, user, MUST_BE_THERE, &body)?, user)
+    user_done(call, &put_user(call, user, MUST_BE_THERE, &body)?, user)
 }
 
 /// Prints the hash of a password, for a definitions file or a request. Needs no broker.
@@ -65,8 +68,7 @@ pub(super) fn hash_password(call: &Call) -> Result<(), Failure> {
     getrandom::fill(&mut salt).map_err(|error| no_entropy(&error))?;
     let (_, hash) = PasswordHash::as_rabbitmq(password.as_bytes(), salt).export();
     print_info(call, "The hash of the password, by rabbit_password_hashing_sha256:")?;
-    writeln!(io::stdout(), "{hash}")?;
-    Ok(())
+    print_message(call, &hash)
 }
 
 /// Checks a password in this process, with the hash from the broker.
@@ -88,8 +90,7 @@ pub(super) fn authenticate_user(call: &Call) -> Result<(), Failure> {
         return Err(Failure::refused(&reply));
     }
     if kept.fits(password.as_bytes()) && !password.is_empty() {
-        writeln!(io::stdout(), "Success")?;
-        return Ok(());
+        return print_message(call, "Success");
     }
     let why = if password.is_empty() {
         format!("user '{user}' attempted to log in with a blank password, which is prohibited")
@@ -102,7 +103,7 @@ pub(super) fn authenticate_user(call: &Call) -> Result<(), Failure> {
 pub(super) fn set_user_tags(call: &Call) -> Result<(), Failure> {
     let (user, tags) = (&call.args[0], &call.args[1..]);
     print_info(call, &format!("Setting tags for user \"{user}\" to [{}] ...", tags.join(", ")))?;
-    user_done(&put_user(call, user, MUST_BE_THERE, &json!({"tags": tags.join(",")}))?, user)?;
+    user_done(call, &put_user(call, user, MUST_BE_THERE, &json!({"tags": tags.join(",")}))?, user)?;
     // The broker accepts any tag, as RabbitMQ does.
     for tag in tags.iter().flat_map(|tags| tags.split(',')).map(str::trim) {
         if !tag.is_empty() && !TAGS_WITH_RIGHTS.contains(&tag) {
@@ -122,7 +123,7 @@ pub(super) fn add_vhost(call: &Call) -> Result<(), Failure> {
     let vhost = &call.args[0];
     print_info(call, &format!("Adding vhost \"{vhost}\" ..."))?;
     let body = vhost_metadata(call).map(|metadata| metadata.to_string());
-    done(&ask(call, "PUT", &["vhosts", vhost], &body.unwrap_or_default())?)
+    done(call, &ask(call, "PUT", &["vhosts", vhost], &body.unwrap_or_default())?)
 }
 
 /// Returns the metadata given by options as an object; `None` without such options.
@@ -145,7 +146,7 @@ pub(super) fn update_vhost_metadata(call: &Call) -> Result<(), Failure> {
     }
     print_info(call, &format!("Updating metadata of vhost \"{vhost}\" ..."))?;
     let path = format!("/api/vhosts/{}", encode(vhost));
-    done(&connect(call)?.ask("PUT", &path, MUST_BE_THERE, &metadata.to_string())?)
+    done(call, &connect(call)?.ask("PUT", &path, MUST_BE_THERE, &metadata.to_string())?)
 }
 
 // ---- passwords
@@ -243,7 +244,13 @@ fn check_user(call: &Call, user: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-pub(super) fn done(reply: &Reply) -> Result<(), Failure> {
+pub(super) fn done(call: &Call, reply: &Reply) -> Result<(), Failure> {
+    succeeded(reply)?;
+    print_done(call)
+}
+
+/// Returns an error if the broker refused a change.
+fn succeeded(reply: &Reply) -> Result<(), Failure> {
     match (reply.status, reply.error()) {
         (200..300, _) => Ok(()),
         (_, "no_such_vhost") => Err(Failure::new(BAD_DATA, reply.reason())),
@@ -252,9 +259,9 @@ pub(super) fn done(reply: &Reply) -> Result<(), Failure> {
 }
 
 /// Handles a reply, with rabbitmqctl's text for an unknown user.
-fn user_done(reply: &Reply, user: &str) -> Result<(), Failure> {
+fn user_done(call: &Call, reply: &Reply, user: &str) -> Result<(), Failure> {
     if reply.error() == "no_such_user" {
         return Err(Failure::error(NO_USER, format_args!("User \"{user}\" does not exist")));
     }
-    done(reply)
+    done(call, reply)
 }

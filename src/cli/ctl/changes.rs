@@ -1,13 +1,11 @@
 //! Commands that change something with one request.
 
-use std::io::{self, Write};
-
 use serde_json::{Map, Value};
 
 use leveret_management::http::encode;
 
 use super::access::done;
-use super::client::{BAD_DATA, Failure, NO_USER, Reply, UNAVAILABLE, no_json, print_info};
+use super::client::{BAD_DATA, Failure, NO_USER, Reply, UNAVAILABLE, no_json, print_info, print_value};
 use super::commands::connect;
 use super::commands::{Action, Call};
 use super::template::filled;
@@ -91,15 +89,14 @@ impl Change {
         let body = self.body(call)?;
         let reply = connect(call)?.ask(self.verb, &self.path(call), "", &body)?;
         let Some((_, code, text)) = self.answers.iter().find(|(selected, ..)| selected.is_it(&reply)) else {
-            return done(&reply);
+            return done(call, &reply);
         };
         let value = |name: &str| reply.template_value(name).or_else(|| call.template_value(name));
         let text = filled(text, |name| Some(value(name).unwrap_or_default()));
         if *code != 0 {
             return Err(Failure::error(*code, text));
         }
-        writeln!(io::stdout(), "{text}")?;
-        Ok(())
+        print_value(call, &text)
     }
 
     fn banner(&self, call: &Call) -> String {

@@ -9,29 +9,44 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::client::{Failure, UNAVAILABLE, USAGE, heading, print_info, shown};
+use super::client::{
+    Failure, UNAVAILABLE, USAGE, heading, misused, print_done, print_info, print_json, print_message, shown,
+};
 use super::commands::Call;
-use super::format::Formatter;
-use super::operations::{listener_line, listener_parts, overview};
+use super::format::{Formatter, print_rows};
+use super::operations::{alarm_json, listener_json, listener_line, listener_parts, overview};
 
 /// Time limit for connecting to a listener.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// Feature flags of RabbitMQ 3.10, and whether the feature exists in Leveret.
-const FLAGS: [(&str, bool); 7] = [
-    ("classic_mirrored_queue_version", false),
-    ("implicit_default_bindings", true),
-    ("maintenance_mode_status", false),
-    ("quorum_queue", true),
-    ("stream_queue", false),
-    ("user_limits", true),
-    ("virtual_host_metadata", false),
+/// A feature flag of RabbitMQ.
+struct FeatureFlag {
+    name: &'static str,
+    about: &'static str,
+    /// Whether Leveret has the feature.
+    is_supported: bool,
+}
+
+const fn flag(name: &'static str, is_supported: bool, about: &'static str) -> FeatureFlag {
+    FeatureFlag { name, about, is_supported }
+}
+
+/// The feature flags of RabbitMQ 3.10.
+const FLAGS: [FeatureFlag; 7] = [
+    flag("classic_mirrored_queue_version", false, "Versions of mirrored classic queues"),
+    flag("implicit_default_bindings", true, "Bindings to the default exchange are not stored"),
+    flag("maintenance_mode_status", false, "Maintenance mode"),
+    flag("quorum_queue", true, "Queues of type `quorum`, without replicas"),
+    flag("stream_queue", false, "Queues of type `stream`"),
+    flag("user_limits", true, "Limits of connections and channels for a user"),
+    flag("virtual_host_metadata", true, "Description, tags and default queue type of a virtual host"),
 ];
 
 /// The state of the broker that the checks need.
 struct BrokerState {
     node: String,
-    version: String,
+    rabbitmq_version: String,
+    leveret_version: String,
     alarms: Vec<String>,
     listeners: Vec<String>,
 }
@@ -46,10 +61,15 @@ impl BrokerState {
         };
         Ok(Self {
             node: text("node"),
-            version: format!("Leveret {}", text("leveret_version")),
+            rabbitmq_version: text("rabbitmq_version"),
+            leveret_version: text("leveret_version"),
             alarms: list("alarms"),
             listeners: list("listeners"),
         })
+    }
+
+    fn listeners_json(&self) -> Vec<Value> {
+        self.listeners.iter().map(|listener| listener_json(&self.node, listener)).collect()
     }
 
     /// Returns the ports and protocols that are reachable by network.
@@ -59,10 +79,21 @@ impl BrokerState {
     }
 }
 
-/// Prints the result of a command, even if informational messages are suppressed.
-fn print_result(call: &Call, line: &str) -> Result<(), Failure> {
-    writeln!(io::stdout(), "{}", shown(call, line))?;
-    Ok(())
+/// Prints the result of a check: a line, or an object with `--formatter json`.
+fn print_result(call: &Call, line: &str, object: Value) -> Result<(), Failure> {
+    match call.formatter() {
+        Formatter::Json => print_json(&object),
+        _ => print_message(call, line),
+    }
+}
+
+/// Returns the failure of a check: a text, or an object with `--formatter json`, which rabbitmqctl also writes to standard
+/// error.
+fn failed_check(call: &Call, failure: Failure, object: Value) -> Failure {
+    match call.formatter() {
+        Formatter::Json => Failure::new(UNAVAILABLE, object.to_string()),
+        _ => failure,
+    }
 }
 
 fn joined<'t>(words: impl Iterator<Item = &'t str>) -> String {
@@ -79,7 +110,12 @@ pub(super) fn is_running(call: &Call) -> Result<(), Failure> {
         _ => format!("Asking node {} for its status ...", seen.node),
     };
     print_info(call, &question)?;
-    print_result(call, &format!("RabbitMQ on node {} is fully booted and running", seen.node))
+    let text = format!("RabbitMQ on node {} is fully booted and running", seen.node);
+    let object = match &*call.command {
+        "check_running" => json!({"message": text}),
+        _ => json!({"message": text, "result": true}),
+    };
+    print_result(call, &text, object)
 }
 
 /// Prints that the broker has booted: a broker that replies has finished its start.
@@ -87,7 +123,8 @@ pub(super) fn is_booting(call: &Call) -> Result<(), Failure> {
     let node = BrokerState::ask(call)?.node;
     print_info(call, &format!("Asking node {node} for its boot status ..."))?;
     let rest = "is fully booted (check with is_running), stopped or has not started booting yet";
-    print_result(call, &format!("RabbitMQ on node {node} {rest}"))
+    let text = format!("RabbitMQ on node {node} {rest}");
+    print_result(call, &text, json!({"message": text, "result": false}))
 }
 
 pub(super) fn check_alarms(call: &Call) -> Result<(), Failure> {
@@ -95,21 +132,30 @@ pub(super) fn check_alarms(call: &Call) -> Result<(), Failure> {
     print_info(call, &format!("Asking node {node} to report any local resource alarms ..."))?;
     if !alarms.is_empty() {
         let lines: Vec<_> = alarms.iter().map(|alarm| shown(call, alarm)).collect();
-        return Err(Failure::new(UNAVAILABLE, format!("Node {node} reported alarms:\n{}", lines.join("\n"))));
+        let text = format!("Node {node} reported alarms:\n{}", lines.join("\n"));
+        let object = match &*call.command {
+            "check_local_alarms" => {
+                let message = format!("Node {node} reported local alarms");
+                json!({"local": alarms, "message": message, "result": "error"})
+            }
+            _ => {
+                let message = format!("Node {node} reported alarms");
+                json!({"global": [], "local": alarms, "message": message, "result": "error"})
+            }
+        };
+        return Err(failed_check(call, Failure::new(UNAVAILABLE, text), object));
     }
-    print_result(
-        call,
-        &match &*call.command {
-            "check_local_alarms" => format!("Node {node} reported no local alarms"),
-            _ => format!("Node {node} reported no alarms, local or clusterwide"),
-        },
-    )
+    let text = match &*call.command {
+        "check_local_alarms" => format!("Node {node} reported no local alarms"),
+        _ => format!("Node {node} reported no alarms, local or clusterwide"),
+    };
+    print_result(call, &text, json!({"result": "ok"}))
 }
 
 pub(super) fn check_virtual_hosts(call: &Call) -> Result<(), Failure> {
     let node = BrokerState::ask(call)?.node;
     print_info(call, &format!("Checking if all vhosts are running on node {node} ..."))?;
-    print_result(call, &format!("Node {node} reported all vhosts as running"))
+    print_result(call, &format!("Node {node} reported all vhosts as running"), json!({"result": "ok"}))
 }
 
 pub(super) fn check_port_listener(call: &Call) -> Result<(), Failure> {
@@ -117,14 +163,18 @@ pub(super) fn check_port_listener(call: &Call) -> Result<(), Failure> {
     let node = &seen.node;
     print_info(call, &format!("Asking node {node} if there's an active listener on port {wanted} ..."))?;
     if seen.ports().any(|(_, port, _)| port == wanted) {
-        return print_result(call, &format!("A listener for port {wanted} is running on node {node}."));
+        let text = format!("A listener for port {wanted} is running on node {node}.");
+        return print_result(call, &text, json!({"node": node, "port": wanted, "result": "ok"}));
     }
     let found = joined(seen.ports().map(|(_, port, _)| port));
     let text = format!(
         "No listener for port {wanted} is active on node {node}. Found listeners that use the following \
          ports: {found}"
     );
-    Err(Failure::new(UNAVAILABLE, text))
+    let ports: Vec<u16> = seen.ports().filter_map(|(_, port, _)| port.parse().ok()).collect();
+    let listeners = seen.listeners_json();
+    let object = json!({"listeners": listeners, "missing": wanted, "ports": ports, "result": "error"});
+    Err(failed_check(call, Failure::new(UNAVAILABLE, text), object))
 }
 
 pub(super) fn check_protocol_listener(call: &Call) -> Result<(), Failure> {
@@ -132,14 +182,19 @@ pub(super) fn check_protocol_listener(call: &Call) -> Result<(), Failure> {
     let node = &seen.node;
     print_info(call, &format!("Asking node {node} if there's an active listener for protocol {wanted} ..."))?;
     if seen.ports().any(|(.., protocol)| protocol == wanted) {
-        return print_result(call, &format!("A listener for protocol {wanted} is running on node {node}."));
+        let text = format!("A listener for protocol {wanted} is running on node {node}.");
+        return print_result(call, &text, json!({"node": node, "protocol": wanted, "result": "ok"}));
     }
     let found = joined(seen.ports().map(|(.., protocol)| protocol));
     let text = format_args!(
         "No listener for protocol {wanted} is active on node {node}. Found listeners for the following \
          protocols: {found}"
     );
-    Err(Failure::error(UNAVAILABLE, text))
+    let protocols: Vec<&str> = seen.ports().map(|(.., protocol)| protocol).collect();
+    let listeners = seen.listeners_json();
+    let object =
+        json!({"listeners": listeners, "missing": wanted, "protocols": protocols, "result": "error"});
+    Err(failed_check(call, Failure::error(UNAVAILABLE, text), object))
 }
 
 /// Checks that each listener accepts connections.
@@ -153,12 +208,15 @@ pub(super) fn check_port_connectivity(call: &Call) -> Result<(), Failure> {
         !address.is_ok_and(|address| TcpStream::connect_timeout(&address, CONNECT).is_ok())
     };
     let deaf = joined(seen.ports().filter(is_deaf).map(|(_, port, _)| port));
+    let listeners = seen.listeners_json();
     if !deaf.is_empty() {
         let text = format!("Connection to ports of the following listeners on node {node} failed: {deaf}");
-        return Err(Failure::new(UNAVAILABLE, text));
+        let object = json!({"listeners": listeners, "failures": deaf, "node": node, "result": "error"});
+        return Err(failed_check(call, Failure::new(UNAVAILABLE, text), object));
     }
     let ports = joined(seen.ports().map(|(_, port, _)| port));
-    print_result(call, &format!("Successfully connected to ports {ports} on node {node}."))
+    let object = json!({"listeners": listeners, "node": node, "result": "ok"});
+    print_result(call, &format!("Successfully connected to ports {ports} on node {node}."), object)
 }
 
 /// The alarms that [`node_health_check`] reports, as RabbitMQ's reports its resource alarms: publishers or clients cannot
@@ -183,45 +241,55 @@ pub(super) fn node_health_check(call: &Call) -> Result<(), Failure> {
         let text = format_args!("healthcheck failed. Message: {}", shown(call, alarm));
         return Err(Failure::error(UNAVAILABLE, text));
     }
-    print_result(call, "Health check passed")
+    print_message(call, "Health check passed")
 }
 
-const fn state(is_there: bool) -> &'static str {
-    if is_there { "enabled" } else { "unavailable" }
+/// The columns of `list_feature_flags`.
+const FLAG_COLUMNS: [&str; 6] = ["name", "state", "stability", "provided_by", "desc", "doc_url"];
+
+impl FeatureFlag {
+    const fn state(&self) -> &'static str {
+        if self.is_supported { "enabled" } else { "unavailable" }
+    }
+
+    /// Returns the values of [`FLAG_COLUMNS`].
+    fn cells(&self) -> [Value; 6] {
+        [self.name, self.state(), "stable", "rabbit", self.about, ""].map(Value::from)
+    }
 }
 
 pub(super) fn cluster_status(call: &Call) -> Result<(), Failure> {
     let seen = BrokerState::ask(call)?;
     let node = &seen.node;
     if call.formatter() == Formatter::Json {
-        let listeners = seen.listeners.iter().map(|listener| listener_parts(listener));
-        let listeners: Vec<_> = listeners
-            .map(|[interface, port, protocol, purpose]| {
-                let port = port.parse::<u16>().ok();
-                json!({
-                    "node": node, "interface": interface, "port": port, "protocol": protocol,
-                    "purpose": purpose,
-                })
-            })
-            .collect();
-        let flags = FLAGS.map(|(name, is_there)| json!({"name": name, "state": state(is_there)}));
+        let alarms: Vec<_> = seen.alarms.iter().map(|alarm| alarm_json(node, alarm)).collect();
+        let flags = FLAGS.iter().map(FeatureFlag::cells).map(|cells| {
+            let members = FLAG_COLUMNS.iter().zip(cells).map(|(column, cell)| (column.to_string(), cell));
+            members.collect::<serde_json::Map<_, _>>()
+        });
+        let flags: Vec<_> = flags.collect();
         let status = json!({
             "cluster_name": node, "disk_nodes": [node], "ram_nodes": [], "running_nodes": [node],
-            "versions": {node: {"rabbitmq_name": "Leveret", "rabbitmq_version": seen.version}},
-            "maintenance_status": {node: "not under maintenance"}, "alarms": seen.alarms, "partitions": {},
-            "listeners": {node: listeners}, "feature_flags": flags,
+            "versions": {node: {
+                "rabbitmq_name": "RabbitMQ", "rabbitmq_version": seen.rabbitmq_version,
+                "leveret_version": seen.leveret_version,
+            }},
+            "maintenance_status": {node: "not under maintenance"}, "alarms": alarms, "partitions": {},
+            "listeners": {node: seen.listeners_json()}, "feature_flags": flags,
         });
-        writeln!(io::stdout(), "{status}")?;
-        return Ok(());
+        return print_json(&status);
     }
     print_info(call, &format!("Cluster status of node {node} ..."))?;
-    let flags = FLAGS.iter().map(|(name, is_there)| format!("Flag: {name}, state: {}", state(*is_there)));
+    let flags = FLAGS.iter().map(|flag| format!("Flag: {}, state: {}", flag.name, flag.state()));
     let listeners = seen.listeners.iter().map(|listener| format!("Node: {node}, {}", uncapital(listener)));
     let sections = [
         ("Basics", vec![format!("Cluster name: {node}")]),
         ("Disk Nodes", vec![node.clone()]),
         ("Running Nodes", vec![node.clone()]),
-        ("Versions", vec![format!("{node}: {}", seen.version)]),
+        (
+            "Versions",
+            vec![format!("{node}: RabbitMQ {} by Leveret {}", seen.rabbitmq_version, seen.leveret_version)],
+        ),
         ("Maintenance status", vec![format!("Node: {node}, status: not under maintenance")]),
         ("Alarms", seen.alarms.clone()),
         ("Network Partitions", Vec::new()),
@@ -244,27 +312,30 @@ fn uncapital(listener: &str) -> String {
 pub(super) fn list_feature_flags(call: &Call) -> Result<(), Failure> {
     BrokerState::ask(call)?;
     print_info(call, "Listing feature flags ...")?;
-    if call.formatter() == Formatter::Json {
-        let flags = FLAGS.map(|(name, is_there)| json!({"name": name, "state": state(is_there)}));
-        writeln!(io::stdout(), "{}", Value::from(flags.to_vec()))?;
-        return Ok(());
+    let position = |word: &str| FLAG_COLUMNS.iter().position(|column| *column == word);
+    let words = call.args.iter().flat_map(|words| words.split([' ', ','])).filter(|word| !word.is_empty());
+    let (known, unknown): (Vec<&str>, Vec<&str>) = words.partition(|word| position(word).is_some());
+    if !unknown.is_empty() {
+        return Err(misused(call, &format!("Info key(s) {} are not supported", unknown.join(","))));
     }
-    if !call.silent && !call.no_headers {
-        writeln!(io::stdout(), "name\tstate")?;
-    }
-    FLAGS.iter().try_for_each(|(name, is_there)| writeln!(io::stdout(), "{name}\t{}", state(*is_there)))?;
-    Ok(())
+    let columns = if known.is_empty() { vec!["name", "state"] } else { known };
+    let rows = FLAGS.iter().map(|flag| {
+        let cells = flag.cells();
+        columns.iter().filter_map(|column| Some(cells[position(column)?].clone())).collect()
+    });
+    print_rows(call, &columns, rows)
 }
 
 /// Succeeds for an existing feature, because it is always enabled. Others cannot be enabled.
 pub(super) fn enable_feature_flag(call: &Call) -> Result<(), Failure> {
     let (node, flag) = (BrokerState::ask(call)?.node, &call.args[0]);
     if flag == "all" {
-        return print_info(call, "Enabling all feature flags ...");
+        print_info(call, "Enabling all feature flags ...")?;
+        return print_done(call);
     }
     print_info(call, &format!("Enabling feature flag \"{flag}\" ..."))?;
-    if FLAGS.contains(&(flag, true)) {
-        return Ok(());
+    if FLAGS.iter().any(|known| known.name == flag && known.is_supported) {
+        return print_done(call);
     }
     Err(Failure::error(USAGE, format_args!("This feature flag is not supported by node {node}")))
 }

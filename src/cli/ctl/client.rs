@@ -13,9 +13,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use leveret_daemon::logging::Printable;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::commands::Call;
+use super::commands::{Call, NODE};
+use super::format::Formatter;
+use super::operations::overview;
 
 /// Maximum length of a line or a small reply in bytes.
 const LINE_BYTES_MAX: u64 = 1 << 20;
@@ -318,6 +320,41 @@ pub(super) fn print_info(call: &Call, text: &str) -> Result<(), Failure> {
         writeln!(io::stdout(), "{text}")?;
     }
     Ok(())
+}
+
+/// Prints a line that is the result of a command; `{"message": …}` with `--formatter json`.
+pub(super) fn print_message(call: &Call, text: &str) -> Result<(), Failure> {
+    match call.formatter() {
+        Formatter::Json => print_json(&json!({ "message": text })),
+        _ => Ok(writeln!(io::stdout(), "{}", shown(call, text))?),
+    }
+}
+
+/// Prints the value that a command returns, with `--formatter json` as a member of an object.
+pub(super) fn print_value(call: &Call, text: &str) -> Result<(), Failure> {
+    match call.formatter() {
+        Formatter::Json => print_json(&json!({"node": node(call), "result": "ok", "value": text})),
+        _ => Ok(writeln!(io::stdout(), "{}", shown(call, text))?),
+    }
+}
+
+/// Ends a command without a result. Only `--formatter json` prints something: scripts parse it.
+pub(super) fn print_done(call: &Call) -> Result<(), Failure> {
+    match call.formatter() {
+        Formatter::Json => print_json(&json!({"node": node(call), "result": "ok"})),
+        _ => Ok(()),
+    }
+}
+
+/// Prints a JSON value in a line.
+pub(super) fn print_json(value: &Value) -> Result<(), Failure> {
+    Ok(writeln!(io::stdout(), "{value}")?)
+}
+
+/// Returns the broker's node name, or the default one if the broker no longer answers.
+pub(super) fn node(call: &Call) -> String {
+    let overview = overview(call).unwrap_or_default();
+    overview.get("node").and_then(Value::as_str).unwrap_or(NODE).to_string()
 }
 
 /// Prints a warning to standard error.

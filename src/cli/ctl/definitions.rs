@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! - The file of an export gets its name only when it is complete.
-//! - An import reports every definition that was refused, with the reason, and continues with the others.
+//! - An import reports which definitions were refused, with the reason, and continues with the others.
+//! - An export replaces only a regular file, because root might name a device, a pipe or a link by mistake.
 //! - A plain-text password is hashed here, so that the broker is not delayed.
 
 use std::fs::{self, File};
@@ -12,11 +13,11 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::archive::{ExistingFile, NewFile};
-use leveret_management::definitions::{At, FILE_BYTES_MAX, Item, Password, ReadError, parse, read};
+use leveret_management::definitions::{At, FILE_BYTES_MAX, Item, Password, ReadError, Refusals, parse, read};
 
 use super::access::hash_of;
 use super::client::Client;
-use super::client::{BAD_DATA, Failure, SOFTWARE, UNAVAILABLE, misused_as, print_info};
+use super::client::{BAD_DATA, Failure, SOFTWARE, UNAVAILABLE, misused_as, print_done, print_info};
 use super::commands::Call;
 use super::commands::connect;
 
@@ -42,6 +43,13 @@ pub(super) fn export(call: &Call) -> Result<(), Failure> {
         let why = format!("Bad argument: Directory {} does not exist", folder.display());
         return Err(misused_as(BAD_DATA, call, &why));
     }
+    if fs::symlink_metadata(target).is_ok_and(|found| !found.is_file()) {
+        let why = format!(
+            "Bad argument: {name} is not a regular file, so it is not replaced; name a new file, or - for standard \
+             output"
+        );
+        return Err(misused_as(BAD_DATA, call, &why));
+    }
     print_info(call, &format!("Exporting definitions in JSON to a file at \"{name}\" ..."))?;
     let part = NewFile::create(target).map_err(|error| unwritable(target, &error))?;
     let mut out = BufWriter::new(&part.file);
@@ -60,9 +68,10 @@ pub(super) fn import(call: &Call) -> Result<(), Failure> {
     let mut importer = Importer {
         client: connect(call)?,
         batch: String::new(),
-        places: Vec::new(),
+        sent: Vec::new(),
         hashes: 0,
-        refused_count: 0,
+        refusals: Refusals::default(),
+        remarks: Refusals::default(),
     };
     let done = if name == "-" {
         print_info(call, "Importing definitions in JSON from standard input ...")?;
@@ -82,13 +91,18 @@ pub(super) fn import(call: &Call) -> Result<(), Failure> {
             .map_err(|error| Failure::new(BAD_DATA, format!("Error: {name} cannot be read: {error}")))?;
         read(&mut file, |at, thing| importer.take(at, thing))
     };
-    done.map_err(|error| match error {
+    let done = done.map_err(|error| match error {
         ReadError::Stopped(failure) => failure,
         error => Failure::error(BAD_DATA, format_args!("Failed to read the definitions: {error}")),
-    })?;
-    importer.send()?;
-    match importer.refused_count {
-        0 => print_info(call, "Successfully imported the definitions."),
+    });
+    let done = done.and_then(|()| importer.send());
+    importer.remarks.lines().chain(importer.refusals.lines()).for_each(|line| print_error(&line));
+    done?;
+    match importer.refusals.count() {
+        0 => {
+            print_info(call, "Successfully imported the definitions.")?;
+            print_done(call)
+        }
         count => {
             Err(Failure::new(UNAVAILABLE, format!("Error: {count} objects were not imported; the rest was")))
         }
@@ -99,18 +113,20 @@ pub(super) fn import(call: &Call) -> Result<(), Failure> {
 struct Importer {
     client: Client,
     batch: String,
-    /// For each definition of the batch, its place in the file, for error texts.
-    places: Vec<String>,
+    /// The definitions of the batch with their places in the file, for error texts.
+    sent: Vec<(At, String)>,
     /// Number of passwords hashed for the batch.
     hashes: usize,
-    refused_count: usize,
+    refusals: Refusals,
+    /// Remarks on definitions that were imported.
+    remarks: Refusals,
 }
 
 impl Importer {
     fn take(&mut self, at: At, thing: &str) -> Result<(), Failure> {
-        let (place, section) = (&at.to_string(), at.section);
+        let section = at.section;
         let Ok(mut value) = thing.parse::<Value>() else {
-            self.report_refused(place, "it is nested too deeply, or contains an invalid number or text");
+            self.refusals.add(at, thing, "it is nested too deeply, or contains an invalid number or text");
             return Ok(());
         };
         if section == "global_parameters" && can_be_ignored(&value) {
@@ -120,14 +136,14 @@ impl Importer {
             match hash_password(thing, &mut value)? {
                 Ok(was_hashed) => self.hashes += usize::from(was_hashed),
                 Err(why) => {
-                    self.report_refused(place, &why);
+                    self.refusals.add(at, thing, &why);
                     return Ok(());
                 }
             }
         }
         let thing = value.to_string();
         if thing.len() > DEFINITION_BYTES_MAX {
-            self.report_refused(place, "it is larger than 60 KiB");
+            self.refusals.add(at, &thing, "it is larger than 60 KiB");
             return Ok(());
         }
         if self.batch.len() + thing.len() > BATCH_BYTES {
@@ -136,13 +152,13 @@ impl Importer {
         // A definition is one line: JSON has no unescaped line breaks in strings, and none outside of them
         // here.
         self.batch += &format!("{section} {thing}\n");
-        self.places.push(place.to_string());
+        self.sent.push((at, thing));
         if self.hashes == HASHES_AT_ONCE { self.send() } else { Ok(()) }
     }
 
     fn send(&mut self) -> Result<(), Failure> {
         let batch = core::mem::take(&mut self.batch);
-        let places = core::mem::take(&mut self.places);
+        let sent = core::mem::take(&mut self.sent);
         self.hashes = 0;
         let (mut lines, mut done) = (&*batch, 0);
         while !lines.is_empty() {
@@ -152,14 +168,14 @@ impl Importer {
             for problem in problems.ok_or_else(|| Failure::refused(&reply))? {
                 let number = problem.get(0).and_then(Value::as_u64).unwrap_or(u64::MAX);
                 let number = usize::try_from(number).unwrap_or(usize::MAX);
-                let place = number.checked_add(done).and_then(|number| places.get(number));
-                let place =
-                    place.ok_or_else(|| Failure::new(SOFTWARE, "Error: the broker reported no error"))?;
+                let found = number.checked_add(done).and_then(|number| sent.get(number));
+                let (at, object) =
+                    found.ok_or_else(|| Failure::new(SOFTWARE, "Error: the broker reported no error"))?;
                 let text = problem.get(2).and_then(Value::as_str).unwrap_or_default();
                 match problem.get(1).and_then(Value::as_str) {
-                    Some("error") => self.report_refused(place, text),
+                    Some("error") => self.refusals.add(*at, object, text),
                     Some("stopped") => stopped_at = Some(number),
-                    _ => print_error(&format!("{place}: {text}")),
+                    _ => self.remarks.add(*at, object, text),
                 }
             }
             // The reply had no space for more, so the following definitions were not handled. They are sent
@@ -170,11 +186,6 @@ impl Importer {
             done += count;
         }
         Ok(())
-    }
-
-    fn report_refused(&mut self, place: &str, why: &str) {
-        self.refused_count += 1;
-        print_error(&format!("{place}: {why}"));
     }
 }
 

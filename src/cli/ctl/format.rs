@@ -3,7 +3,7 @@
 //! On a terminal and in a report, unprintable characters are escaped, because clients choose some texts.
 //! Output to a pipe or a file is not escaped.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use std::{fs, thread};
 use leveret_daemon::logging::{Printable, is_printable};
 use serde_json::Value;
 
-use super::client::{Failure, NO_INPUT, TIMED_OUT, UNAVAILABLE, heading, print_info};
+use super::client::{Failure, NO_INPUT, TIMED_OUT, UNAVAILABLE, heading, misused, print_done, print_info};
 use super::commands::{self, Call, connect};
 use super::flight;
 
@@ -118,6 +118,18 @@ impl<'o, W: Write> Printer<'o, W> {
         }
     }
 
+    /// Prints what follows the last row of a list whose columns cannot be chosen.
+    ///
+    /// # Errors
+    /// The output is closed.
+    pub(super) fn end_of_fixed_columns(&mut self) -> io::Result<()> {
+        match (self.rows, self.formatter) {
+            (0, Formatter::Table) => writeln!(self.out),
+            (0, Formatter::Json) => writeln!(self.out, "[]"),
+            _ => self.end(),
+        }
+    }
+
     /// Prints the header before the first row.
     fn header(&mut self) -> io::Result<()> {
         if !core::mem::replace(&mut self.has_header, false) {
@@ -211,6 +223,24 @@ impl<'o, W: Write> Printer<'o, W> {
     }
 }
 
+/// Prints all rows of a list whose columns cannot be chosen. If there are none, the output is an empty line, or `[]` as
+/// JSON, as with rabbitmqctl.
+pub(super) fn print_rows(
+    call: &Call,
+    columns: &[&str],
+    rows: impl IntoIterator<Item = Vec<Value>>,
+) -> Result<(), Failure> {
+    let stdout = io::stdout();
+    let is_terminal = stdout.is_terminal();
+    let mut out = stdout.lock();
+    let mut printer = Printer::new(&mut out, call.formatter(), columns, !call.silent && !call.no_headers)
+        .for_terminal(is_terminal)
+        .for_report(call.in_report);
+    rows.into_iter().try_for_each(|row| printer.row(&row))?;
+    printer.end_of_fixed_columns()?;
+    Ok(())
+}
+
 /// Formats a cell of a table: strings without quotes, arguments as Erlang terms, tags in brackets.
 fn plain(cell: &Value) -> String {
     match cell {
@@ -296,6 +326,9 @@ const ANSWER: Duration = Duration::from_secs(10);
 const FLIGHT_KEY: &str = "flight_recorder = ";
 
 pub(super) fn report(call: &Call) -> Result<(), Failure> {
+    if call.formatter.is_some() {
+        return Err(misused(call, "\"Only report formatter is supported\""));
+    }
     if let Some(file) = call.value("file") {
         return events(Path::new(file));
     }
@@ -412,7 +445,8 @@ pub(super) fn await_startup(call: &Call) -> Result<(), Failure> {
         match connect(call) {
             Ok(mut client) => {
                 client.ask("GET", "/api/overview", "", "")?;
-                return print_info(call, "It answers");
+                print_info(call, "It answers")?;
+                return print_done(call);
             }
             Err(failure) if failure.code == UNAVAILABLE && began.elapsed() < limit => {
                 thread::sleep(STARTUP_STEP);

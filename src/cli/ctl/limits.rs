@@ -1,16 +1,16 @@
 //! Commands about limits of virtual hosts and users. Errors have rabbitmqctl's texts; limits that are not set are
 //! not shown.
 
-use std::io::{self, Write};
-
 use serde_json::{Value, json};
 
 use super::access::done;
 use super::client::Reply;
-use super::client::{Failure, UNAVAILABLE, no_json, no_such_user, print_info, shown};
+use super::client::{
+    Failure, UNAVAILABLE, no_json, no_such_user, print_info, print_json, print_message, print_value,
+};
 use super::commands::Call;
 use super::commands::{ask, connect};
-use super::format::Formatter;
+use super::format::{Formatter, print_rows};
 
 pub(super) fn set_vhost_limits(call: &Call) -> Result<(), Failure> {
     let (limits, vhost) = (&call.args[0], call.vhost());
@@ -22,7 +22,7 @@ pub(super) fn set_vhost_limits(call: &Call) -> Result<(), Failure> {
     if reply.status == 400 {
         return Err(Failure::error(UNAVAILABLE, format_args!("Validation failed\n\n{}\n", reply.reason())));
     }
-    done(&reply)
+    done(call, &reply)
 }
 
 pub(super) fn list_vhost_limits(call: &Call) -> Result<(), Failure> {
@@ -34,7 +34,11 @@ pub(super) fn list_vhost_limits(call: &Call) -> Result<(), Failure> {
     print_info(call, &format!("Listing limits for vhost \"{vhost}\" ..."))?;
     let all = limits_of_all(call, "vhosts")?;
     let found = all.into_iter().find(|(name, limits)| name == vhost && has_any(limits));
-    show(call, &found.map_or_else(String::new, |(_, limits)| limits.to_string()))
+    match (found, call.formatter()) {
+        (Some((_, limits)), _) => print_value(call, &limits.to_string()),
+        (None, Formatter::Json) => print_json(&json!([])),
+        (None, _) => print_value(call, ""),
+    }
 }
 
 pub(super) fn set_user_limits(call: &Call) -> Result<(), Failure> {
@@ -44,14 +48,14 @@ pub(super) fn set_user_limits(call: &Call) -> Result<(), Failure> {
         return Err(Failure::error(UNAVAILABLE, why));
     }
     let reply = ask(call, "PUT", &["user-limits", user], limits)?;
-    user_done(&reply, user)
+    user_done(call, &reply, user)
 }
 
 pub(super) fn clear_user_limits(call: &Call) -> Result<(), Failure> {
     let (user, limit) = (&call.args[0], &call.args[1]);
     let which = if limit == "all" { "all limits".to_string() } else { format!("\"{limit}\" limit") };
     print_info(call, &format!("Clearing {which} for user \"{user}\" ..."))?;
-    user_done(&ask(call, "DELETE", &["user-limits", user, limit], "")?, user)
+    user_done(call, &ask(call, "DELETE", &["user-limits", user, limit], "")?, user)
 }
 
 pub(super) fn list_user_limits(call: &Call) -> Result<(), Failure> {
@@ -63,7 +67,7 @@ pub(super) fn list_user_limits(call: &Call) -> Result<(), Failure> {
     print_info(call, &format!("Listing limits for user \"{user}\" ..."))?;
     let found = limits_of_all(call, "users")?.into_iter().find(|(name, _)| name == user);
     match found {
-        Some((_, limits)) => show(call, &limits.to_string()),
+        Some((_, limits)) => print_message(call, &limits.to_string()),
         None => Err(no_such_user(user)),
     }
 }
@@ -83,27 +87,11 @@ fn has_any(limits: &Value) -> bool {
     limits.as_object().is_some_and(|limits| !limits.is_empty())
 }
 
-fn show(call: &Call, text: &str) -> Result<(), Failure> {
-    match call.formatter() {
-        Formatter::Json => writeln!(io::stdout(), "{}", json!({ "message": text }))?,
-        _ => writeln!(io::stdout(), "{}", shown(call, text))?,
-    }
-    Ok(())
-}
-
-/// Prints those with limits as a table.
+/// Prints those with limits as rows.
 fn show_all(call: &Call, what: &str, all: &[(String, Value)]) -> Result<(), Failure> {
-    let mut rows = all.iter().filter(|(_, limits)| has_any(limits)).peekable();
-    let mut out = io::stdout().lock();
-    if rows.peek().is_none() {
-        writeln!(out)?;
-    } else if !call.silent && !call.no_headers {
-        writeln!(out, "{what}\tlimits")?;
-    }
-    for (name, limits) in rows {
-        writeln!(out, "{name}\t{limits}")?;
-    }
-    Ok(())
+    let rows = all.iter().filter(|(_, limits)| has_any(limits));
+    let rows = rows.map(|(name, limits)| vec![name.as_str().into(), limits.to_string().into()]);
+    print_rows(call, &[what, "limits"], rows)
 }
 
 /// Returns why limits are invalid, with rabbitmqctl's text.
@@ -128,6 +116,6 @@ fn invalid_limits_text(limits: &str, known: [&str; 2], what: &str) -> Result<Opt
     })
 }
 
-fn user_done(reply: &Reply, user: &str) -> Result<(), Failure> {
-    if reply.error() == "no_such_user" { Err(no_such_user(user)) } else { done(reply) }
+fn user_done(call: &Call, reply: &Reply, user: &str) -> Result<(), Failure> {
+    if reply.error() == "no_such_user" { Err(no_such_user(user)) } else { done(call, reply) }
 }

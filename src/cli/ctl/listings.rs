@@ -12,7 +12,7 @@ use leveret_management::http::encode;
 use super::client::{BAD_DATA, Failure, misused, no_such_user, print_info};
 use super::commands::connect;
 use super::commands::{Action, Call};
-use super::format::{Formatter, Printer};
+use super::format::Printer;
 use super::template::filled;
 
 /// A request for a list of objects, with the text and the columns that are printed.
@@ -113,9 +113,7 @@ fn print(call: &Call, list: &List, columns: &[&str]) -> Result<(), Failure> {
     let asked: Vec<String> = columns.iter().map(sent).collect();
     let path = filled(list.path, |name| Some(encode(&call.template_value(name)?)));
     let path = format!("/api/{path}?columns={}", asked.join(","));
-    let mut rows = 0_u64;
     let refused = client.rows(&path, &mut |row| {
-        rows += 1;
         let cells: Vec<Value> =
             asked.iter().map(|name| row.get(name).cloned().unwrap_or(Value::Null)).collect();
         printer.row(&cells).map_err(Failure::from)
@@ -131,11 +129,9 @@ fn print(call: &Call, list: &List, columns: &[&str]) -> Result<(), Failure> {
         Some(reply) => return Err(Failure::refused(&reply)),
         None => {}
     }
-    // As rabbitmqctl does for lists without selectable columns, an empty one is an empty line, or `[]` as JSON.
-    match (rows, list.choice.is_none(), call.formatter()) {
-        (0, true, Formatter::Table) => writeln!(out)?,
-        (0, true, Formatter::Json) => writeln!(out, "[]")?,
-        _ => printer.end()?,
+    match list.choice {
+        Some(_) => printer.end()?,
+        None => printer.end_of_fixed_columns()?,
     }
     out.flush().map_err(Failure::from)
 }

@@ -2,14 +2,17 @@
 
 use std::io::{self, Write};
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use toml::de::{DeTable, DeValue};
 
 use leveret_core::limits::Megabytes;
 use leveret_management::http::encode;
 
 use super::client::Reply;
-use super::client::{Failure, USAGE, heading, print_info, shown};
-use super::commands::Call;
+use super::client::{
+    Failure, SOFTWARE, USAGE, heading, print_done, print_info, print_json, print_message, print_value, shown,
+};
+use super::commands::{Call, NODE};
 use super::commands::{ask, connect};
 use super::format::Formatter;
 
@@ -19,28 +22,22 @@ pub(super) fn ping(call: &Call) -> Result<(), Failure> {
         "Will ping the broker. This checks that its event loop runs and answers on its socket.",
     )?;
     overview(call)?;
-    writeln!(io::stdout(), "Ping succeeded")?;
-    Ok(())
+    print_message(call, "Ping succeeded")
 }
 
-pub(super) fn version(_: &Call) -> Result<(), Failure> {
-    writeln!(io::stdout(), "{}", env!("CARGO_PKG_VERSION"))?;
-    Ok(())
+/// Prints the version of this program. It needs no broker, so with `--formatter json` the node has its default name.
+pub(super) fn version(call: &Call) -> Result<(), Failure> {
+    let version = env!("CARGO_PKG_VERSION");
+    match call.formatter() {
+        Formatter::Json => print_json(&json!({"node": NODE, "result": "ok", "value": {"version": version}})),
+        _ => Ok(writeln!(io::stdout(), "{version}")?),
+    }
 }
 
 pub(super) fn status(call: &Call) -> Result<(), Failure> {
-    let mut overview = overview(call)?;
+    let overview = overview(call)?;
     if call.formatter() == Formatter::Json {
-        let listeners = overview.get_mut("listeners").and_then(Value::as_array_mut);
-        for listener in listeners.into_iter().flatten() {
-            let [interface, port, protocol, purpose] = listener_parts(listener.as_str().unwrap_or_default());
-            let port = port.parse::<u16>().ok();
-            *listener = serde_json::json!({
-                "interface": interface, "port": port, "protocol": protocol, "purpose": purpose,
-            });
-        }
-        writeln!(io::stdout(), "{overview}")?;
-        return Ok(());
+        return print_json(&status_json(overview));
     }
     print_info(call, "Status of the broker ...")?;
     let sections: Vec<String> = status_sections(&overview)
@@ -53,6 +50,66 @@ pub(super) fn status(call: &Call) -> Result<(), Failure> {
         .collect();
     writeln!(io::stdout(), "{}", sections.join("\n\n"))?;
     Ok(())
+}
+
+/// Returns the broker's members of `status --formatter json`, and those that RabbitMQ has, with its names and types.
+fn status_json(mut overview: Value) -> Value {
+    let text = |key: &str| overview.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
+    let number = |key: &str| overview.get(key).and_then(Value::as_u64).unwrap_or_default();
+    let list = |key: &str| {
+        let items = overview.get(key).and_then(Value::as_array).into_iter().flatten();
+        items.filter_map(Value::as_str).map(str::to_string).collect::<Vec<_>>()
+    };
+    let node = text("node");
+    let resident_bytes = resident_bytes(number("pid")).unwrap_or_default();
+    let alarms: Vec<Value> = list("alarms").iter().map(|alarm| alarm_json(&node, alarm)).collect();
+    let listeners: Vec<Value> =
+        list("listeners").iter().map(|listener| listener_json(&node, listener)).collect();
+    let members = json!({
+        "active_plugins": [],
+        "alarms": alarms,
+        "config_files": list_of(text("configuration")),
+        "data_directory": text("data_dir"),
+        "file_descriptors": {
+            "sockets_limit": number("fd_total"), "sockets_used": number("connections"),
+            "total_limit": number("fd_total"), "total_used": number("fd_used"),
+        },
+        "is_under_maintenance": false,
+        "listeners": listeners,
+        "log_files": [],
+        "memory": {
+            "strategy": "rss",
+            "total": {"allocated": resident_bytes, "erlang": 0, "rss": resident_bytes},
+        },
+        "os": "Linux",
+        "processes": {"limit": 1, "used": 1},
+        "run_queue": 0,
+        "totals": {
+            "connection_count": number("connections"), "queue_count": number("queues"),
+            "virtual_host_count": number("vhosts"),
+        },
+        "uptime": number("uptime_ms") / 1000,
+        "vm_memory_calculation_strategy": "rss",
+        "vm_memory_high_watermark_limit": number("memory_limit"),
+        "vm_memory_high_watermark_setting": {"absolute": number("memory_limit")},
+    });
+    if let (Value::Object(all), Value::Object(members)) = (&mut overview, members) {
+        all.extend(members);
+    }
+    overview
+}
+
+/// Returns an alarm as RabbitMQ describes one. `reason` has the whole text, which begins with the alarm's name.
+pub(super) fn alarm_json(node: &str, alarm: &str) -> Value {
+    let name = alarm.split_once(':').map_or(alarm, |(name, _)| name);
+    json!({"node": node, "resource": name, "type": "resource_limit", "reason": alarm})
+}
+
+/// Returns a listener as RabbitMQ describes one.
+pub(super) fn listener_json(node: &str, listener: &str) -> Value {
+    let [interface, port, protocol, purpose] = listener_parts(listener);
+    let port = port.parse::<u16>().ok();
+    json!({"node": node, "interface": interface, "port": port, "protocol": protocol, "purpose": purpose})
 }
 
 /// The counters of `status`, and the broker's names for them.
@@ -106,6 +163,10 @@ fn status_sections(overview: &Value) -> [(&'static str, Vec<String>); 8] {
                 format!("OS PID: {pid}"),
                 "OS: Linux".to_string(),
                 format!("Uptime (seconds): {}", number("uptime_ms") / 1000),
+                "Is under maintenance?: false".to_string(),
+                // Scripts read the version of RabbitMQ whose commands they may use from this line.
+                format!("RabbitMQ version: {}", text("rabbitmq_version")),
+                format!("Node name: {}", text("node")),
                 format!("Leveret version: {}", text("leveret_version")),
                 format!("Announced as: {} {}", text("product_name"), text("product_version")),
             ],
@@ -175,7 +236,7 @@ pub(super) fn environment(call: &Call) -> Result<(), Failure> {
     print_info(call, "Configuration of the broker ...")?;
     let reply = ask(call, "GET", &["ctl", "environment"], "")?;
     match reply.body.as_str().filter(|_| reply.status == 200) {
-        Some(text) if call.formatter() == Formatter::Json => writeln!(io::stdout(), "{}", Value::from(text))?,
+        Some(text) if call.formatter() == Formatter::Json => print_json(&environment_json(text)?)?,
         Some(text) => {
             let lines: Vec<_> = text.split('\n').map(|line| shown(call, line)).collect();
             writeln!(io::stdout(), "{}", lines.join("\n"))?;
@@ -185,6 +246,32 @@ pub(super) fn environment(call: &Call) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Returns the configuration as an object, in which a section is an object too.
+fn environment_json(text: &str) -> Result<Value, Failure> {
+    let table = DeTable::parse(text);
+    let table =
+        table.map_err(|error| Failure::new(SOFTWARE, format!("Error: the configuration: {error}")))?;
+    Ok(members_json(table.get_ref()))
+}
+
+fn members_json(table: &DeTable<'_>) -> Value {
+    let members = table.iter().map(|(key, value)| (key.get_ref().to_string(), value_json(value.get_ref())));
+    Value::Object(members.collect())
+}
+
+/// Returns a value of the configuration as JSON. The configuration has no other types than these.
+fn value_json(value: &DeValue<'_>) -> Value {
+    match value {
+        DeValue::String(text) => text.as_ref().into(),
+        DeValue::Boolean(truth) => (*truth).into(),
+        DeValue::Integer(number) => number.to_string().parse().unwrap_or_default(),
+        DeValue::Float(number) => number.to_string().parse().unwrap_or_default(),
+        DeValue::Datetime(time) => time.to_string().into(),
+        DeValue::Array(items) => items.iter().map(|item| value_json(item.get_ref())).collect(),
+        DeValue::Table(table) => members_json(table),
+    }
+}
+
 pub(super) fn alarms(call: &Call) -> Result<(), Failure> {
     print_info(call, "Listing alarms ...")?;
     let reply = ask(call, "GET", &["ctl", "alarms"], "")?;
@@ -192,8 +279,7 @@ pub(super) fn alarms(call: &Call) -> Result<(), Failure> {
         return Err(Failure::refused(&reply));
     }
     if call.formatter() == Formatter::Json {
-        writeln!(io::stdout(), "{}", reply.body)?;
-        return Ok(());
+        return print_json(&reply.body);
     }
     let alarms = reply.body.as_array().cloned().unwrap_or_default();
     for alarm in alarms.iter().filter_map(Value::as_str) {
@@ -213,7 +299,7 @@ pub(super) fn stop(call: &Call) -> Result<(), Failure> {
         return Err(Failure::refused(&reply));
     }
     client.wait_for_end();
-    Ok(())
+    print_done(call)
 }
 
 pub(super) fn delete_queue(call: &Call) -> Result<(), Failure> {
@@ -235,8 +321,7 @@ pub(super) fn delete_queue(call: &Call) -> Result<(), Failure> {
     match reply.status {
         200 => {
             let ready = reply.body.get("messages").and_then(Value::as_u64).unwrap_or_default();
-            writeln!(io::stdout(), "Queue was successfully deleted with {ready} ready messages")?;
-            Ok(())
+            print_message(call, &format!("Queue was successfully deleted with {ready} ready messages"))
         }
         404 => Err(Failure::error(USAGE, "Queue not found")),
         412 => Err(Failure::error(USAGE, why_kept(&reply))),
@@ -261,5 +346,8 @@ pub(super) fn close_all_connections(call: &Call) -> Result<(), Failure> {
     let reply = connect(call)?.ask("DELETE", &path, "", "")?;
     let closed = reply.body.get("closed").and_then(Value::as_u64).filter(|_| reply.status == 200);
     let closed = closed.ok_or_else(|| Failure::refused(&reply))?;
-    print_info(call, &format!("Closed {closed} connections"))
+    match call.formatter() {
+        Formatter::Json => print_value(call, &format!("Closed {closed} connections")),
+        _ => print_info(call, &format!("Closed {closed} connections")),
+    }
 }

@@ -31,5 +31,5 @@ pub(super) fn set(call: &Call) -> Result<(), Failure> {
         "priority": number,
         "apply-to": call.value("apply-to").unwrap_or("all"),
     });
-    done(&ask(call, "PUT", &[path, vhost, name], &body.to_string())?)
+    done(call, &ask(call, "PUT", &[path, vhost, name], &body.to_string())?)
 }

@@ -6,6 +6,7 @@
 //! | `item` | parses one object |
 //! | `compare` | compares objects with those of the broker, for a dry run |
 //! | `export` | exports definitions |
+//! | `refusals` | the objects that were not imported, with equal reasons together |
 //! | this file | applies one object to the broker; arguments as field tables |
 //!
 //! # Invariants
@@ -20,6 +21,7 @@ mod compare;
 mod export;
 mod item;
 mod read;
+mod refusals;
 
 use item::User;
 use leveret_amqp::field::{ArrayWriter, Table, TableWriter};
@@ -37,6 +39,7 @@ pub use item::{
 };
 pub use read::{At, FILE_BYTES_MAX, ReadError, SECTIONS, read};
 pub use read::{DefinitionReader, Step, StepError};
+pub use refusals::Refusals;
 
 /// Returns the remark about an unknown field.
 pub fn unknown_field(name: &str) -> String {

@@ -72,13 +72,11 @@ class Managed(RabbitMq):
     """A RabbitMQ with its plug-ins for management and metrics."""
 
     def __init__(self, plugins: str = "rabbitmq_management, rabbitmq_prometheus") -> None:
-        self.plugins = plugins
-        super().__init__()
+        super().__init__(plugins=plugins)
 
     def _environment(self) -> Dict[str, str]:
         self.port, self.metrics_port = free_port(), free_port()
         environment = super()._environment()
-        Path(environment["RABBITMQ_ENABLED_PLUGINS_FILE"]).write_text(f"[{self.plugins}].\n")
         with open(environment["RABBITMQ_CONFIG_FILE"], "a", encoding="utf-8") as config:
             config.write(f"management.tcp.port = {self.port}\nmanagement.tcp.ip = 127.0.0.1\n")
             config.write(f"prometheus.tcp.port = {self.metrics_port}\nprometheus.tcp.ip = 127.0.0.1\n")

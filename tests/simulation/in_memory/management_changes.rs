@@ -676,8 +676,8 @@ fn a_dry_run_of_an_import_shows_what_it_would_do_and_changes_nothing() {
             (
                 "POST /api/definitions?dry_run=true",
                 r#"{"queues": [{"name": "x"}]}"#,
-                "400",
-                "queues[0]: queue 'x': missing field",
+                "200",
+                r#""skipped":[{"kind":"queues","name":"x","reason":"queue 'x': missing field `vhost`"}]"#,
             ),
             ("POST /api/definitions?dry_run=true", "[]", "400", "bad_request"),
             ("POST /api/definitions?dry_run=true", "", "200", r#""same":0"#),
@@ -801,20 +801,51 @@ fn lists_are_sorted_by_rates() {
 }
 
 #[test]
-fn a_definitions_file_with_an_error_changes_nothing() {
+fn an_import_goes_on_after_refused_objects_and_names_them() {
     let mut simulation = Simulation::new(small_limits());
-    let file = r#"{"vhosts":[{"name":"v"}],"users":[{"name":"u","password":"p","tags":""}],
-        "queues":[{"name":"q","vhost":"v","durable":"perhaps"}]}"#;
+    let nowhere = |count: usize| {
+        let queues = (0..count).map(|number| {
+            format!(
+                r#"{{"name":"q{number}","vhost":"none","durable":true,"auto_delete":false,"arguments":{{}}}}"#
+            )
+        });
+        queues.collect::<Vec<_>>().join(",")
+    };
+    let file = format!(
+        r#"{{"vhosts":[{{"name":"v"}}],"users":[{{"name":"u","password":"p","tags":""}}],
+        "queues":[{{"name":"x","vhost":"v","durable":"perhaps"}},{},{{"name":"q","vhost":"v"}}],
+        "bindings":[{{"source":"amq.direct","vhost":"v","destination":"q","destination_type":"queue",
+            "routing_key":"k","arguments":[]}}],
+        "parameters":[{{"value":[],"vhost":"v","component":"vhost-limits","name":"limits"}}]}}"#,
+        nowhere(1572)
+    );
     script(
         &mut simulation,
         GUEST,
         &[
-            ("POST /api/definitions", file, "400", "queues[0]"),
-            ("GET /api/vhosts/v", "", "404", ""),
-            ("GET /api/users/u", "", "404", ""),
-            ("POST /api/definitions", &file.replace("\"perhaps\"", "true"), "204", ""),
-            ("GET /api/queues/v/q", "", "200", ""),
+            ("POST /api/definitions", &file, "400", "1573 of 1578 objects were not imported; the rest was"),
             ("GET /api/users/u", "", "200", ""),
+            ("GET /api/queues/v/q", "", "200", ""),
+            ("GET /api/bindings/v/e/amq.direct/q/q", "", "200", r#""routing_key":"k""#),
+        ],
+    );
+    let api = simulation.connect_management(Shape::WIDE, HOME);
+    let said = say(&mut simulation, api, GUEST, "POST /api/definitions", &file);
+    assert!(said.contains("queues[0]: queue 'x' in vhost 'v': `durable` must be true or false"), "{said}");
+    assert!(said.contains("queues[3]: ") && said.contains("… and 1,569 like it"), "{said}");
+    assert!(!said.contains("queues[4]: ") && !said.contains("parameters"), "{said}");
+    // A file whose syntax is wrong changes nothing.
+    script(
+        &mut simulation,
+        GUEST,
+        &[
+            (
+                "POST /api/definitions",
+                r#"{"vhosts":[{"name":"w"}],"users":[{"name":tru}]}"#,
+                "400",
+                "users[0]: ",
+            ),
+            ("GET /api/vhosts/w", "", "404", ""),
         ],
     );
 }

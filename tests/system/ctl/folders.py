@@ -60,11 +60,21 @@ def backed_up() -> Iterator[Path]:
 
 
 def an_export_follows_no_link() -> None:
-    """`export_definitions` and `backup` follow no link in place of the file or of its temporary file."""
+    """`export_definitions` and `backup` follow no link in place of the file or of its temporary file. An export replaces
+    only a regular file."""
     with hostile_folder() as folder, leveret() as broker:
         victim = folder.parent / "victim"
-        for name in ("a.json.part", "a.json"):
+        for name in ("a.json.part", "linked.json"):
             (folder / name).symlink_to(victim)
+        os.mkfifo(folder / "pipe.json")
+        for name in ("linked.json", "pipe.json", "/dev/null"):
+            before = (folder / name).lstat()
+            done = ctl(broker, "export_definitions", str(folder / name))
+            assert done.status == 65 and "not a regular file" in done.err, done
+            assert (folder / name).lstat() == before, name
+            if name != "/dev/null":
+                (folder / name).unlink()
+        (folder / "a.json").write_text("old")
         good(broker, "export_definitions", str(folder / "a.json"))
         found = (folder / "a.json").lstat()
         assert not (folder / "a.json").is_symlink() and found.st_mode & 0o777 == 0o600, found

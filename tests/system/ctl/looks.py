@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
+import tomllib
 from typing import Callable, Dict, Iterator, List
 
 from harness import wire
@@ -71,10 +72,13 @@ def told_status(broker: Leveret, began: float) -> Dict[str, int]:
     assert told["pid"] == broker.process.pid and f"OS PID: {broker.process.pid}\n" in text, text
     assert told["memory_limit"] == 200_000_000 and "Memory limit: 200.0 MB" in text, text
     assert told["data_dir"] == str(broker.data_dir) and f"Node data directory: {broker.data_dir}\n" in text, text
-    listener = {"interface": host, "port": int(port), "protocol": "amqp", "purpose": "AMQP 0-9-1"}
+    listener = {"node": told["node"], "interface": host, "port": int(port), "protocol": "amqp",
+                "purpose": "AMQP 0-9-1"}
     assert told["listeners"] == [listener], told["listeners"]
     assert f"Interface: {host}, port: {port}, protocol: amqp, purpose: AMQP 0-9-1" in text, text
     assert told["alarms"] == [] and "Alarms\n\n(none)\n" in plain(text), text
+    # Ansible and puppet read RabbitMQ's version here.
+    assert f"RabbitMQ version: {told['rabbitmq_version']}\n" in text and told["rabbitmq_version"] > "3.10", text
     assert told["uptime_ms"] / 1000 <= seconds + 5.0, f"{told['uptime_ms']} ms, started {seconds:.1f} s ago"
     resident = float(text.split("Resident: ")[1].split()[0]) * 1_000_000
     assert abs(resident - broker.rss_kib() * 1024) < 2 << 20, f"{resident} bytes, not {broker.rss_kib()} KiB"
@@ -106,7 +110,7 @@ message_size_max = "300KiB"
                      "queues_max = 77", 'message_size_max = "300KiB"', 'log_level = "debug"',
                      f'data_dir = "{broker.data_dir}"'):
             assert f"\n{line}\n" in f"\n{said}\n", f"{line} is not in\n{said}"
-        assert json.loads(good(broker, "environment", "--formatter", "json")) == said.rstrip("\n")
+        assert json.loads(good(broker, "environment", "--formatter", "json")) == tomllib.loads(said)
         with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
             file.write(said)
             file.flush()

@@ -13,6 +13,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "support")]
 
 import alike  # noqa: E402
+import as_json  # noqa: E402
 import backups  # noqa: E402
 import defined  # noqa: E402
 import folders  # noqa: E402
@@ -23,7 +24,7 @@ import orphans  # noqa: E402
 from harness import brokers  # noqa: E402
 from harness.suite import Suite  # noqa: E402
 
-GROUPS = [operator_cases, looks, hostile, backups, folders, defined, orphans, alike]
+GROUPS = [operator_cases, looks, hostile, backups, folders, defined, orphans, alike, as_json]
 
 
 def main() -> int:

@@ -1,0 +1,152 @@
+//! The objects of a definition file that were not imported, with equal reasons together.
+//!
+//! A board that lacks a virtual host or reaches a limit refuses thousands of objects for one reason.
+//!
+//! # Invariants
+//! - The memory is bounded, whatever the file contains.
+
+use leveret_json::{Fields, Value};
+
+use super::read::At;
+
+/// The most reasons that are kept.
+const REASONS_MAX: usize = 16;
+/// The number of objects that are named for each reason.
+const NAMED_MAX: u64 = 3;
+/// The longest reason that is kept, in bytes.
+const REASON_BYTES_MAX: usize = 600;
+/// The fields with the names of an object, which its reason repeats.
+const NAMES: [&str; 7] = ["name", "vhost", "user", "exchange", "source", "destination", "routing_key"];
+
+/// Refusals for one reason.
+#[derive(Debug)]
+struct Group {
+    /// The list and the reason, without the names of objects.
+    kind: String,
+    /// The first refusals, each with its position and its reason.
+    named: Vec<String>,
+    count: u64,
+}
+
+/// The refused objects of one import.
+#[derive(Debug, Default)]
+pub struct Refusals {
+    groups: Vec<Group>,
+    count: u64,
+    /// The number of refusals for further reasons than [`REASONS_MAX`].
+    ungrouped_count: u64,
+}
+
+impl Refusals {
+    /// Adds an object, given as JSON, and the reason why it was refused.
+    pub fn add(&mut self, at: At, object: &str, why: &str) {
+        self.count += 1;
+        let kind = kind_of(at, object, why);
+        let known = self.groups.iter().position(|group| group.kind == kind);
+        if known.is_none() && self.groups.len() == REASONS_MAX {
+            self.ungrouped_count += 1;
+            return;
+        }
+        let place = known.unwrap_or_else(|| {
+            self.groups.push(Group { kind, named: Vec::new(), count: 0 });
+            self.groups.len() - 1
+        });
+        let group = &mut self.groups[place];
+        group.count += 1;
+        if group.count <= NAMED_MAX {
+            let mut line = format!("{at}: {why}");
+            line.truncate(line.floor_char_boundary(REASON_BYTES_MAX));
+            group.named.push(line);
+        }
+    }
+
+    /// Returns the number of refused objects.
+    pub const fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Returns the lines that describe all refusals: the first ones for each reason, and how many there are like them.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        let groups = self.groups.iter().flat_map(|group| {
+            let others = group.count.saturating_sub(NAMED_MAX);
+            let more = (others > 0).then(|| format!("… and {} like it", Grouped(others)));
+            group.named.iter().cloned().chain(more)
+        });
+        let rest = self.ungrouped_count;
+        groups.chain((rest > 0).then(|| format!("… and {} for other reasons", Grouped(rest))))
+    }
+}
+
+/// Returns the list and the reason, without the names that the object itself has.
+fn kind_of(at: At, object: &str, why: &str) -> String {
+    let fields = Fields::parse(object.as_bytes()).unwrap_or_default();
+    let mut names: Vec<_> = NAMES
+        .iter()
+        .filter_map(|key| match fields.get(key)? {
+            Value::String(name) if !name.is_empty() => Some(name),
+            _ => None,
+        })
+        .collect();
+    // A name may be a part of another one.
+    names.sort_by_key(|name| core::cmp::Reverse(name.len()));
+    let kind = names.iter().fold(why.to_string(), |why, name| {
+        ['\'', '"'].iter().fold(why, |why, quote| why.replace(&format!("{quote}{name}{quote}"), "''"))
+    });
+    let mut kind = format!("{} {kind}", at.section);
+    kind.truncate(kind.floor_char_boundary(REASON_BYTES_MAX));
+    kind
+}
+
+/// A number with a comma after each group of three digits.
+struct Grouped(u64);
+
+impl core::fmt::Display for Grouped {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self.0 {
+            small @ 0..1000 => write!(f, "{small}"),
+            large => write!(f, "{},{:03}", Grouped(large / 1000), large % 1000),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_for_one_reason_are_counted() {
+        let mut refusals = Refusals::default();
+        for index in 0..1571 {
+            let object = format!(r#"{{"name":"q{index}","vhost":"v"}}"#);
+            let why = format!("queue 'q{index}' in vhost 'v': there is no vhost 'v'");
+            refusals.add(At { section: "queues", index }, &object, &why);
+        }
+        let at = At { section: "bindings", index: 3 };
+        refusals.add(at, r#"{"vhost":"v"}"#, "missing field `source`");
+        let lines: Vec<String> = refusals.lines().collect();
+        assert_eq!(refusals.count(), 1572);
+        assert_eq!(
+            lines,
+            [
+                "queues[0]: queue 'q0' in vhost 'v': there is no vhost 'v'",
+                "queues[1]: queue 'q1' in vhost 'v': there is no vhost 'v'",
+                "queues[2]: queue 'q2' in vhost 'v': there is no vhost 'v'",
+                "… and 1,568 like it",
+                "bindings[3]: missing field `source`"
+            ]
+        );
+        assert_eq!(Grouped(1_000_002).to_string(), "1,000,002");
+    }
+
+    #[test]
+    fn a_file_of_different_errors_is_described_in_bounded_space() {
+        let mut refusals = Refusals::default();
+        for index in 0..5000 {
+            refusals.add(At { section: "users", index }, "{", &format!("{index} {}", "é".repeat(2000)));
+        }
+        let lines: Vec<String> = refusals.lines().collect();
+        assert_eq!(lines.len(), REASONS_MAX + 1);
+        assert!(lines.iter().all(|line| line.len() <= REASON_BYTES_MAX));
+        assert_eq!(lines.last().map(String::as_str), Some("… and 4,984 for other reasons"));
+    }
+}
