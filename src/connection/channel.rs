@@ -192,6 +192,12 @@ impl Channels {
         None
     }
 
+    /// Returns the number of messages whose confirms were not sent yet, for operators.
+    pub(super) fn unconfirmed(&self, owner: ConnectionId, number: u16) -> u64 {
+        let slot = self.find(&mut OwnChannels::NONE.clone(), owner, number);
+        slot.map_or(0, |slot| self.records[slot as usize].confirms.unsent())
+    }
+
     /// Creates a record in state [`ChannelState::Opening`]. Returns `None` when the pool is full.
     pub(super) fn open(&mut self, own: &mut OwnChannels, owner: ConnectionId, number: u16) -> Option<Slot> {
         let bucket = self.bucket(owner, number);
@@ -341,6 +347,11 @@ impl Confirms {
     /// Handles confirm.select: later messages are numbered from 1. A second confirm.select has no effect.
     pub(super) fn select(&mut self) {
         self.next = self.next.max(1);
+    }
+
+    /// Returns the number of messages whose confirms were not sent yet.
+    const fn unsent(&self) -> u64 {
+        self.next.saturating_sub(1).saturating_sub(self.sent)
     }
 
     /// Returns whether there is space for another run, which the confirm of the next message may need.

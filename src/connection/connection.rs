@@ -521,6 +521,11 @@ impl Pools {
         self.confirmed
     }
 
+    /// Returns the number of messages on a channel whose publisher confirms were not sent yet.
+    pub fn unconfirmed(&self, connection: ConnectionId, channel: u16) -> u64 {
+        self.channels.unconfirmed(connection, channel)
+    }
+
     /// Returns the number of channels that are open or closing.
     pub const fn channels_used(&self) -> usize {
         self.channels.len()
@@ -580,7 +585,7 @@ pub struct Identity {
     pub cluster_name: String,
 }
 
-/// Settings that all connections share. They do not change while the broker runs.
+/// Settings that all connections share. While the broker runs, only the identity may change.
 #[derive(Debug)]
 pub struct Settings {
     pub(super) channel_max: u16,
@@ -593,7 +598,7 @@ pub struct Settings {
     pub(super) mqtt: MqttSettings,
     /// The largest CONNECT of MQTT in bytes: what is read from a client that has not logged in.
     pub(super) connect_len_max: u32,
-    /// The frame of connection.start, encoded once at start.
+    /// The frame of connection.start.
     pub(super) start_frame: Box<[u8]>,
     /// The frame for a client with a certificate.
     pub(super) start_frame_external: Box<[u8]>,
@@ -637,6 +642,12 @@ impl Settings {
 }
 
 impl Settings {
+    /// Replaces the identity that later clients are told.
+    pub fn set_identity(&mut self, identity: &Identity) {
+        self.start_frame = start_frame(identity, b"PLAIN AMQPLAIN");
+        self.start_frame_external = start_frame(identity, b"PLAIN AMQPLAIN EXTERNAL");
+    }
+
     /// Returns the settings with these for MQTT clients.
     #[must_use]
     pub fn with_mqtt(self, mqtt: MqttSettings) -> Self {

@@ -134,6 +134,8 @@ impl PasswordHash {
         let Some((_, kind)) = ALGORITHMS.iter().find(|(name, _)| *name == algorithm) else {
             return Err(InvalidHash::Unknown);
         };
+        // Encoders break lines, and RabbitMQ ignores white space.
+        let text: String = text.split_ascii_whitespace().collect();
         let mut bytes = BASE64.decode(text).map_err(|_| InvalidHash::Malformed)?;
         if *kind == PBKDF2 {
             bytes.get_mut(..4).ok_or(InvalidHash::Malformed)?.reverse();

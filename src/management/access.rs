@@ -3,7 +3,7 @@
 //! The command line sends passwords as hashes, so that the event loop need not compute them. Tools of RabbitMQ send
 //! passwords in clear. Those are hashed like in RabbitMQ, which takes no time.
 
-use crate::definitions::{read_user_limits, read_vhost_limits, vhost_change};
+use crate::definitions::{self, read_user_limits, read_vhost_limits, vhost_change};
 use leveret_broker::{OperatorFault, VhostChange};
 use leveret_core::batch::Batch;
 use leveret_core::command::ConnectionId;
@@ -323,7 +323,7 @@ impl UserBody {
             password: fields.text_if_said("password")?.map(Zeroizing::new),
             password_hash: fields.text_if_said("password_hash")?,
             hashing_algorithm: fields.text_if_said("hashing_algorithm")?,
-            tags: fields.text_if_said("tags")?,
+            tags: definitions::tags(&mut fields)?,
         })
     }
 }

@@ -7,16 +7,13 @@
 //! - No action succeeds over HTTP that AMQP would refuse to the user.
 //! - The connection is closed before the answer is sent.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-
 use leveret_core::batch::Batch;
 use leveret_core::command::{Command, Outcome, Settlement};
 use leveret_core::error::Fault;
 use leveret_json::{Fields, Value};
 
 use super::columns::ListedKind;
-use super::definition_columns::{Bindings, properties_key};
+use super::definition_columns::{Bindings, is_decoded_properties_key, properties_key};
 use super::definitions::table_of;
 use super::http::{Request, Status, encode};
 use super::listing::is_wanted;
@@ -24,7 +21,7 @@ use super::listing::{BindingEnds, Filter};
 use super::messages::PayloadOptions;
 use super::messages::QueueGet;
 use super::publishing::{
-    MessageFields, NAMES_TOO_LONG, Publishing, begin_message, payload_too_large, publish_as,
+    Base64Decoder, MessageFields, NAMES_TOO_LONG, Publishing, begin_message, payload_too_large, publish_as,
 };
 use super::request::RequestContext;
 use super::request::{Answer, Answered, bad, bad_request, not_found, pool_full, refusal};
@@ -208,8 +205,10 @@ impl<'b, 's> ActingUser<'b, 's> {
         };
         let filter = Filter { vhost: Some(self.vhost.into()), binding_ends, ..Filter::default() };
         let seen = self.context.context();
-        let found = Bindings::objects(seen)
-            .find(|view| is_wanted::<Bindings>(&filter, seen, view) && properties_key(view) == key);
+        let bindings = || Bindings::objects(seen).filter(|view| is_wanted::<Bindings>(&filter, seen, view));
+        let found = bindings()
+            .find(|view| properties_key(view) == key)
+            .or_else(|| bindings().find(|view| is_decoded_properties_key(view, key)));
         let Some(view) = found else { return Err(not_found("Not Found")) };
         let (routing_key, arguments) = (view.routing_key.to_string(), view.arguments.as_bytes().to_vec());
         self.done(Status::NoContent, binding(source, destination, &routing_key, &arguments, false))
@@ -226,7 +225,7 @@ impl<'b, 's> ActingUser<'b, 's> {
         let share = broker.content_share(own);
         broker.release(&mut context, own);
         if !request.is_whole() {
-            if request.body_bytes > Publishing::request_bytes_max(size_max) {
+            if request.is_longer_than(Publishing::request_bytes_max(size_max)) {
                 return Err(payload_too_large(size_max));
             }
             let publishing = Publishing::new(self.user, self.vhost, exchange, share);
@@ -235,9 +234,7 @@ impl<'b, 's> ActingUser<'b, 's> {
         let fields = MessageFields::parse(request.body)?;
         let payload = match fields.is_base64 {
             false => fields.payload.into_bytes(),
-            true => {
-                BASE64.decode(&fields.payload).map_err(|_| bad_request("the payload is not valid base64"))?
-            }
+            true => Base64Decoder::default().decode(fields.payload.as_bytes(), true)?.to_vec(),
         };
         // A request is far below 4 GiB.
         let len = payload.len() as u32;

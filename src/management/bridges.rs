@@ -112,6 +112,7 @@ impl ListedKind for Shovels {
             None => writer.json.shown(format_args!("{} {}", link.bridge, link.direction)),
         }),
         ("vhost", |link, writer| writer.json.text(Self::vhost(link).unwrap_or_default())),
+        ("node", |_, writer| writer.json.text(writer.context.node)),
         ("type", |link, writer| writer.json.text(if link.shovel.is_some() { "dynamic" } else { "static" })),
         ("state", |link, writer| {
             writer.json.text(match link.state {

@@ -330,7 +330,7 @@ impl ListedKind for Queues {
             writer.channel(queue.exclusive_consumer.map(|(_, channel)| channel));
         }),
         ("exclusive_consumer_tag", |queue, writer| {
-            writer.json.text(queue.exclusive_consumer.map_or("", |(tag, _)| tag));
+            writer.text_or_null(queue.exclusive_consumer.map(|(tag, _)| tag));
         }),
         ("single_active_consumer_pid", |queue, writer| {
             writer.channel(queue.single_active_consumer.map(|(_, channel)| channel));
@@ -589,6 +589,10 @@ impl ListedKind for Channels {
         ("confirm", |row, writer| writer.json.truth(row.view.confirm)),
         ("consumer_count", |row, writer| writer.json.number(row.view.consumers)),
         ("messages_unacknowledged", |row, writer| writer.json.number(row.view.messages_unacknowledged)),
+        ("messages_unconfirmed", |row, writer| {
+            let sockets = writer.context.sockets;
+            writer.json.number(sockets.unconfirmed(row.view.connection, row.view.number));
+        }),
         ("messages_uncommitted", |row, writer| writer.json.number(row.view.messages_uncommitted)),
         ("acks_uncommitted", |row, writer| writer.json.number(row.view.acks_uncommitted)),
         ("prefetch_count", |row, writer| writer.json.number(row.view.prefetch_count)),
@@ -603,8 +607,6 @@ impl ListedKind for Channels {
         }),
     ];
     const ON_REQUEST: &'static [&'static str] = &[CLIENT_NAME];
-    const WITHOUT_FIGURE: &'static [&'static str] = &["messages_unconfirmed"];
-
     fn leaves_out(row: &Self::View<'_>, column: &str) -> bool {
         column == STATS && row.view.counters == ChannelCounters::default()
     }
@@ -737,7 +739,12 @@ impl ListedKind for Vhosts {
             let (ready, unacknowledged) = writer.context.broker.views().depth_of(vhost.name);
             writer.json.number(ready + unacknowledged);
         }),
-        ("cluster_state", |_, writer| writer.json.text("running")),
+        ("cluster_state", |_, writer| {
+            let (node, mut is_first) = (writer.context.node, true);
+            writer.json.raw(b"{");
+            texts(&mut writer.json, &mut is_first, &[(node, "running")]);
+            writer.json.raw(b"}");
+        }),
     ];
     const AUDIENCE: Audience = Audience::MembersAndMonitors;
 

@@ -17,6 +17,7 @@ use super::http::{Request, Status, decode};
 use super::json::Json;
 use super::management::{nested, numbers, texts};
 use super::node::Wear;
+use super::parameters;
 use super::request::Call;
 use super::request::RequestContext;
 use super::request::{Answer, Answered, bad_request, body, done, not_found, problem, refused};
@@ -43,6 +44,7 @@ fn write_overview(json: &mut Json<'_>, context: &RequestContext<'_>) {
         ("leveret_version", env!("CARGO_PKG_VERSION")),
         ("rabbitmq_version", RABBITMQ_VERSION),
         ("node", &process.node),
+        ("cluster_name", &parameters::cluster_name(context.broker, &process.node)),
         ("data_dir", &process.data_dir),
         ("configuration", &process.configuration),
     ];
@@ -250,8 +252,9 @@ pub(super) fn close_all(call: &Call<'_>, context: &mut RequestContext<'_>) -> An
     Ok(Answer::Now(Status::Ok, body(|json| nested(json, &[("closed", closed)]))))
 }
 
-/// Returns the reason for closing connections that their clients get.
+/// Returns the reason for closing connections that their clients get: the query `reason`, or the header `X-Reason`.
 pub(super) fn reason(request: &Request<'_>, default: &str) -> String {
-    let given = request.query_value("reason").and_then(decode).unwrap_or(default.into());
+    let query = request.query_value("reason").and_then(decode);
+    let given = query.unwrap_or_else(|| request.reason.unwrap_or(default).into());
     given.chars().filter(|character| !character.is_control()).take(REASON_CHARS_MAX).collect()
 }

@@ -10,7 +10,7 @@ use leveret_core::definition::UserLimits;
 use leveret_core::definition::{Parameter, Permission, Policy, PolicyKind, TopicPermission};
 
 use super::columns::{CellWriter, Column, ListedKind, TYPED, put_limits, typed};
-use super::http::encode;
+use super::http::{decode, encode};
 use super::json::{Json, Tables};
 use super::listing::{Audience, BindingEnds};
 use super::request::ReadContext;
@@ -216,6 +216,12 @@ pub fn properties_key(binding: &BindingView<'_>) -> String {
             format!("{key}~{digest:08x}")
         }
     }
+}
+
+/// Returns whether a path names this binding by its properties key, but without its percent-encoding: many clients encode
+/// the key only once. Such a name may also be the properties key of another binding, which then takes precedence.
+pub fn is_decoded_properties_key(binding: &BindingView<'_>, name: &str) -> bool {
+    decode(&properties_key(binding)).is_some_and(|key| key == name)
 }
 
 const fn destination_kind(binding: &BindingView<'_>) -> &'static str {

@@ -93,8 +93,11 @@ pub(super) fn handle(
     if let Some(refused) = refuse(request, &context.process.hosts) {
         return Ok(refused);
     }
+    if let Some(answer) = table::answer_to_anybody(request, context) {
+        return Ok(answer);
+    }
     if request.segments.first().is_none_or(|first| *first != "api" && *first != "metrics") {
-        return Ok(table::answer_to_anybody(request, context));
+        return Ok(table::not_taken(request, context, Interface::Network, None));
     }
     let user = match request.origin.token() {
         Some(token) => context.tokens.user_of(token, context.broker, context.process.uptime_ms),
@@ -148,12 +151,12 @@ fn refuse(request: &Request<'_>, hosts: &[String]) -> Option<Answer> {
         None if !request.is_last => {
             return Some(Answer::Now(
                 Status::BadRequest,
-                problem("bad_request", "the request has no Host header header header"),
+                problem("bad_request", "the request has no Host header"),
             ));
         }
         Some(_) | None => {}
     }
-    if request.verb == Verb::Get {
+    if matches!(request.verb, Verb::Get | Verb::Options) {
         return None;
     }
     let page = origin.page.map(|page| page.strip_prefix("https://").or(page.strip_prefix("http://")));

@@ -4,6 +4,7 @@
 //! - A request is either complete or not yet there.
 //! - A request that is larger than the buffer or whose end is ambiguous is refused and the connection closed. So no
 //!   second request can be smuggled inside the first.
+//! - If the target has a host name, it replaces that of `Host` (RFC 9112, section 3.2.2).
 //! - The segments of a path are UTF-8.
 
 use std::borrow::Cow;
@@ -25,6 +26,10 @@ const SEGMENTS_MAX: usize = 9;
 /// The method of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verb {
+    /// Ask for the methods of a resource.
+    Options,
+    /// A method that no resource has.
+    Other,
     /// Read an object.
     Get,
     /// Create or change an object.
@@ -60,8 +65,11 @@ pub struct Request<'a> {
     pub body: &'a [u8],
     /// `Content-Type`, or empty.
     pub media: &'a str,
-    /// The length of the body that the head announces.
-    pub body_bytes: usize,
+    /// The length of the body that the head announces, or that is known otherwise. `None`: the body is chunked, and its
+    /// end has not arrived.
+    pub body_bytes: Option<usize>,
+    /// `X-Reason`: what the clients of closed connections are told.
+    pub reason: Option<&'a str>,
     /// Whether the client waits for permission to send the body (`Expect: 100-continue`).
     pub expects_continue: bool,
     /// Whether the object must exist.
@@ -127,6 +135,13 @@ pub enum Parsed<'a> {
     NeedBody {
         /// Length of the whole request.
         end: usize,
+        /// Whether the client waits for permission to send the body (`Expect: 100-continue`).
+        expects_continue: bool,
+    },
+    /// The head of a request with a chunked body is complete; it has this length.
+    ChunkedBody {
+        /// Length of the head.
+        head_len: usize,
         /// Whether the client waits for permission to send the body (`Expect: 100-continue`).
         expects_continue: bool,
     },
@@ -196,8 +211,13 @@ impl Status {
 
 impl Request<'_> {
     /// Returns whether the body is complete.
-    pub const fn is_whole(&self) -> bool {
-        self.body.len() == self.body_bytes
+    pub fn is_whole(&self) -> bool {
+        self.body_bytes == Some(self.body.len())
+    }
+
+    /// Returns whether the body is longer than `bytes_max`. The length of a chunked body may be unknown yet.
+    pub fn is_longer_than(&self, bytes_max: usize) -> bool {
+        self.body_bytes.is_some_and(|bytes| bytes > bytes_max)
     }
 
     /// Returns the value of a key in the query, still percent-encoded.
@@ -214,8 +234,18 @@ impl Request<'_> {
     }
 }
 
-/// Parses the request at the start of `bytes`, which never has more than `bytes_max`.
-pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed<'_> {
+/// A chunked body that has been decoded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DecodedBody {
+    /// The number of bytes that have been decoded. They follow the head.
+    pub bytes: usize,
+    /// Whether the body is complete.
+    pub is_whole: bool,
+}
+
+/// Parses the request at the start of `bytes`, which never has more than `bytes_max`. A chunked body is not parsed here:
+/// the caller decodes it with a [`ChunkDecoder`], and then calls this again with the result.
+pub fn parse(bytes: &[u8], bytes_max: usize, decoded: Option<DecodedBody>) -> Parsed<'_> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut head = httparse::Request::new(&mut headers);
     let head_len = match head.parse(bytes) {
@@ -233,32 +263,37 @@ pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed<'_> {
         Ok(known) => known,
         Err(status) => return Parsed::Refused(status),
     };
-    let whole = head_len.checked_add(known.body_len).filter(|end| *end <= bytes_max);
-    let end = whole.unwrap_or(head_len);
+    let expects_continue = known.expects_continue;
+    let (end, body_bytes) = match (known.is_chunked, decoded) {
+        // HTTP/1.0 has no chunked bodies, so a proxy may not have seen this one's end.
+        (true, _) if version == 0 => return Parsed::Refused(Status::BadRequest),
+        (true, None) => return Parsed::ChunkedBody { head_len, expects_continue },
+        (true, Some(body)) if body.is_whole => (head_len + body.bytes, Some(body.bytes)),
+        (true, Some(_)) => (head_len, None),
+        (false, _) => {
+            let whole = head_len.checked_add(known.body_len).filter(|end| *end <= bytes_max);
+            (whole.unwrap_or(head_len), Some(known.body_len))
+        }
+    };
     let Some(body) = bytes.get(head_len..end) else {
-        return Parsed::NeedBody { end, expects_continue: known.expects_continue };
+        return Parsed::NeedBody { end, expects_continue };
     };
     let verb = match method {
         "GET" | "HEAD" => Verb::Get,
         "PUT" => Verb::Put,
         "POST" => Verb::Post,
         "DELETE" => Verb::Delete,
-        _ => return Parsed::Refused(Status::MethodNotAllowed),
+        "OPTIONS" => Verb::Options,
+        _ => Verb::Other,
     };
+    let Some((host, target)) = split_target(target) else { return Parsed::Refused(Status::BadRequest) };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let Some(segments) = segments(path) else { return Parsed::Refused(Status::BadRequest) };
-    let is_last = known.is_close_requested || version == 0;
+    // Another parser may take what follows an unknown method for something else.
+    let is_last = known.is_close_requested || version == 0 || verb == Verb::Other;
     let is_head = method == "HEAD";
-    let KnownHeaders {
-        body_len: body_bytes,
-        media,
-        condition,
-        expects_continue,
-        accepts_gzip,
-        origin,
-        upgrade,
-        ..
-    } = known;
+    let KnownHeaders { media, condition, accepts_gzip, origin, upgrade, reason, .. } = known;
+    let origin = Origin { host: host.or(origin.host), ..origin };
     let request = Request {
         verb,
         segments,
@@ -266,6 +301,7 @@ pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed<'_> {
         body,
         media,
         body_bytes,
+        reason,
         expects_continue,
         condition,
         is_last,
@@ -281,6 +317,8 @@ pub fn parse(bytes: &[u8], bytes_max: usize) -> Parsed<'_> {
 #[derive(Default)]
 struct KnownHeaders<'a> {
     body_len: usize,
+    is_chunked: bool,
+    reason: Option<&'a str>,
     media: &'a str,
     condition: Condition,
     is_close_requested: bool,
@@ -305,7 +343,15 @@ impl<'a> KnownHeaders<'a> {
                     }
                     known.body_len = value.parse().map_err(|_| Status::TooLarge)?;
                 }
-                name if name.eq_ignore_ascii_case("transfer-encoding") => return Err(Status::NotImplemented),
+                name if name.eq_ignore_ascii_case("transfer-encoding") => {
+                    if !value.eq_ignore_ascii_case("chunked") {
+                        return Err(Status::NotImplemented);
+                    }
+                    if core::mem::replace(&mut known.is_chunked, true) {
+                        return Err(Status::BadRequest);
+                    }
+                }
+                name if name.eq_ignore_ascii_case("x-reason") => known.reason = Some(value),
                 name if name.eq_ignore_ascii_case("if-match") => known.condition = Condition::Exists,
                 name if name.eq_ignore_ascii_case("if-none-match") => {
                     known.condition = Condition::IsNew;
@@ -346,6 +392,10 @@ impl<'a> KnownHeaders<'a> {
                 _ => {}
             }
         }
+        // Different parsers would prefer one length or the other.
+        if known.is_chunked && has_length {
+            return Err(Status::BadRequest);
+        }
         Ok(known)
     }
 }
@@ -368,6 +418,26 @@ fn once<T>(slot: &mut Option<T>, value: T) -> Result<(), Status> {
         None => Ok(()),
         Some(_) => Err(Status::BadRequest),
     }
+}
+
+/// Splits a target in absolute form (`http://host/path`), as clients send it to a proxy, into host and path. Other targets
+/// have no host. Returns `None` if the target has no path.
+fn split_target(target: &str) -> Option<(Option<&str>, &str)> {
+    if target.starts_with('/') {
+        return Some((None, target));
+    }
+    // `OPTIONS *` asks about the server as a whole.
+    if target == "*" {
+        return Some((None, "/"));
+    }
+    let (scheme, rest) = target.split_once("://")?;
+    if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
+        return None;
+    }
+    let path_at = rest.find('/').unwrap_or(rest.len());
+    let (host, path) = rest.split_at(path_at);
+    let is_host = !host.is_empty() && !host.contains(['@', '?', '#']);
+    is_host.then_some((Some(host), if path.is_empty() { "/" } else { path }))
 }
 
 fn segments(path: &str) -> Option<heapless::Vec<Cow<'_, str>, SEGMENTS_MAX>> {
@@ -455,6 +525,117 @@ pub fn ask_for_body(out: &mut Vec<u8>) {
     out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
 }
 
+/// The longest extension of a chunk, in bytes. Extensions are ignored.
+const EXTENSION_BYTES_MAX: usize = 256;
+/// The most bytes of header lines behind the last chunk. They are ignored.
+const TRAILER_BYTES_MAX: usize = 4 << 10;
+/// The most digits of a chunk's length.
+const SIZE_DIGITS_MAX: usize = 8;
+
+/// Decodes a chunked body (RFC 9112, section 7.1) as it arrives.
+///
+/// # Invariants
+/// - Each line ends with CR LF: another parser may take a LF alone for a line end or not.
+/// - Lengths, extensions and trailers are bounded.
+#[derive(Clone, Debug, Default)]
+pub struct ChunkDecoder(ChunkState);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum ChunkState {
+    /// In the length of a chunk; its value and its number of digits up to now.
+    Size(usize, usize),
+    /// In an extension behind a length of this value, of which this many bytes have arrived.
+    Extension(usize, usize),
+    /// At the LF behind a length of this value.
+    SizeEnd(usize),
+    /// In a chunk; the number of its bytes still to come.
+    Content(usize),
+    /// At the CR, or the LF, behind a chunk.
+    ContentEnd { is_cr_seen: bool },
+    /// In the lines behind the last chunk: the length of the current line, and that of all.
+    Trailer(usize, usize),
+    /// At the LF of such a line. The line is empty, which ends the body, or not.
+    TrailerEnd { is_empty: bool, trailer_bytes: usize },
+    /// The body is complete.
+    Done,
+}
+
+impl Default for ChunkState {
+    fn default() -> Self {
+        Self::Size(0, 0)
+    }
+}
+
+impl ChunkDecoder {
+    /// Returns whether the body is complete.
+    pub fn is_done(&self) -> bool {
+        self.0 == ChunkState::Done
+    }
+
+    /// Decodes bytes in place: moves the content to their beginning. Returns the length of the content, and the number of
+    /// bytes that were decoded. Bytes behind the end of the body are not.
+    ///
+    /// # Errors
+    /// The bytes are no chunked body.
+    pub fn decode(&mut self, bytes: &mut [u8]) -> Result<(usize, usize), Status> {
+        let (mut content_len, mut at) = (0, 0);
+        while at < bytes.len() && !self.is_done() {
+            if let ChunkState::Content(left) = self.0 {
+                let count = left.min(bytes.len() - at);
+                bytes.copy_within(at..at + count, content_len);
+                (content_len, at) = (content_len + count, at + count);
+                self.0 = match left - count {
+                    0 => ChunkState::ContentEnd { is_cr_seen: false },
+                    left => ChunkState::Content(left),
+                };
+                continue;
+            }
+            self.0 = self.0.after(bytes[at])?;
+            at += 1;
+        }
+        Ok((content_len, at))
+    }
+}
+
+impl ChunkState {
+    /// Returns the state after a byte outside of a chunk's content.
+    fn after(self, byte: u8) -> Result<Self, Status> {
+        let malformed = Err(Status::BadRequest);
+        match (self, byte) {
+            (Self::Size(value, digits), b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+                let digit = char::from(byte).to_digit(16).unwrap_or_default() as usize;
+                match digits < SIZE_DIGITS_MAX {
+                    true => Ok(Self::Size(value * 16 + digit, digits + 1)),
+                    false => Err(Status::TooLarge),
+                }
+            }
+            (Self::Size(value, 1..), b'\r') => Ok(Self::SizeEnd(value)),
+            (Self::Size(value, 1..), b';' | b' ' | b'\t') => Ok(Self::Extension(value, 0)),
+            (Self::Extension(value, _), b'\r') => Ok(Self::SizeEnd(value)),
+            (Self::Extension(value, bytes), byte) if byte != b'\n' && bytes < EXTENSION_BYTES_MAX => {
+                Ok(Self::Extension(value, bytes + 1))
+            }
+            (Self::SizeEnd(0), b'\n') => Ok(Self::Trailer(0, 0)),
+            (Self::SizeEnd(value), b'\n') => Ok(Self::Content(value)),
+            (Self::ContentEnd { is_cr_seen: false }, b'\r') => Ok(Self::ContentEnd { is_cr_seen: true }),
+            (Self::ContentEnd { is_cr_seen: true }, b'\n') => Ok(Self::default()),
+            (Self::Trailer(line_bytes, trailer_bytes), b'\r') => {
+                Ok(Self::TrailerEnd { is_empty: line_bytes == 0, trailer_bytes })
+            }
+            (Self::Trailer(line_bytes, trailer_bytes), byte)
+                if byte != b'\n' && trailer_bytes < TRAILER_BYTES_MAX =>
+            {
+                Ok(Self::Trailer(line_bytes + 1, trailer_bytes + 1))
+            }
+            (Self::TrailerEnd { is_empty: true, .. }, b'\n') => Ok(Self::Done),
+            (Self::TrailerEnd { is_empty: false, trailer_bytes }, b'\n') => {
+                Ok(Self::Trailer(0, trailer_bytes + 2))
+            }
+            _ => malformed,
+        }
+    }
+}
+
 /// Bytes around a chunk: the longest length in hexadecimal digits, and two line ends.
 pub const CHUNK_OVERHEAD_BYTES: usize = CHUNK_HEAD_BYTES + 2;
 const CHUNK_HEAD_BYTES: usize = 10;
@@ -493,7 +674,7 @@ mod tests {
     use super::*;
 
     fn refused(text: &str) -> Option<Status> {
-        match parse(text.as_bytes(), 1024) {
+        match parse(text.as_bytes(), 1024, None) {
             Parsed::Refused(status) => Some(status),
             _ => None,
         }
@@ -505,10 +686,10 @@ mod tests {
                     if-match: *\r\n\r\nabcGET / HTTP/1.1\r\n\r\n";
         let whole = text.find("GET").unwrap();
         for end in 0..whole {
-            let parsed = parse(&text.as_bytes()[..end], 1024);
+            let parsed = parse(&text.as_bytes()[..end], 1024, None);
             assert!(matches!(parsed, Parsed::NeedMore | Parsed::NeedBody { .. }), "{end}");
         }
-        let Parsed::Request(request, end) = parse(text.as_bytes(), 1024) else { panic!() };
+        let Parsed::Request(request, end) = parse(text.as_bytes(), 1024, None) else { panic!() };
         assert_eq!((end, request.verb, request.condition), (whole, Verb::Put, Condition::Exists));
         assert_eq!(request.segments, ["api", "queues", "/", "a b"]);
         assert_eq!((request.body, request.query_value("x")), (&b"abc"[..], Some("1")));
@@ -524,7 +705,10 @@ mod tests {
             ("content-length:", Status::BadRequest),
             ("content-length: 3, 3", Status::BadRequest),
             ("content-length: 99999999999999999999999", Status::TooLarge),
-            ("transfer-encoding: chunked", Status::NotImplemented),
+            ("transfer-encoding: gzip, chunked", Status::NotImplemented),
+            ("transfer-encoding: chunked\r\nTransfer-Encoding: chunked", Status::BadRequest),
+            ("transfer-encoding: chunked\r\ncontent-length: 3", Status::BadRequest),
+            ("content-length: 0\r\ntransfer-encoding: chunked", Status::BadRequest),
         ] {
             assert_eq!(refused(&format!("PUT / HTTP/1.1\r\n{header}\r\n\r\n")), Some(status), "{header}");
         }
@@ -532,16 +716,76 @@ mod tests {
         assert_eq!(refused("GET /%F HTTP/1.1\r\n\r\n"), Some(Status::BadRequest));
         assert_eq!(refused("GET /%FF HTTP/1.1\r\n\r\n"), Some(Status::BadRequest));
         assert_eq!(refused("GET /a/b/c/d/e/f/g/h/i/j HTTP/1.1\r\n\r\n"), Some(Status::BadRequest));
-        assert_eq!(refused("BREW / HTTP/1.1\r\n\r\n"), Some(Status::MethodNotAllowed));
+        assert_eq!(refused("PUT / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n"), Some(Status::BadRequest));
         assert_eq!(refused("AMQP\0\0\x09\x01"), Some(Status::BadRequest));
     }
 
     #[test]
     fn a_request_with_a_long_body_is_parsed_when_its_head_is_complete() {
         let text = "POST /api/definitions HTTP/1.1\r\ncontent-length: 2000\r\nexpect: 100-continue\r\n\r\n{";
-        let Parsed::Request(request, end) = parse(text.as_bytes(), 1024) else { panic!() };
-        assert_eq!((end, request.body, request.body_bytes), (text.len() - 1, &b""[..], 2000));
+        let Parsed::Request(request, end) = parse(text.as_bytes(), 1024, None) else { panic!() };
+        assert_eq!((end, request.body, request.body_bytes), (text.len() - 1, &b""[..], Some(2000)));
         assert!(!request.is_whole() && request.expects_continue);
+    }
+
+    #[test]
+    fn a_chunked_body_is_decoded_however_it_arrives() {
+        let text = b"5\r\nhello\r\n1;name=value\r\n,\r\n00a \r\n chunked\r\n\r\n0\r\nTrailer: x\r\n\r\nGET";
+        for piece in 1..text.len() {
+            let (mut decoder, mut content, mut rest) = (ChunkDecoder::default(), Vec::new(), Vec::new());
+            for bytes in text.chunks(piece) {
+                let mut bytes = bytes.to_vec();
+                let (len, taken) = decoder.decode(&mut bytes).unwrap();
+                rest.extend_from_slice(&bytes[taken..]);
+                content.extend_from_slice(&bytes[..len]);
+            }
+            assert!(decoder.is_done());
+            assert_eq!((content.as_slice(), rest.as_slice()), (&b"hello, chunked\r\n"[..], &b"GET"[..]));
+        }
+        let long_extension = format!("1;{}\r\n", "x".repeat(EXTENSION_BYTES_MAX + 1));
+        let long_trailer = format!("0\r\n{}", "a: b\r\n".repeat(TRAILER_BYTES_MAX / 4));
+        for (wrong, status) in [
+            ("\r\n", Status::BadRequest),
+            ("x\r\n", Status::BadRequest),
+            ("-1\r\n", Status::BadRequest),
+            ("1\nx\n", Status::BadRequest),
+            ("1\r\nxy", Status::BadRequest),
+            ("1\r\nx\n", Status::BadRequest),
+            ("0\r\n\n", Status::BadRequest),
+            ("1;\n", Status::BadRequest),
+            ("123456789\r\n", Status::TooLarge),
+            (&long_extension, Status::BadRequest),
+            (&long_trailer, Status::BadRequest),
+        ] {
+            assert_eq!(
+                ChunkDecoder::default().decode(&mut wrong.as_bytes().to_vec()),
+                Err(status),
+                "{wrong:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_host_of_an_absolute_target_replaces_the_header() {
+        let parsed = |target: &str| {
+            let text = format!("GET {target} HTTP/1.1\r\nHost: own\r\n\r\n");
+            match parse(text.as_bytes(), 1024, None) {
+                Parsed::Request(request, _) => {
+                    let segments: Vec<String> = request.segments.iter().map(ToString::to_string).collect();
+                    (request.origin.host.map(str::to_string), segments.join("/"), request.query.to_string())
+                }
+                _ => (None, "refused".to_string(), String::new()),
+            }
+        };
+        let (own, other) = (Some("own".to_string()), Some("evil:1".to_string()));
+        assert_eq!(parsed("/api/x?y=z"), (own.clone(), "api/x".into(), "y=z".into()));
+        assert_eq!(parsed("http://evil:1/api/x?y=z"), (other.clone(), "api/x".into(), "y=z".into()));
+        assert_eq!(parsed("HTTPS://evil:1"), (other, String::new(), String::new()));
+        assert_eq!(parsed("http://evil:1?y=z"), (None, "refused".into(), String::new()));
+        assert_eq!(parsed("*"), (own, String::new(), String::new()));
+        for wrong in ["ftp://evil/", "evil:1", "http:///x", "http://user@evil/x", "api/x"] {
+            assert_eq!(parsed(wrong).1, "refused", "{wrong}");
+        }
     }
 
     #[test]

@@ -50,15 +50,14 @@ pub(super) fn all(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered
         return Err(not_found("Not Found"));
     }
     let is_dry_run = call.request.has_true("dry_run");
-    if call.request.body_bytes == 0 {
+    if call.request.body_bytes == Some(0) {
         return Ok(match is_dry_run {
             true => Answer::Now(Status::Ok, DryRun::default().answer()),
             false => Answer::Changed(Status::NoContent, Vec::new()),
         });
     }
     let most = context.process.message_size_max as usize;
-    let bytes = call.request.body_bytes;
-    if bytes > most.max(call.request.body.len()) {
+    if call.request.is_longer_than(most.max(call.request.body.len())) {
         let why =
             format!("definitions may have message_size_max ({most} bytes): import them in several parts");
         return Err(too_large(&why));
@@ -92,6 +91,10 @@ pub(super) struct Import {
 impl Upload for Import {
     fn take(&mut self, bytes: &[u8], left: usize, context: &mut RequestContext<'_>) -> Result<(), Answer> {
         self.file.push(context.messages, Share::Ordinary, bytes, left).map_err(|_| pool_full())
+    }
+
+    fn bytes_max(&self, context: &RequestContext<'_>) -> usize {
+        context.process.message_size_max as usize
     }
 
     fn release(&mut self, messages: &mut Messages) {

@@ -63,7 +63,7 @@ mod moving;
 pub mod mqtt;
 mod node;
 pub mod operator_session;
-mod parameters;
+pub mod parameters;
 mod policies;
 mod publishing;
 pub mod request;

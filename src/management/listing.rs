@@ -18,9 +18,13 @@
 use leveret_core::limits::SORTED_ROW_BYTES;
 use regex_lite::{Regex, RegexBuilder};
 
+use leveret_broker::BindingView;
+
 use super::bridges::Shovels;
 use super::columns::{CellWriter, Column, ListedKind};
-use super::definition_columns::{Bindings, DefaultBindings, Users};
+use super::definition_columns::{
+    Bindings, DefaultBindings, Users, is_decoded_properties_key, properties_key,
+};
 use super::definitions;
 use super::http::{Request, Status, decode};
 use super::json::{Json, Tables};
@@ -496,9 +500,25 @@ pub(super) fn bindings(call: &Call<'_>, context: &RequestContext<'_>) -> Answer 
 /// Shows the binding between two objects that has this key.
 pub(super) fn binding(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     match one_of::<DefaultBindings>(call, context, binding_filter(call)) {
-        Answer::Now(Status::Ok, body) => Answer::Now(Status::Ok, body),
-        _ => one_of::<Bindings>(call, context, binding_filter(call)),
+        Answer::Now(Status::Ok, body) => return Answer::Now(Status::Ok, body),
+        _ => {}
     }
+    match one_of::<Bindings>(call, context, binding_filter(call)) {
+        Answer::Now(Status::Ok, body) => Answer::Now(Status::Ok, body),
+        missing => decoded_binding(call, context).unwrap_or(missing),
+    }
+}
+
+/// Shows the binding whose properties key the path has without percent-encoding.
+fn decoded_binding(call: &Call<'_>, context: &RequestContext<'_>) -> Option<Answer> {
+    let (filter, seen) = (binding_filter(call), context.context());
+    let is_meant = |view: &BindingView<'_>| {
+        is_wanted::<Bindings>(&filter, seen, view) && is_decoded_properties_key(view, call.name("key"))
+    };
+    let key = Bindings::objects(seen).find(is_meant).map(|view| properties_key(&view))?;
+    let names = call.names.iter().map(|(word, name)| (*word, if *word == "key" { &*key } else { name }));
+    let call = Call { request: call.request, user: call.user, names: names.collect() };
+    Some(one_of::<Bindings>(&call, context, binding_filter(&call)))
 }
 
 fn binding_filter(call: &Call<'_>) -> Filter {

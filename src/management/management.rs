@@ -17,8 +17,9 @@ use super::json::Json;
 use super::listing::{Filter, is_wanted};
 use super::messages::{self, BrowseAnswer};
 use super::node::{self, churn, exchange_types};
+use super::parameters;
 use super::request::RequestContext;
-use super::request::{Answer, Answered, Call, body, done, not_found, refusal};
+use super::request::{Answer, Answered, Call, bad_request, body, done, not_found, refusal};
 use super::samples::{Ranges, Total};
 
 /// The requests besides RabbitMQ's paths. The web page shows only what is in this list.
@@ -44,7 +45,8 @@ pub(super) fn extensions(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
 }
 
 pub(super) fn cluster_name(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
-    object(|json| text_object(json, &[("name", &context.process.node)]))
+    let name = parameters::cluster_name(context.broker, &context.process.node);
+    object(|json| text_object(json, &[("name", &name)]))
 }
 
 /// Shows the memory table.
@@ -147,8 +149,53 @@ pub(super) fn close(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer
         })
     });
     let place = place.ok_or_else(|| not_found("Not Found"))?;
-    let reason = reason(call.request, "Closed via the management API");
+    let reason = reason(call.request, CLOSED_BY_API);
     context.broker.force_close(ConnectionId::from_index(place), &reason);
+    Ok(done(Status::NoContent))
+}
+
+/// Why a connection is closed, in RabbitMQ's words.
+const CLOSED_BY_API: &str = "Closed via management plugin";
+
+/// Closes the connections of a user, as far as the caller may close them.
+pub(super) fn close_of_user(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let (seen, filter) = (context.context(), call.closable());
+    let places: Vec<usize> = (0..Connections::places(seen))
+        .filter(|place| {
+            Connections::at(seen, *place).is_some_and(|view| is_wanted::<Connections>(&filter, seen, &view))
+        })
+        .collect();
+    let reason = reason(call.request, CLOSED_BY_API);
+    for place in places {
+        context.broker.force_close(ConnectionId::from_index(place), &reason);
+    }
+    Ok(done(Status::NoContent))
+}
+
+/// Forgets counted attempts to log in. None are counted.
+pub(super) fn reset_attempts(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    Ok(of_node(call, context, || done(Status::NoContent)))
+}
+
+/// Tells clients of OAuth 2.0 that it is not used.
+pub(super) fn auth(_: &Call<'_>, _: &RequestContext<'_>) -> Answer {
+    object(|json| {
+        json.raw(
+            b"{\"enable_uaa\":false,\"uaa_client_id\":\"\",\"uaa_location\":\"\",\"oauth_enabled\":false}",
+        );
+    })
+}
+
+/// Enables a feature flag. The features that the broker has are always enabled.
+pub(super) fn enable_feature_flag(call: &Call<'_>, _: &mut RequestContext<'_>) -> Answered {
+    match node::is_feature_enabled(call.name("flag")) {
+        true => Ok(done(Status::NoContent)),
+        false => Err(bad_request("unsupported")),
+    }
+}
+
+/// Moves the leaders of queues to other nodes. There is one node.
+pub(super) fn rebalance(_: &Call<'_>, _: &mut RequestContext<'_>) -> Answered {
     Ok(done(Status::NoContent))
 }
 
@@ -171,7 +218,7 @@ fn write_overview(json: &mut Json<'_>, call: &Call<'_>, context: &RequestContext
         ("product_version", process.product.1.as_str()),
         ("rabbitmq_version", RABBITMQ_VERSION),
         ("leveret_version", env!("CARGO_PKG_VERSION")),
-        ("cluster_name", &process.node),
+        ("cluster_name", &parameters::cluster_name(context.broker, &process.node)),
         ("node", &process.node),
         ("erlang_version", ""),
         ("erlang_full_version", ""),

@@ -50,6 +50,11 @@ const FLAGS: [&str; 6] = [
     "virtual_host_metadata",
 ];
 
+/// Returns whether a feature flag is enabled.
+pub(super) fn is_feature_enabled(name: &str) -> bool {
+    FLAGS.contains(&name)
+}
+
 /// Writes the memory table.
 pub(super) fn memory(json: &mut Json<'_>, context: &RequestContext<'_>) {
     let mut is_first = true;

@@ -20,7 +20,7 @@ use super::compression::{COMPRESSED_BYTES_MIN, GzipStream, PIECE_BYTES_MAX, tag_
 use super::control;
 use super::gate;
 pub use super::http::REQUEST_BYTES_MAX;
-use super::http::{self, Head, Parsed, Status, Verb};
+use super::http::{self, ChunkDecoder, DecodedBody, Head, Parsed, Status, Verb};
 use super::listing::{Listing, OutputLimits};
 use super::messages::PendingBrowse;
 use super::messages::{Getting, Progress};
@@ -28,7 +28,7 @@ use super::metrics;
 use super::metrics::Exposition;
 use super::moving::PendingMove;
 use super::request::RequestContext;
-use super::request::{Answer, OUTPUT_BYTES_MAX, Upload, problem, refusal, request_too_large};
+use super::request::{Answer, OUTPUT_BYTES_MAX, Upload, body_too_large, problem, refusal, request_too_large};
 use super::table::{self, Interface};
 use leveret_broker::Broker;
 use leveret_core::batch::Batch;
@@ -59,12 +59,12 @@ enum State {
     Changing(u64, Status, Vec<u8>),
     /// The store's files are pinned when this batch is durable.
     Holding(Batch),
-    /// A body is being received; the number of bytes still to come.
-    Uploading(Box<dyn Upload>, usize),
+    /// A body is being received.
+    Uploading(Box<dyn Upload>, BodyLeft),
     /// The body has been received and is being decoded.
     Decoding(Box<dyn Upload>),
-    /// The request is refused with this answer after this many more bytes of its body.
-    Discarding(Box<Answer>, usize),
+    /// The request is refused with this answer after the rest of its body.
+    Discarding(Box<Answer>, BodyLeft),
     /// The password of the request in the input is being checked.
     Checking,
     /// The rows of a list are being collected: a short list is sent as a whole.
@@ -128,6 +128,8 @@ pub struct OperatorSession {
     parsed_bytes: usize,
     /// Length of the request in the input, once its head is complete.
     whole_bytes: Option<usize>,
+    /// The chunked body in the input, once the head before it is complete.
+    chunked: Option<ChunkedInput>,
     /// Whether the client has been told to send its body.
     has_asked_for_body: bool,
     caller: Caller,
@@ -145,17 +147,100 @@ enum InputResult {
     Partial,
     /// The bytes can only be answered with this status.
     Refused(Status),
-    /// A request of this length, its answer, and the part of its body still to come.
-    Answered(Answer, usize, BodyLeft),
+    /// The head of a request with a chunked body is complete.
+    Chunked,
+    /// A request of this length, its answer, the part of its body still to come, and whether the client waits for
+    /// permission to send that.
+    Answered(Answer, usize, BodyLeft, bool),
     /// A request whose password must be checked first.
     Checking(Box<PasswordCheck>),
 }
 
-/// The part of a body that has not arrived.
-struct BodyLeft {
-    bytes: usize,
-    /// Whether the client waits for permission to send it.
-    expects_continue: bool,
+/// The part of a body that has not been handled.
+#[derive(Debug)]
+enum BodyLeft {
+    /// The number of bytes still to come.
+    Bytes(usize),
+    /// The rest of a chunked body. Its content up to now had `content_bytes` bytes, of which the last `decoded_bytes` are
+    /// at the beginning of the input.
+    Chunked { decoder: ChunkDecoder, content_bytes: usize, decoded_bytes: usize },
+}
+
+impl BodyLeft {
+    /// Returns whether nothing is to come.
+    fn is_nothing(&self) -> bool {
+        match self {
+            Self::Bytes(left) => *left == 0,
+            Self::Chunked { decoder, .. } => decoder.is_done(),
+        }
+    }
+
+    /// Returns whether so much is to come that it is not worth reading only to refuse the request.
+    const fn is_too_long_to_discard(&self) -> bool {
+        let (Self::Bytes(bytes) | Self::Chunked { content_bytes: bytes, .. }) = self;
+        *bytes > DISCARDED_BYTES_MAX
+    }
+
+    /// Removes the next part of the body from the input, and returns its content. Bytes of a following request stay in the
+    /// input.
+    ///
+    /// # Errors
+    /// The input is no chunked body.
+    fn take_from(&mut self, input: &mut Vec<u8>) -> Result<Zeroizing<Vec<u8>>, Status> {
+        let (content_len, taken) = match self {
+            Self::Bytes(left) => {
+                let taken = input.len().min(*left);
+                *left -= taken;
+                (taken, taken)
+            }
+            Self::Chunked { decoder, content_bytes, decoded_bytes } => {
+                let before = core::mem::take(decoded_bytes);
+                let (len, taken) = decoder.decode(&mut input[before..])?;
+                *content_bytes += len;
+                (before + len, before + taken)
+            }
+        };
+        // The input is not kept, because it may contain passwords.
+        let mut content = Zeroizing::new(core::mem::take(input));
+        input.extend_from_slice(&content[taken..]);
+        content.truncate(content_len);
+        Ok(content)
+    }
+
+    /// Returns the number of bytes still to come, or a number that is larger.
+    const fn bytes_max(&self) -> usize {
+        match self {
+            Self::Bytes(left) => *left,
+            Self::Chunked { .. } => usize::MAX / 2,
+        }
+    }
+}
+
+/// A chunked body in the input: the head, the decoded content, and what has not been decoded.
+#[derive(Debug)]
+struct ChunkedInput {
+    decoder: ChunkDecoder,
+    head_len: usize,
+    content_bytes: usize,
+}
+
+impl ChunkedInput {
+    /// Decodes what has arrived. Returns whether the request can be answered: its body is complete, or longer than the
+    /// input may be.
+    ///
+    /// # Errors
+    /// The input is no chunked body.
+    fn decode(&mut self, input: &mut Vec<u8>) -> Result<bool, Status> {
+        let from = self.head_len + self.content_bytes;
+        let (len, taken) = self.decoder.decode(&mut input[from..])?;
+        input.drain(from + len..from + taken);
+        self.content_bytes += len;
+        Ok(self.decoder.is_done() || input.len() == REQUEST_BYTES_MAX)
+    }
+
+    fn decoded(&self) -> DecodedBody {
+        DecodedBody { bytes: self.content_bytes, is_whole: self.decoder.is_done() }
+    }
 }
 
 /// The kind of client.
@@ -184,6 +269,7 @@ impl Default for OperatorSession {
             is_partial: false,
             parsed_bytes: 0,
             whole_bytes: None,
+            chunked: None,
             has_asked_for_body: false,
             caller: Caller::Operator,
             challenges: false,
@@ -262,6 +348,8 @@ impl OperatorSession {
         }
         self.input.extend_from_slice(bytes);
         let is_worth_a_look = match self.whole_bytes {
+            // The decoder examines each byte once.
+            _ if self.chunked.is_some() => true,
             Some(end) => self.input.len() >= end,
             None => {
                 self.input.len() >= 2 * self.parsed_bytes || ends_head(&self.input[from.saturating_sub(2)..])
@@ -452,34 +540,39 @@ impl OperatorSession {
         }
         // Input that is not kept is wiped, because it may contain passwords.
         let mut input = Zeroizing::new(core::mem::take(&mut self.input));
-        match self.parse_input(&input, context) {
-            InputResult::Partial => {
+        let mut result = match &self.chunked {
+            Some(_) => InputResult::Chunked,
+            None => self.parse_input(&input, context),
+        };
+        if let (InputResult::Chunked, Some(chunked)) = (&result, &mut self.chunked) {
+            result = match chunked.decode(&mut input) {
+                Ok(true) => self.parse_input(&input, context),
+                Ok(false) => InputResult::Partial,
+                Err(status) => InputResult::Refused(status),
+            };
+        }
+        match result {
+            InputResult::Partial | InputResult::Chunked => {
                 (self.parsed_bytes, self.input, self.is_partial) =
                     (input.len(), core::mem::take(&mut *input), true);
             }
-            InputResult::Refused(status) => {
-                self.is_last = true;
-                self.format = Format::default();
-                match status {
-                    Status::TooLarge => self.begin(request_too_large(), context),
-                    _ => self.answer(status, problem("bad_request", "the request is malformed")),
-                }
-            }
-            InputResult::Answered(answer, end, left) => {
+            InputResult::Refused(status) => self.refuse(status, context),
+            InputResult::Answered(answer, end, left, expects_continue) => {
+                self.chunked = None;
                 self.input.extend_from_slice(&input[end..]);
                 match answer {
-                    Answer::Upload(upload) if left.bytes > 0 => {
-                        if left.expects_continue {
+                    Answer::Upload(upload) if !left.is_nothing() => {
+                        if expects_continue {
                             http::ask_for_body(&mut self.output);
                         }
-                        self.state = State::Uploading(upload, left.bytes);
+                        self.state = State::Uploading(upload, left);
                     }
-                    answer if left.bytes == 0 => self.begin(answer, context),
-                    answer if left.expects_continue || left.bytes > DISCARDED_BYTES_MAX => {
+                    answer if left.is_nothing() => self.begin(answer, context),
+                    answer if expects_continue || left.is_too_long_to_discard() => {
                         self.is_last = true;
                         self.begin(answer, context);
                     }
-                    answer => self.state = State::Discarding(Box::new(answer), left.bytes),
+                    answer => self.state = State::Discarding(Box::new(answer), left),
                 }
             }
             // The request is parsed again after the check.
@@ -490,42 +583,75 @@ impl OperatorSession {
         }
     }
 
+    /// Refuses bytes that are no request. What follows them cannot be interpreted.
+    fn refuse(&mut self, status: Status, context: &RequestContext<'_>) {
+        (self.is_last, self.chunked) = (true, None);
+        self.format = Format::default();
+        match status {
+            Status::TooLarge => self.begin(request_too_large(), context),
+            _ => self.answer(status, problem("bad_request", "the request is malformed")),
+        }
+    }
+
     /// Passes on the part of a body that is in the input.
     fn take_body(&mut self, context: &mut RequestContext<'_>) {
-        let mut input = Zeroizing::new(core::mem::take(&mut self.input));
-        let state = core::mem::replace(&mut self.state, State::Reading);
-        let taken = match &state {
-            State::Uploading(_, left) | State::Discarding(_, left) => input.len().min(*left),
-            _ => 0,
-        };
-        self.input.extend_from_slice(&input[taken..]);
-        input.truncate(taken);
-        match state {
-            State::Uploading(mut upload, left) => match upload.take(&input, left, context) {
-                Ok(()) if taken == left => self.state = State::Decoding(upload),
-                Ok(()) => self.state = State::Uploading(upload, left - taken),
-                Err(answer) => {
-                    upload.release(context.messages);
-                    self.discard(answer, left - taken, context);
+        match core::mem::replace(&mut self.state, State::Reading) {
+            State::Uploading(mut upload, mut left) => {
+                let before = left.bytes_max();
+                let taken = left.take_from(&mut self.input);
+                let taken = taken.map(|content| {
+                    upload.take(&content, before, context)?;
+                    let bytes_max = upload.bytes_max(context);
+                    let is_too_long =
+                        matches!(left, BodyLeft::Chunked { content_bytes, .. } if content_bytes > bytes_max);
+                    if is_too_long { Err(body_too_large(bytes_max)) } else { Ok(()) }
+                });
+                match taken {
+                    Ok(Ok(())) if left.is_nothing() => self.state = State::Decoding(upload),
+                    Ok(Ok(())) => self.state = State::Uploading(upload, left),
+                    Ok(Err(answer)) => {
+                        upload.release(context.messages);
+                        self.discard(answer, left, context);
+                    }
+                    Err(status) => {
+                        upload.release(context.messages);
+                        self.refuse(status, context);
+                    }
                 }
+            }
+            State::Discarding(answer, mut left) => match left.take_from(&mut self.input) {
+                Ok(_) => self.discard(*answer, left, context),
+                Err(status) => self.refuse(status, context),
             },
-            State::Discarding(answer, left) => self.discard(*answer, left - taken, context),
             other => self.state = other,
         }
     }
 
     /// Sends the answer after the rest of the body has been read.
-    fn discard(&mut self, answer: Answer, left: usize, context: &RequestContext<'_>) {
-        match left {
-            0 => self.begin(answer, context),
-            left => self.state = State::Discarding(Box::new(answer), left),
+    fn discard(&mut self, answer: Answer, left: BodyLeft, context: &RequestContext<'_>) {
+        // The announced length was checked before; only that of a chunked body is unknown.
+        let is_endless = matches!(left, BodyLeft::Chunked { .. }) && left.is_too_long_to_discard();
+        if left.is_nothing() || is_endless {
+            self.is_last |= is_endless;
+            self.begin(answer, context);
+        } else {
+            self.state = State::Discarding(Box::new(answer), left);
         }
     }
 
     /// Parses the input and decides what to do.
     fn parse_input(&mut self, input: &[u8], context: &mut RequestContext<'_>) -> InputResult {
-        let (request, end) = match http::parse(input, REQUEST_BYTES_MAX) {
+        let decoded = self.chunked.as_ref().map(ChunkedInput::decoded);
+        let (request, end) = match http::parse(input, REQUEST_BYTES_MAX, decoded) {
             Parsed::NeedMore => return InputResult::Partial,
+            Parsed::ChunkedBody { head_len, expects_continue } => {
+                self.chunked =
+                    Some(ChunkedInput { decoder: ChunkDecoder::default(), head_len, content_bytes: 0 });
+                if expects_continue && !core::mem::replace(&mut self.has_asked_for_body, true) {
+                    http::ask_for_body(&mut self.output);
+                }
+                return InputResult::Chunked;
+            }
             Parsed::NeedBody { end, expects_continue } => {
                 self.whole_bytes = Some(end);
                 if expects_continue && !core::mem::replace(&mut self.has_asked_for_body, true) {
@@ -544,9 +670,16 @@ impl OperatorSession {
             client_copies: request.origin.client_copy.map(Into::into),
             accepts_gzip: request.accepts_gzip && self.is_over_network(),
         };
-        let left = BodyLeft {
-            bytes: request.body_bytes - request.body.len(),
-            expects_continue: request.expects_continue,
+        let (left, expects_continue) = match (&self.chunked, request.body_bytes) {
+            (Some(chunked), None) => {
+                let (decoder, bytes) = (chunked.decoder.clone(), chunked.content_bytes);
+                // The client was told to send the body when its head was complete.
+                (BodyLeft::Chunked { decoder, content_bytes: bytes, decoded_bytes: bytes }, false)
+            }
+            (_, bytes) => {
+                let left = bytes.map_or(0, |bytes| bytes - request.body.len());
+                (BodyLeft::Bytes(left), request.expects_continue && left > 0)
+            }
         };
         let answer = match self.caller {
             Caller::Operator => Ok(table::answer(&request, context, Interface::Socket, None)),
@@ -556,7 +689,7 @@ impl OperatorSession {
             Caller::Scraper => Ok(gate::metrics_alone(&request, context)),
         };
         match answer {
-            Ok(answer) => InputResult::Answered(answer, end, left),
+            Ok(answer) => InputResult::Answered(answer, end, left, expects_continue),
             Err(check) => InputResult::Checking(check),
         }
     }
@@ -571,6 +704,12 @@ impl OperatorSession {
     fn begin(&mut self, answer: Answer, context: &RequestContext<'_>) {
         match answer {
             Answer::Now(status, body) => self.answer(status, body),
+            Answer::Verbs(status, verbs) => {
+                let head = self.head(status);
+                let more = format!("allow: {verbs}\r\n{}", head.more);
+                http::begin(&mut self.output, Head { more: &more, ..head }, Some(0));
+                self.finish();
+            }
             Answer::Durable(batch, status, body) => self.state = State::Waiting(batch, status, body),
             Answer::Created(batch, location) => {
                 self.location = Some(location);
@@ -877,6 +1016,10 @@ mod tests {
         fn at(&self, _: ConnectionId) -> Option<SocketView<'_>> {
             None
         }
+
+        fn unconfirmed(&self, _: ConnectionId, _: u16) -> u64 {
+            0
+        }
     }
 
     impl RecordedEvents for NoSockets {
@@ -1149,7 +1292,7 @@ mod tests {
         };
         for reverse in ["false", "true"] {
             let text = format!("GET /api/queues?sort=name&sort_reverse={reverse} HTTP/1.1\r\n\r\n");
-            let Parsed::Request(request, _) = http::parse(text.as_bytes(), 1024) else { panic!() };
+            let Parsed::Request(request, _) = http::parse(text.as_bytes(), 1024, None) else { panic!() };
             let mut ordered = Ordered::from_query(&request, true, None).unwrap().unwrap();
             let stage = Stage::new();
             let context = ReadContext {

@@ -5,7 +5,8 @@
 //! - Its value is shown only in lists of parameters, which demand the tag `policymaker`.
 //! - A change is answered when it is durable.
 
-use leveret_broker::{OperatorFault, SHOVEL};
+use leveret_broker::{Broker, OperatorFault, SHOVEL};
+use leveret_core::command::NAME_BYTES_MAX;
 use leveret_core::definition::Parameter;
 use leveret_json::{Fields, Value};
 
@@ -29,6 +30,32 @@ pub(super) fn put(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered
     let is_new = !context.broker.views().parameters().any(|view| is_same(&view));
     let user = call.user.map(|user| &*user.name);
     access::put(is_new, context.broker.set_parameter(context.pending_writes, &parameter, user))
+}
+
+/// The global parameter with the name that clients and operators see as that of the cluster.
+const CLUSTER_NAME: &str = "cluster_name";
+
+/// Returns the cluster name: the global parameter, or else the name of the node.
+pub fn cluster_name(broker: &Broker, node: &str) -> String {
+    let is_name = |it: &Parameter<&str, &[u8]>| it.vhost.is_none() && it.name == CLUSTER_NAME;
+    let set = broker.views().parameters().find(is_name).and_then(|it| match Value::parse(it.value) {
+        Ok(Value::String(name)) => Some(name.into_owned()),
+        _ => None,
+    });
+    set.unwrap_or_else(|| node.to_string())
+}
+
+/// Sets the cluster name.
+pub(super) fn put_cluster_name(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
+    let name = match Fields::parse(call.request.body).map_err(bad)?.value("name") {
+        Value::Null => return Err(bad_request("[{key_missing,name}]")),
+        name @ Value::String(_) if (1..=NAME_BYTES_MAX).contains(&name.as_str().map_or(0, str::len)) => name,
+        _ => return Err(bad_request("`name` must be a text of 1 to 255 bytes")),
+    };
+    let value = name.compact().map_err(bad)?;
+    let parameter = Parameter { vhost: None, component: "", name: CLUSTER_NAME, value: value.as_bytes() };
+    let user = call.user.map(|user| &*user.name);
+    changed(context.broker.set_parameter(context.pending_writes, &parameter, user))
 }
 
 /// Deletes a parameter.

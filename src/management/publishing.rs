@@ -15,6 +15,7 @@ use leveret_core::batch::Batch;
 use leveret_core::command::{Command, Outcome};
 use leveret_core::mem::{MessageId, Messages, PoolFull, Share};
 use leveret_json::{Fields, Value};
+use zeroize::Zeroizing;
 
 use super::definitions::table_of;
 use super::http::{REQUEST_BYTES_MAX, Status};
@@ -22,7 +23,7 @@ use super::request::RequestContext;
 use super::request::{
     Answer, Answered, Upload, bad, bad_request, body, pool_full, problem, refusal, too_large,
 };
-use super::uploads::{PIECE_BYTES, Spool};
+use super::uploads::Spool;
 
 /// The longest properties of a message, in bytes: the length limit of a request.
 const PROPERTIES_BYTES_MAX: usize = 64 << 10;
@@ -49,8 +50,8 @@ pub(super) struct Publishing {
 #[derive(Debug)]
 enum Stage {
     Receiving,
-    /// Decoding base64; the number of the next piece.
-    Decoding(usize, MessageFields),
+    /// Decoding base64; the number of the next piece, and what the pieces before it left.
+    Decoding(usize, MessageFields, Base64Decoder),
     /// Copying into the message; the number of the next piece.
     Copying(usize, MessageId),
 }
@@ -66,6 +67,12 @@ impl Publishing {
             payload: Spool::default(),
             stage: Stage::Receiving,
         }
+    }
+
+    /// Returns the length limit of the text of a payload of `size_max` bytes. Base64 has four characters for three bytes,
+    /// and line ends after 64 of them or more.
+    const fn text_bytes_max(size_max: u32) -> usize {
+        size_max as usize / 2 * 3 + 4
     }
 
     /// Returns the length limit of a request for a payload of `size_max` bytes. Each byte may be an escape of six
@@ -89,8 +96,7 @@ impl Upload for Publishing {
             if taken.begins {
                 self.payload.release(context.messages);
             }
-            // Base64 has four characters for three bytes.
-            if self.payload.len() + taken.text.len() > size_max as usize / 3 * 4 + 4 {
+            if self.payload.len() + taken.text.len() > Self::text_bytes_max(size_max) {
                 return Err(payload_too_large(size_max));
             }
             let text = taken.text.as_bytes();
@@ -102,25 +108,27 @@ impl Upload for Publishing {
         Ok(())
     }
 
+    fn bytes_max(&self, context: &RequestContext<'_>) -> usize {
+        Self::request_bytes_max(context.process.message_size_max)
+    }
+
     fn step(&mut self, context: &mut RequestContext<'_>) -> Result<Option<Answer>, Answer> {
         let size_max = context.process.message_size_max;
         match core::mem::replace(&mut self.stage, Stage::Receiving) {
             Stage::Receiving => {
                 let fields = MessageFields::parse(self.split.rest().map_err(bad)?)?;
-                self.stage = Stage::Decoding(if fields.is_base64 { 0 } else { usize::MAX }, fields);
+                let first = if fields.is_base64 { 0 } else { usize::MAX };
+                self.stage = Stage::Decoding(first, fields, Base64Decoder::default());
             }
-            Stage::Decoding(number, fields) if number < self.payload.pieces() => {
+            Stage::Decoding(number, fields, mut decoder) if number < self.payload.pieces() => {
                 let text = self.payload.piece(context.messages, number);
                 let is_last = number + 1 == self.payload.pieces();
-                let decoded = BASE64.decode(&*text).ok();
-                // Padding may only be at the end.
-                let decoded = decoded.filter(|bytes| is_last || bytes.len() == PIECE_BYTES / 4 * 3);
-                let decoded = decoded.ok_or_else(|| bad_request("the payload is not valid base64"))?;
+                let decoded = decoder.decode(&text, is_last)?;
                 let replaced = self.payload.replace(context.messages, self.share, number, &decoded);
                 replaced.map_err(|_| pool_full())?;
-                self.stage = Stage::Decoding(number + 1, fields);
+                self.stage = Stage::Decoding(number + 1, fields, decoder);
             }
-            Stage::Decoding(_, fields) => {
+            Stage::Decoding(_, fields, _) => {
                 let len = u32::try_from(self.payload.len()).unwrap_or(u32::MAX);
                 if len > size_max {
                     return Err(payload_too_large(size_max));
@@ -148,6 +156,34 @@ impl Upload for Publishing {
         if let Stage::Copying(_, message) = core::mem::replace(&mut self.stage, Stage::Receiving) {
             messages.release(message);
         }
+    }
+}
+
+/// Decodes base64 in pieces. White space is ignored, as in RabbitMQ: encoders break lines.
+#[derive(Debug, Default)]
+pub(super) struct Base64Decoder {
+    /// Up to three characters that the pieces before left.
+    rest: Vec<u8>,
+    /// Whether padding was seen, which ends the text.
+    is_ended: bool,
+}
+
+impl Base64Decoder {
+    /// Decodes the next piece.
+    ///
+    /// # Errors
+    /// The text is not valid base64.
+    pub(super) fn decode(&mut self, text: &[u8], is_last: bool) -> Result<Zeroizing<Vec<u8>>, Answer> {
+        let mut all = Zeroizing::new(core::mem::take(&mut self.rest));
+        all.extend(text.iter().filter(|byte| !byte.is_ascii_whitespace()));
+        let is_valid = !self.is_ended || all.is_empty();
+        self.is_ended |= all.contains(&b'=');
+        if !is_last && !self.is_ended {
+            let whole_len = all.len() / 4 * 4;
+            self.rest = all.split_off(whole_len);
+        }
+        let decoded = BASE64.decode(&*all).ok().filter(|_| is_valid);
+        decoded.map(Zeroizing::new).ok_or_else(|| bad_request("the payload is not valid base64"))
     }
 }
 

@@ -199,6 +199,8 @@ const BODY_BYTES_MAX: usize = OUTPUT_BYTES_MAX / 2;
 pub enum Answer {
     /// Sends this status and body at once.
     Now(Status, Vec<u8>),
+    /// Sends this status and the verbs of the resource.
+    Verbs(Status, String),
     /// Sends this status and body when this batch is durable.
     Durable(Batch, Status, Vec<u8>),
     /// Sends `201 Created` when this batch is durable, with the path of the new object.
@@ -241,6 +243,8 @@ pub trait Upload: core::fmt::Debug {
     /// # Errors
     /// The body is refused with this answer.
     fn take(&mut self, bytes: &[u8], left: usize, context: &mut RequestContext<'_>) -> Result<(), Answer>;
+    /// Returns the length limit of the body in bytes, for a body whose length is not announced.
+    fn bytes_max(&self, context: &RequestContext<'_>) -> usize;
     /// Continues with a bounded amount of work once the whole body is here. Returns `None` if there is more to do.
     ///
     /// # Errors
@@ -319,6 +323,12 @@ pub(super) fn refusal(fault: &Fault) -> Answer {
 #[cold]
 pub(super) fn too_large(why: &str) -> Answer {
     Answer::Now(Status::TooLarge, problem("too_large", why))
+}
+
+/// Answers that a body whose length was not announced is longer than it may be.
+#[cold]
+pub(super) fn body_too_large(bytes_max: usize) -> Answer {
+    too_large(&format!("the body of this request may have at most {bytes_max} bytes"))
 }
 
 /// Answers that the body is too long for a request that takes no long body.
@@ -585,6 +595,8 @@ pub trait Sockets {
     fn places(&self) -> usize;
     /// Returns the connection at a position.
     fn at(&self, connection: ConnectionId) -> Option<SocketView<'_>>;
+    /// Returns the number of messages on a channel whose publisher confirms were not sent yet.
+    fn unconfirmed(&self, connection: ConnectionId, channel: u16) -> u64;
 }
 
 /// One connection's socket.

@@ -143,11 +143,16 @@ requests! {
     network Get "api/overview" AnyTag Show(management::overview);
     network Get "api/extensions" AnyTag Show(management::extensions);
     network Get "api/cluster-name" AnyTag Show(management::cluster_name);
+    both Put "api/cluster-name" Administrator Change(parameters::put_cluster_name);
+    network Get "api/auth" NoLogin Show(management::auth);
     network Get "api/nodes" Monitor Show(management::nodes);
     network Get "api/nodes/{node}" Monitor Show(management::node);
     network Get "api/nodes/{node}/memory" Monitor Show(management::node_memory);
     network Get "api/auth/attempts/{node}/**" Monitor Show(management::attempts);
+    network Delete "api/auth/attempts/{node}/**" Monitor Change(management::reset_attempts);
     network Get "api/feature-flags" Administrator Show(management::feature_flags);
+    network Put "api/feature-flags/{flag}/enable" Administrator Change(management::enable_feature_flag);
+    network Post "api/rebalance/queues" Administrator Change(management::rebalance);
     network Get "api/leveret/memory" Monitor Show(management::memory);
     network Get "api/leveret/pools" Monitor Show(status::pools);
     network Get "api/leveret/log" Administrator Show(status::log);
@@ -262,6 +267,8 @@ requests! {
     both Delete "api/shovels/vhost/{vhost}/{name}/restart" Administrator Change(parameters::restart_shovel);
     // Connections, channels and consumers.
     both Get "api/connections" AnyTag Show(list::<Connections>);
+    network Get "api/connections/username/{user}" AnyTag Show(list::<Connections>);
+    network Delete "api/connections/username/{user}" AnyTag Change(management::close_of_user);
     network Get "api/connections/{name}" AnyTag Show(one::<Connections>);
     network Delete "api/connections/{name}" AnyTag Change(management::close);
     socket Delete "api/connections" Operator Change(control::close_all);
@@ -391,17 +398,34 @@ pub(super) fn answer(
     answered.unwrap_or_else(|refused| refused)
 }
 
-/// Answers a request over the network without a login. Few rows permit that.
-pub(super) fn answer_to_anybody(request: &Request<'_>, context: &RequestContext<'_>) -> Answer {
-    match find(request, None, Interface::Network, request.verb) {
-        Some((RequestRow { demand: Demand::NoLogin, handler: Show(show), .. }, call)) => show(&call, context),
-        _ => not_taken(request, context, Interface::Network, None),
+/// Answers a request over the network that needs no login. Returns `None` if there is no such request.
+pub(super) fn answer_to_anybody(request: &Request<'_>, context: &RequestContext<'_>) -> Option<Answer> {
+    if request.verb == Verb::Options {
+        return Some(Answer::Verbs(Status::Ok, verbs(request)));
     }
+    match find(request, None, Interface::Network, request.verb) {
+        Some((RequestRow { demand: Demand::NoLogin, handler: Show(show), .. }, call)) => {
+            Some(show(&call, context))
+        }
+        _ => None,
+    }
+}
+
+/// Returns the verbs of a path, as a header has them. They do not tell whether an object exists.
+fn verbs(request: &Request<'_>) -> String {
+    let has = |verb: Verb| match find(request, None, Interface::Network, verb) {
+        Some((row, _)) => !matches!(row.handler, Closed),
+        None => false,
+    };
+    let known =
+        [(Verb::Get, "HEAD, GET"), (Verb::Post, "POST"), (Verb::Put, "PUT"), (Verb::Delete, "DELETE")];
+    let names = known.into_iter().filter(|(verb, _)| has(*verb)).map(|(_, name)| name);
+    names.chain(["OPTIONS"]).collect::<Vec<_>>().join(", ")
 }
 
 /// Answers a request without a row: the path does not exist, or does not support the verb.
 #[cold]
-fn not_taken(
+pub(super) fn not_taken(
     request: &Request<'_>,
     context: &RequestContext<'_>,
     interface: Interface,
@@ -425,7 +449,7 @@ fn not_taken(
         (Err(refused), _) => refused,
         (Ok(()), Show(show)) => match show(&call, context) {
             Answer::Now(Status::NotFound, _) => missing(),
-            _ => Answer::Now(Status::MethodNotAllowed, Vec::new()),
+            _ => Answer::Verbs(Status::MethodNotAllowed, verbs(request)),
         },
         _ => missing(),
     }
@@ -463,7 +487,7 @@ mod tests {
             open.flat_map(|row| row.interfaces.iter().map(move |interface| (row, *interface)))
         {
             let request = format!("GET /{} HTTP/1.1\r\n\r\n", path_of(row));
-            let Parsed::Request(request, _) = http::parse(request.as_bytes(), 4096) else {
+            let Parsed::Request(request, _) = http::parse(request.as_bytes(), 4096, None) else {
                 panic!("{request}")
             };
             let verb = row.verb.unwrap_or(Verb::Put);

@@ -277,16 +277,30 @@ impl Form {
 }
 
 /// Reads the content of a part named `redirect`. An empty one is treated as absent.
+///
+/// Only paths of this broker are taken. Otherwise a link to a form could lead a user on to any other site, under the
+/// broker's name.
 fn address_of(bytes: Vec<u8>) -> Result<Option<String>, String> {
     if bytes.len() > REDIRECT_BYTES_MAX {
         return Err(format!("the form's part `redirect` may have at most {REDIRECT_BYTES_MAX} bytes"));
     }
     match String::from_utf8(bytes) {
-        Ok(address) if address.bytes().all(|byte| byte.is_ascii_graphic()) => {
-            Ok(Some(address).filter(|address| !address.is_empty()))
+        Ok(address) if is_local(&address) => Ok(Some(address).filter(|address| !address.is_empty())),
+        _ => {
+            let why = "the form's part `redirect` must be a path of this broker: visible ASCII without spaces, a \
+                       scheme or a host";
+            Err(why.to_string())
         }
-        _ => Err("the form's part `redirect` must be an address: visible ASCII without spaces".to_string()),
     }
+}
+
+/// Returns whether a browser would stay at this broker. Browsers take `\` for `/`.
+fn is_local(address: &str) -> bool {
+    let path = address.split(['?', '#']).next().unwrap_or_default();
+    let first = path.split('/').next().unwrap_or_default();
+    address.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\')
+        && !path.starts_with("//")
+        && !first.contains(':')
 }
 
 /// Reads on over the ends of pieces.

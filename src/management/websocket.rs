@@ -71,7 +71,7 @@ pub(super) fn answer(request: &Request<'_>, hosts: &[String], origins: &[String]
     else {
         return bad_request("Sec-WebSocket-Protocol must offer mqtt or mqttv3.1");
     };
-    if request.body_bytes > 0 {
+    if request.body_bytes != Some(0) {
         return bad_request("a request for an upgrade has no body");
     }
     Answer::Upgrade(response(key, protocol))
@@ -115,7 +115,7 @@ mod tests {
         let mut text = format!("{first} /mqtt HTTP/1.1\r\n");
         headers.iter().for_each(|(name, value)| text.push_str(&format!("{name}: {value}\r\n")));
         text.push_str("\r\n");
-        let Parsed::Request(request, _) = parse(text.as_bytes(), 4096) else { panic!("{text}") };
+        let Parsed::Request(request, _) = parse(text.as_bytes(), 4096, None) else { panic!("{text}") };
         let origins: Vec<String> = origins.iter().map(ToString::to_string).collect();
         answer(&request, &["gate.local".to_string()], &origins)
     }

@@ -818,7 +818,9 @@ impl<P: Platform> Shared<P> {
     /// Sets the connection's name for the firehose.
     #[cold]
     pub(super) fn set_firehose_name(&mut self, connection: ConnectionId) {
-        let peers = Connections { peers: &self.peers, now: self.now, unix_ms: 0, is_over_budget: false };
+        let pools = &self.resources.pools;
+        let peers =
+            Connections { peers: &self.peers, pools, now: self.now, unix_ms: 0, is_over_budget: false };
         if let Some(socket) = peers.at(connection) {
             self.broker.set_firehose_name(connection, &name_of(&socket));
         }

@@ -15,6 +15,7 @@
 //! - A client that makes no progress for [`IDLE_MS`] is disconnected. Time during which it waits for the broker is not
 //!   counted.
 
+use leveret_connection::Pools;
 use leveret_core::command::ConnectionId;
 use leveret_core::flight::Event;
 use leveret_core::limits::Limits;
@@ -276,8 +277,13 @@ impl<P: Platform> Engine<P> {
                 .map_or(0, |store| store.commit_writer.log_mut().space().used_bytes()),
         };
         let unix_ms = self.shared.platform.unix_ms();
-        let sockets =
-            Connections { peers: &self.shared.peers, now: self.shared.now, unix_ms, is_over_budget: false };
+        let sockets = Connections {
+            peers: &self.shared.peers,
+            pools: &self.shared.resources.pools,
+            now: self.shared.now,
+            unix_ms,
+            is_over_budget: false,
+        };
         let connections = (0..sockets.places()).map(ConnectionId::from_index).filter_map(|id| {
             let SocketView { number, received, sent, .. } = sockets.at(id)?;
             Some(SampledConnection { id, number, received_bytes: received.0, sent_bytes: sent.0 })
@@ -329,6 +335,7 @@ impl<P: Platform> Engine<P> {
         let held_before = self.operators.backup_client.is_some();
         let peers = Connections {
             peers: &self.shared.peers,
+            pools: &self.shared.resources.pools,
             now: self.shared.now,
             unix_ms: self.shared.platform.unix_ms(),
             is_over_budget: process.store.is_over_budget,
@@ -415,6 +422,7 @@ impl Files for PinnedFiles<'_> {
 /// The connections of clients as shown to operators.
 pub(super) struct Connections<'p, S> {
     pub(super) peers: &'p Peers<S>,
+    pub(super) pools: &'p Pools,
     pub(super) now: Now,
     pub(super) unix_ms: u64,
     /// Commits, and therefore confirms, are delayed to stay within the sync budget.
@@ -465,6 +473,10 @@ impl<S: Socket> Sockets for Connections<'_, S> {
             received: (peer.traffic.received_bytes, peer.traffic.reads),
             sent: (peer.traffic.sent_bytes, peer.traffic.writes),
         })
+    }
+
+    fn unconfirmed(&self, connection: ConnectionId, channel: u16) -> u64 {
+        self.pools.unconfirmed(connection, channel)
     }
 }
 

@@ -14,6 +14,7 @@ use leveret_core::limits::Limits;
 use leveret_core::log_limiter::LogLimiter;
 use leveret_core::mem::Messages;
 use leveret_core::time::{Deadline, Now};
+use leveret_management::parameters::cluster_name;
 use leveret_management::request::Process;
 use leveret_management::samples::Samples;
 use leveret_storage::PendingWrites;
@@ -123,6 +124,7 @@ impl<P: Platform> Engine<P> {
             pending_writes: PendingWrites::new(limits.messages_max as usize),
             worker: WorkerQueue::new(&limits, with_tls, setup.certificates, other_tls_peers_max),
             buffers: Buffers::new(&limits, with_tls, other_tls_peers_max),
+            identity: setup.identity,
             scratch: Scratch::new(&limits),
             budget: TurnBudget::default(),
             limits,
@@ -342,9 +344,17 @@ pub(super) struct Shared<P: Platform> {
     pub(super) scratch: Scratch,
     /// The input read and the work done in the current turn.
     pub(super) budget: TurnBudget,
+    /// What clients are told in connection.start, with the node's name as cluster name.
+    identity: Identity,
 }
 
 impl<P: Platform> Shared<P> {
+    /// Tells later clients the cluster name that is set now.
+    pub(super) fn announce_cluster_name(&mut self) {
+        let cluster_name = cluster_name(&self.broker, &self.identity.cluster_name);
+        self.resources.settings.set_identity(&Identity { cluster_name, ..self.identity.clone() });
+    }
+
     pub(super) const fn is_stopping(&self) -> bool {
         self.stopping.is_some()
     }

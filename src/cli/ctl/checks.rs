@@ -45,6 +45,7 @@ const FLAGS: [FeatureFlag; 7] = [
 /// The state of the broker that the checks need.
 struct BrokerState {
     node: String,
+    cluster_name: String,
     rabbitmq_version: String,
     leveret_version: String,
     alarms: Vec<String>,
@@ -61,6 +62,7 @@ impl BrokerState {
         };
         Ok(Self {
             node: text("node"),
+            cluster_name: text("cluster_name"),
             rabbitmq_version: text("rabbitmq_version"),
             leveret_version: text("leveret_version"),
             alarms: list("alarms"),
@@ -269,7 +271,7 @@ pub(super) fn cluster_status(call: &Call) -> Result<(), Failure> {
         });
         let flags: Vec<_> = flags.collect();
         let status = json!({
-            "cluster_name": node, "disk_nodes": [node], "ram_nodes": [], "running_nodes": [node],
+            "cluster_name": seen.cluster_name, "disk_nodes": [node], "ram_nodes": [], "running_nodes": [node],
             "versions": {node: {
                 "rabbitmq_name": "RabbitMQ", "rabbitmq_version": seen.rabbitmq_version,
                 "leveret_version": seen.leveret_version,
@@ -283,7 +285,7 @@ pub(super) fn cluster_status(call: &Call) -> Result<(), Failure> {
     let flags = FLAGS.iter().map(|flag| format!("Flag: {}, state: {}", flag.name, flag.state()));
     let listeners = seen.listeners.iter().map(|listener| format!("Node: {node}, {}", uncapital(listener)));
     let sections = [
-        ("Basics", vec![format!("Cluster name: {node}")]),
+        ("Basics", vec![format!("Cluster name: {}", seen.cluster_name)]),
         ("Disk Nodes", vec![node.clone()]),
         ("Running Nodes", vec![node.clone()]),
         (

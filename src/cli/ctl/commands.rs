@@ -78,7 +78,19 @@ const ANY: usize = usize::MAX;
 /// The sections of the help, and the commands in each.
 const SECTIONS: [(&str, &[&str]); 12] = [
     ("Help", &["help", "version"]),
-    ("Broker", &["await_startup", "cluster_status", "environment", "ping", "report", "status", "stop"]),
+    (
+        "Broker",
+        &[
+            "await_startup",
+            "cluster_status",
+            "environment",
+            "ping",
+            "report",
+            "set_cluster_name",
+            "status",
+            "stop",
+        ],
+    ),
     ("Feature flags", &["enable_feature_flag", "list_feature_flags"]),
     (
         "Checks",
@@ -236,6 +248,9 @@ commands! {
     "environment", "", 0..=0, "Displays the broker's configuration without secrets", Run(operations::environment);
     "cluster_status", " [--formatter json]", 0..=0, example "--formatter json",
         "Displays the cluster, which is this one node", Run(checks::cluster_status);
+    "set_cluster_name", " <name>", 1..=1, example "plant-7",
+        "Sets the cluster name, which clients and the management API are told",
+        put("cluster-name", &[("name", Text(0))], "Setting cluster name to {0} ...", &[]);
     "list_feature_flags", " [--no-table-headers] [<column>, ...]", 0..=ANY, example "name state",
         "Lists RabbitMQ's feature flags, and which of these features the broker has", Run(checks::list_feature_flags);
     "enable_feature_flag", " <all | feature_flag>", 1..=1, example "all",
@@ -790,7 +805,6 @@ const ADVICE: &[(&[&str], &str)] = &[
             "forget_cluster_node",
             "change_cluster_node_type",
             "rename_cluster_node",
-            "set_cluster_name",
             "await_online_nodes",
             "sync_queue",
             "cancel_sync_queue",

@@ -211,8 +211,7 @@ fn hash_password(thing: &str, user: &mut Value) -> Result<Result<bool, String>, 
 /// Returns whether a parameter can be left out silently: every RabbitMQ exports it, and it has no meaning for
 /// a single broker.
 fn can_be_ignored(parameter: &Value) -> bool {
-    let name = parameter.get("name").and_then(Value::as_str);
-    matches!(name, Some("cluster_name" | "internal_cluster_id"))
+    parameter.get("name").and_then(Value::as_str) == Some("internal_cluster_id")
 }
 
 fn print_error(text: &str) {

@@ -69,6 +69,8 @@ const fn part<K: Exported>(before: &'static str) -> ListingPart {
 trait Exported: ListedKind + Sized {
     /// The columns in the file, in RabbitMQ's order.
     const MEMBERS: &'static [&'static str];
+    /// Whether the export of a single virtual host names it, too, as RabbitMQ's does.
+    const ALWAYS_NAMES_VHOST: bool = false;
 
     /// Returns whether the object is exported.
     fn is_exported(_: &Self::View<'_>) -> bool {
@@ -100,6 +102,7 @@ impl Exported for TopicPermissions {
 }
 
 impl Exported for Parameters {
+    const ALWAYS_NAMES_VHOST: bool = true;
     const MEMBERS: &'static [&'static str] = &["value", "vhost", "component", "name"];
 }
 
@@ -108,6 +111,7 @@ impl Exported for GlobalParameters {
 }
 
 impl Exported for Policies {
+    const ALWAYS_NAMES_VHOST: bool = true;
     const MEMBERS: &'static [&'static str] =
         &["vhost", "name", "pattern", "apply-to", "definition", "priority"];
 }
@@ -179,6 +183,7 @@ impl ListedKind for Limits {
 }
 
 impl Exported for Limits {
+    const ALWAYS_NAMES_VHOST: bool = true;
     const MEMBERS: &'static [&'static str] = &["component", "name", "vhost", "value"];
 }
 
@@ -218,6 +223,7 @@ impl ListedKind for OperatorPolicies {
 }
 
 impl Exported for OperatorPolicies {
+    const ALWAYS_NAMES_VHOST: bool = true;
     const MEMBERS: &'static [&'static str] = &["component", "name", "vhost", "value"];
 }
 
@@ -233,7 +239,7 @@ fn row<K: Exported>(
     let is_wanted =
         |view: &K::View<'_>| K::is_exported(view) && only.is_none_or(|only| K::vhost(view) == Some(only));
     let Some(view) = K::at(context, place).filter(is_wanted) else { return Written::Nothing };
-    let has_vhost = only.is_none() || K::MEMBERS.contains(&"component");
+    let has_vhost = only.is_none() || K::ALWAYS_NAMES_VHOST;
     let members = K::MEMBERS.iter().filter(|name| has_vhost || **name != "vhost");
     let writer = CellWriter { json, tables, context, ranges: Ranges::default(), viewer: None, is_ctl: true };
     write_cells::<K>(&view, members.map(|member| K::column(member)), writer)

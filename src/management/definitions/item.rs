@@ -417,8 +417,11 @@ fn user(fields: &mut Fields<'_>) -> Result<Item, String> {
     Ok(Item::User(User { name, password, tags, limits }))
 }
 
-/// Returns the tags, separated by commas. Returns `None` if there are none.
-fn tags(fields: &mut Fields<'_>) -> Result<Option<String>, String> {
+/// Returns the tags, separated by commas, from a text or a list of texts. Returns `None` if there are none.
+///
+/// # Errors
+/// The field has another type.
+pub fn tags(fields: &mut Fields<'_>) -> Result<Option<String>, String> {
     match fields.value("tags") {
         Value::Null => Ok(None),
         Value::String(tags) => Ok(Some(tags.into_owned())),

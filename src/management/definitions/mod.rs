@@ -35,7 +35,7 @@ pub use compare::{Comparison, DefinitionComparer, Subject};
 pub use export::{PARTS as EXPORT, VHOST_PARTS as VHOST_EXPORT};
 pub use item::{
     Item, ItemError, Parsed, Password, parse, parse_fields, read_policy, read_user_limits, read_vhost_limits,
-    vhost_change,
+    tags, vhost_change,
 };
 pub use read::{At, FILE_BYTES_MAX, ReadError, SECTIONS, read};
 pub use read::{DefinitionReader, Step, StepError};

@@ -205,10 +205,11 @@ impl Bridges {
         broker.parameters_version() != self.parameters_seen
     }
 
-    /// Makes bridges of the parameters.
+    /// Makes bridges of the parameters, and announces the cluster name that is one of them.
     #[cold]
     pub(super) fn take_parameters<P: Platform>(&mut self, shared: &mut Shared<P>) {
         self.parameters_seen = shared.broker.parameters_version();
+        shared.announce_cluster_name();
         let mut wanted = self.file_bridges.clone();
         for it in shared.broker.views().parameters().filter(|it| it.component == SHOVEL) {
             let Some(vhost) = it.vhost else { continue };

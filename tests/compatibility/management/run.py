@@ -30,6 +30,7 @@ SHAPES = HERE / "shapes.txt"
 COMMANDS = HERE / "rabbitmqadmin.txt"
 ANSWERS = HERE / "rabbitmqadmin.json"
 DIFFERENCES = HERE / "differences.txt"
+PLUGINS = "rabbitmq_management, rabbitmq_prometheus, rabbitmq_shovel_management"
 LOGIN = "Basic " + base64.b64encode(b"guest:guest").decode()
 
 # The paths that are requested while there is traffic; NODE is the node's name.
@@ -38,7 +39,9 @@ users/guest/permissions permissions topic-permissions queues queues/%2F queues/%
 exchanges/%2F/x exchanges/%2F/x/bindings/source exchanges/%2F/x/bindings/destination queues/%2F/q/bindings
 bindings bindings/%2F bindings/%2F/e/x/q/q bindings/%2F/e/x/q/q/~ connections channels consumers consumers/%2F
 vhosts/%2F/connections vhosts/%2F/channels vhosts/%2F/permissions definitions policies policies/%2F
-operator-policies parameters parameters/shovel global-parameters vhost-limits user-limits shovels
+operator-policies operator-policies/%2F policies/%2F/p operator-policies/%2F/op parameters parameters/shovel
+parameters/shovel/%2F/s global-parameters global-parameters/g vhost-limits user-limits shovels shovels/%2F auth
+connections/username/guest topic-permissions/%2F/guest users/lonely
 federation-links auth/attempts/NODE health/checks/alarms health/checks/local-alarms
 health/checks/virtual-hosts health/checks/node-is-quorum-critical health/checks/node-is-mirror-sync-critical
 health/checks/port-listener/PORT health/checks/protocol-listener/amqp091 aliveness-test/%2F
@@ -68,10 +71,14 @@ class Broker(NamedTuple):
         return answer.status, json.loads(text) if text else None
 
 
-class Managed(RabbitMq):
-    """A RabbitMQ with its plug-ins for management and metrics."""
+# Leveret's configuration.
+BRIDGES = "[limits]\nbridges_max = 8\n"
 
-    def __init__(self, plugins: str = "rabbitmq_management, rabbitmq_prometheus") -> None:
+
+class Managed(RabbitMq):
+    """A RabbitMQ with its plug-ins for management, metrics and shovels."""
+
+    def __init__(self, plugins: str = PLUGINS) -> None:
         super().__init__(plugins=plugins)
 
     def _environment(self) -> Dict[str, str]:
@@ -84,7 +91,7 @@ class Managed(RabbitMq):
 
 
 @contextlib.contextmanager
-def started(is_rabbitmq: bool, config: str = "") -> Iterator[Broker]:
+def started(is_rabbitmq: bool, config: str = BRIDGES) -> Iterator[Broker]:
     """Starts a RabbitMQ or a Leveret; `config` is Leveret's."""
     if is_rabbitmq:
         oracle = Managed()
@@ -104,9 +111,9 @@ def shape(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: shape(inner) for key, inner in sorted(value.items())}
     if isinstance(value, list):
-        merged: Dict[str, Any] = {}
+        merged: Any = {}
         for inner in map(shape, value):
-            merged = {**merged, **inner} if isinstance(inner, dict) else {"": inner}
+            merged = together(merged, inner if isinstance(inner, dict) else {"": inner})
         return [merged]
     if isinstance(value, bool):
         return "truth"
@@ -115,8 +122,19 @@ def shape(value: Any) -> Any:
     return "null" if value is None else "text"
 
 
+def together(one: Any, other: Any) -> Any:
+    """Returns the shape of two items of a list. Where their types differ, there is any value."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        both = {key: together(one[key], other[key]) for key in one.keys() & other.keys()}
+        return dict(sorted({**one, **other, **both}.items()))
+    if isinstance(one, list) and isinstance(other, list):
+        return [together(one[0], other[0])]
+    return one if one == other else "any"
+
+
 def differences(path: str, theirs: Any, ours: Any) -> Iterator[str]:
-    """Returns what RabbitMQ's answer has and Leveret's lacks or has with another type. Additional fields are allowed.
+    """Returns what RabbitMQ's answer has and Leveret's lacks or has with another type. Additional fields are allowed. The
+    type is part of the difference: strict clients stop at a text in place of an object.
     """
     if isinstance(theirs, list) and isinstance(ours, list):
         # A list that is empty on one side shows nothing about its items.
@@ -127,9 +145,14 @@ def differences(path: str, theirs: Any, ours: Any) -> Iterator[str]:
             if key in ours:
                 yield from differences(f"{path}.{key}", inner, ours[key])
             else:
-                yield f"{path}.{key}"
-    elif type(theirs) is not type(ours) or theirs != ours:
-        yield path
+                yield f"{path}.{key} missing"
+    elif "any" not in (theirs, ours) and (type(theirs) is not type(ours) or theirs != ours):
+        yield f"{path} {kind(ours)}, not {kind(theirs)}"
+
+
+def kind(found: Any) -> str:
+    """Returns the name of a type."""
+    return {dict: "object", list: "list"}.get(type(found), found)
 
 
 def traffic(broker: Broker) -> raw.Client:
@@ -145,11 +168,21 @@ def traffic(broker: Broker) -> raw.Client:
         ("POST", "bindings/%2F/e/x/e/y", {"routing_key": "k"}),
         ("PUT", "vhost-limits/%2F/max-queues", {"value": 50}),
         ("PUT", "user-limits/guest/max-channels", {"value": 500}),
+        ("PUT", "policies/%2F/p", {"pattern": "^q", "definition": {"max-length": 99}, "apply-to": "queues"}),
+        ("PUT", "operator-policies/%2F/op", {"pattern": "^q", "definition": {"max-length": 98}}),
+        ("PUT", "topic-permissions/%2F/guest", {"exchange": "x", "write": ".*", "read": ".*"}),
+        ("PUT", "global-parameters/g", {"value": {"a": 1}}),
+        ("PUT", "users/lonely", {"password": "x", "tags": "monitoring"}),
+        # Its address has no listener, so its state does not change.
+        ("PUT", "parameters/shovel/%2F/s",
+         {"value": {"src-protocol": "amqp091", "src-uri": "amqp://", "src-queue": "q", "dest-protocol": "amqp091",
+                    "dest-uri": "amqp://127.0.0.1:1", "dest-queue": "q", "reconnect-delay": 3600}}),
         ("POST", "exchanges/%2F/x/publish",
          {"properties": {}, "routing_key": "a.b", "payload": "1", "payload_encoding": "string"}),
     ]:
         status, answer = broker.ask(method, path, body)
         assert status in (200, 201, 204), (path, status, answer)
+    client.call(1, "confirm.select")
     client.call(1, "basic.consume", queue="q", consumer_tag="c")
     return client
 
@@ -160,7 +193,9 @@ def shapes_of(broker: Broker) -> Dict[str, Any]:
     for path in PATHS:
         asked = path.replace("NODE", broker.node).replace("PORT", str(broker.amqp.port))
         status, answer = broker.ask("GET", asked)
-        shapes[path] = {"status": status, "shape": shape(answer)}
+        # The node's name is a key of some objects.
+        named = json.loads(json.dumps(answer).replace(json.dumps(broker.node), '"NODE"'))
+        shapes[path] = {"status": status, "shape": shape(named)}
     return shapes
 
 
@@ -260,7 +295,7 @@ def main() -> int:
     suite = Suite("management", options.only)
     timer = watchdog(600)
     if options.record_rights:
-        oracle = Managed("rabbitmq_management, rabbitmq_prometheus, rabbitmq_shovel_management")
+        oracle = Managed()
         try:
             rights.record(oracle.address, oracle.port, oracle.node)
         finally:
@@ -283,7 +318,7 @@ def main() -> int:
     # Counters start with the broker. RabbitMQ's metrics come from another port, without a login and with another media
     # type.
     if not options.rabbitmq:
-        with started(False) as broker:
+        with started(False, "") as broker:
             client = metrics.traffic(broker.amqp)
             for case in (
                 metrics.compare, metrics.objects, metrics.guarded, metrics.totals, metrics.checked, metrics.scraped,
@@ -292,9 +327,9 @@ def main() -> int:
             suite.case("metrics-open", lambda: metrics.open_to_all(broker.metrics_port))
             suite.case("metrics-many", lambda: metrics.many(broker.amqp, broker.port))
             client.close()
-        with started(False, "[limits]\nbridges_max = 8\n") as broker:
-            suite.case("rights", lambda: rights.compare(broker.amqp, broker.port, broker.node))
         with started(False) as broker:
+            suite.case("rights", lambda: rights.compare(broker.amqp, broker.port, broker.node))
+        with started(False, "") as broker:
             suite.case("tools-nagios", lambda: tools.nagios(broker.amqp, broker.port))
             suite.case("tools-clients", lambda: tools.clients(broker.port))
             suite.case("tools-flower", lambda: tools.flower(broker.amqp, broker.port))

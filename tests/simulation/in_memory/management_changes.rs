@@ -210,8 +210,14 @@ fn policies_are_set_shown_and_cleared_by_authorized_users() {
             ),
             ("PUT /api/vhosts/v", "", "204", ""),
             ("GET /api/vhosts/v", "", "200", r#""description":"","tags":[],"default_queue_type":"quorum""#),
-            // The cluster name is `node_name` in the configuration.
-            ("PUT /api/cluster-name", r#"{"name":"x"}"#, "405", ""),
+            ("GET /api/cluster-name", "", "200", r#"{"name":"leveret@"#),
+            ("PUT /api/cluster-name", r#"{"name":"hall 3"}"#, "204", ""),
+            ("GET /api/cluster-name", "", "200", r#"{"name":"hall 3"}"#),
+            ("GET /api/global-parameters/cluster_name", "", "200", r#""value":"hall 3""#),
+            ("PUT /api/cluster-name", r#"{"name":""}"#, "400", "1 to 255 bytes"),
+            ("PUT /api/cluster-name", "{}", "400", "key_missing,name"),
+            ("DELETE /api/global-parameters/cluster_name", "", "204", ""),
+            ("GET /api/cluster-name", "", "200", r#"{"name":"leveret@"#),
             ("PUT /api/vhosts/v", r#"{"tracing":7}"#, "400", "tracing is true or false"),
         ],
     );

@@ -78,6 +78,21 @@ fn a_large_base64_payload_is_decoded_whatever_precedes_it() {
             assert_eq!(message["payload"].as_str(), Some(&*payload), "{len}");
         }
     }
+    // Encoders break lines, and RabbitMQ ignores white space.
+    for len in [90, 98_304, 500_001] {
+        let payload: String = (0..len).map(|at| char::from(b'a' + (at % 26) as u8)).collect();
+        let broken: String = base64(&payload)
+            .as_bytes()
+            .chunks(76)
+            .map(|line| format!("{}\\r\\n", core::str::from_utf8(line).unwrap()))
+            .collect();
+        let said = format!(
+            r#"{{"payload":" {broken}\n ","payload_encoding":"base64","properties":{{}},"routing_key":"q"}}"#
+        );
+        let answer = say(&mut simulation, api, GUEST, PUBLISH, &said.replace('\n', "\\n"));
+        assert_eq!(status(&answer), "200", "{len}: {answer}");
+        assert_eq!(taken(&mut simulation, api)["payload"].as_str(), Some(&*payload), "{len}");
+    }
     // Padding is allowed at the end only.
     let padded = format!("{}YQ=={}", "YWJj".repeat(16_383), "YWJj".repeat(99));
     let said = format!(
@@ -283,7 +298,19 @@ fn a_form_with_a_definitions_file_is_imported_like_the_file() {
         assert_eq!(status(&say(&mut simulation, api, GUEST, "GET /api/whoami", "")), "200");
     }
     let queue = r#"{"queues":[{"name":"never","vhost":"/"}]}"#;
-    for place in ["/a\r\nSet-Cookie: b", "/a\0", "/a b", "/é", &format!("{longest}x")] {
+    for place in [
+        "/a\r\nSet-Cookie: b",
+        "/a\0",
+        "/a b",
+        "/é",
+        &format!("{longest}x"),
+        "http://evil.org/",
+        "https:evil",
+        "javascript:alert(1)",
+        "//evil.org/x",
+        "/\\evil.org",
+        "\\\\evil.org",
+    ] {
         let answer = post(&mut simulation, &(part("file", queue) + &part("redirect", place) + end));
         assert_eq!((status(&answer), answer.contains("`redirect`")), ("400", true), "{place:?}: {answer}");
         assert_eq!(status(&say(&mut simulation, api, GUEST, "GET /api/queues/%2F/never", "")), "404");
@@ -324,4 +351,88 @@ fn a_turn_creates_only_a_few_definitions() {
         before = now;
     }
     assert!(before > 400 && turns >= 50, "{before} queues in {turns} turns");
+}
+
+/// Returns a request with a chunked body.
+fn chunked(line: &str, body: &str, chunk: usize) -> String {
+    let chunks: String = body
+        .as_bytes()
+        .chunks(chunk)
+        .map(|part| format!("{:x};x=y\r\n{}\r\n", part.len(), core::str::from_utf8(part).unwrap()))
+        .collect();
+    let head = format!("{line} HTTP/1.1\r\nHost: localhost\r\n{GUEST}Transfer-Encoding: chunked\r\n\r\n");
+    head + &chunks + "0\r\nX-Trailer: y\r\n\r\n"
+}
+
+#[test]
+fn chunked_bodies_of_any_length_are_like_others() {
+    for shape in [Shape::WIDE, Shape { up_fragment: 997, ..Shape::WIDE }] {
+        let (mut simulation, _, api) = broker_with_queue(shape);
+        // Another request follows at once, and must not be taken for a part of the body.
+        let next = format!("GET /api/whoami HTTP/1.1\r\nHost: localhost\r\n{GUEST}\r\n");
+        for (number, chunk) in [1, 7, 10_000].into_iter().enumerate() {
+            let put = chunked(&format!("PUT /api/queues/%2F/c{number}"), r#"{"durable":true}"#, chunk);
+            let answer = ask(&mut simulation, api, &(put + &next));
+            assert_eq!(status(&answer), "201", "{answer}");
+            assert!(answer.contains(r#""name":"guest""#), "the next request is answered: {answer}");
+        }
+        for (len, chunk) in [(10, 3), (60_000, 4096), (70_000, 65_536), (300_000, 1000), (SIZE_MAX, 100_000)]
+        {
+            let payload = "p".repeat(len);
+            let body = format!(
+                r#"{{"payload":"{payload}","payload_encoding":"string","properties":{{}},"routing_key":"q"}}"#
+            );
+            let answer = ask(&mut simulation, api, &(chunked(PUBLISH, &body, chunk) + &next));
+            assert_eq!(status(&answer), "200", "{len}: {answer}");
+            assert!(
+                answer.contains(r#"{"routed":true}"#) && answer.contains(r#""name":"guest""#),
+                "{answer}"
+            );
+            assert_eq!(taken(&mut simulation, api)["payload"].as_str(), Some(&*payload), "{len}");
+        }
+        let queues: Vec<String> = (0..40)
+            .map(|at| format!(r#"{{"name":"d-{at}","vhost":"/","durable":true,"auto_delete":false}}"#))
+            .collect();
+        let file = format!(r#"{{"queues":[{}]}}"#, queues.join(&format!(",{}", " ".repeat(2000))));
+        assert!(file.len() > 65_536);
+        let answer = ask(&mut simulation, api, &chunked("POST /api/definitions", &file, 5000));
+        assert_eq!(status(&answer), "204", "{answer}");
+        assert_eq!(status(&say(&mut simulation, api, GUEST, "GET /api/queues/%2F/d-39", "")), "200");
+        // Too long bodies are refused with the limit, and the client goes on.
+        for (line, len, why) in [
+            (PUBLISH, 2 * SIZE_MAX, "the payload is longer than message_size_max"),
+            ("POST /api/definitions", SIZE_MAX + 1, "may have at most 1048576 bytes"),
+            ("PUT /api/queues/%2F/large", 70_000, "this request may have at most 65536 bytes"),
+        ] {
+            let body = format!(r#"{{"payload":"{}"}}"#, "x".repeat(len));
+            let answer = ask(&mut simulation, api, &(chunked(line, &body, 60_000) + &next));
+            assert_eq!((status(&answer), answer.contains(why)), ("413", true), "{line}: {answer}");
+            assert!(answer.contains(r#""name":"guest""#), "{line}: {answer}");
+        }
+        // A body that is malformed after a long beginning is refused, and the client disconnected.
+        let wrong = chunked(PUBLISH, &format!(r#"{{"payload":"{}"#, "x".repeat(200_000)), 50_000)
+            .replace("0\r\nX-Trailer: y", "0\nX-Trailer: y");
+        let answer = ask(&mut simulation, api, &(wrong + &next));
+        assert_eq!(status(&answer), "400", "{answer}");
+        assert!(!answer.contains(r#""name":"guest""#) && !simulation.operator(api).is_held, "{answer}");
+        simulation.lose_everybody();
+        simulation.assert_no_bytes();
+    }
+}
+
+#[test]
+fn a_chunked_body_waits_for_its_login_and_for_permission_to_be_sent() {
+    let (mut simulation, _, api) = broker_with_queue(Shape::WIDE);
+    let whole = chunked("PUT /api/queues/%2F/c", r#"{"durable":true}"#, 4);
+    let head_len = whole.find("\r\n\r\n").unwrap() + 4;
+    let head = whole[..head_len].replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n");
+    assert_eq!(ask(&mut simulation, api, &head), "HTTP/1.1 100 Continue\r\n\r\n");
+    for octet in whole[head_len..whole.len() - 1].chars() {
+        simulation.operator(api).write_up(octet.to_string().as_bytes());
+        simulation.run();
+    }
+    let answer = ask(&mut simulation, api, "\n");
+    assert_eq!(status(&answer), "201", "{answer}");
+    let wrong = whole.replace(GUEST, "Authorization: Basic Z3Vlc3Q6d3Jvbmc=\r\n");
+    assert_eq!(status(&ask(&mut simulation, api, &wrong)), "401");
 }
