@@ -17,7 +17,7 @@ use leveret_daemon::{StartError, logging};
 use lexopt::Arg;
 
 use crate::completions::{self, CompletedOption};
-use crate::{check, ctl, inspect, restore};
+use crate::{check, ctl, drop_in, inspect, restore};
 
 /// The command to run.
 #[derive(Debug)]
@@ -260,8 +260,8 @@ const OPTIONS: Table<ConfigArguments> = Table(&[Section {
         OptionRow::new(
             "--drop-in",
             "",
-            "of check: print a drop-in for the systemd unit instead, with MemoryMax= for this\n\
-             configuration",
+            "of check: print a drop-in for the systemd unit instead, with MemoryMax= and the paths\n\
+             for this configuration",
             |said, _| {
                 said.is_drop_in = true;
                 Ok(())
@@ -642,7 +642,7 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
         CommandLine::Check(said) => {
             let config = Config::gather(said.file.as_deref(), said.flags)?;
             if said.is_drop_in {
-                print(&check::drop_in(config)?)?;
+                print(&drop_in::drop_in(config)?)?;
                 return Ok(ExitCode::SUCCESS);
             }
             let found = said.connects.then(|| config.clone());

@@ -6,7 +6,6 @@ use std::fmt::Write;
 
 use crate::store_limits;
 use leveret_config::Config;
-use leveret_config::board;
 use leveret_daemon::StartError;
 
 /// Returns the report on a configuration, and whether the broker would start with it.
@@ -31,38 +30,4 @@ pub fn check(mut config: Config) -> (String, Result<(), StartError>) {
         let _ = writeln!(report, "# warning: {remark}");
     }
     (report, verdict)
-}
-
-/// Returns a drop-in for the systemd unit with settings that follow from the configuration.
-///
-/// # Errors
-/// The broker would not start.
-pub fn drop_in(mut config: Config) -> Result<String, StartError> {
-    let table = leveret_daemon::derive_limits(&mut config)
-        .map_err(|error| StartError::Limits(config.locate_error(&error)))?;
-    let bytes = board::cgroup_bytes(config.memory_limit_bytes, table.kernel_bytes);
-    Ok(format!("[Service]\nMemoryMax={bytes}\n"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use leveret_config::Layer;
-    use leveret_core::limits::Megabytes;
-
-    const GUIDE: &str = include_str!("../../systemd/guide/configuration.md");
-
-    /// The guide's table of profiles has the `MemoryMax=` that [`drop_in`] writes.
-    #[test]
-    fn the_guide_has_the_memory_max_of_each_profile() {
-        for board in &board::BOARDS {
-            let mut flags = Layer::default();
-            flags.board = Some(board.name.to_string());
-            flags.management = Some(Vec::new());
-            let lines = drop_in(Config::gather(None, flags).unwrap()).unwrap();
-            let bytes = lines.strip_prefix("[Service]\nMemoryMax=").unwrap().trim_end().parse().unwrap();
-            let row = GUIDE.lines().find(|line| line.starts_with(&format!("| `{}` |", board.name))).unwrap();
-            assert!(row.ends_with(&format!("| {} |", Megabytes(bytes))), "{row}: {bytes}");
-        }
-    }
 }

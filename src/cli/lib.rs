@@ -11,6 +11,7 @@ pub mod args;
 pub mod check;
 pub mod completions;
 pub mod ctl;
+mod drop_in;
 pub mod inspect;
 pub mod json;
 pub mod restore;

@@ -27,6 +27,7 @@ use rustix::fs::{Access as FileAccess, FsWord, PROC_SUPER_MAGIC, statfs};
 use rustix::io::Errno;
 
 use super::helpers::Helper;
+use super::sandbox::{self, Denial};
 use super::sizes::record_sizes;
 use super::start::StartError;
 use super::system::entropy;
@@ -344,6 +345,11 @@ pub(super) fn dry_run(config: &Config) -> Result<io::Result<()>, StartError> {
 
 fn find(config: &Config) -> Result<DirectoryState, StartError> {
     let directory = &config.data_dir;
+    // Before the directory is examined: a hidden one seems to be missing, and a store that the unit makes read-only would
+    // be served without writing to it.
+    if let Some(denial) = sandbox::denial(directory) {
+        return Err(StartError::Directory(directory.clone(), denied_by_unit_text(directory, denial)));
+    }
     match fs::metadata(directory) {
         Ok(found) if !found.is_dir() => {
             let why = "it is not a directory; move it away, or name another with data_dir (or --data-dir)";
@@ -399,6 +405,28 @@ pub(super) fn disk_error_or_mistake(config: &Config, error: io::Error) -> Result
         _ => return Ok(error),
     };
     Err(StartError::Directory(directory.clone(), why))
+}
+
+/// Returns the text for a data directory that the systemd unit forbids to use, with the commands to type.
+fn denied_by_unit_text(directory: &Path, denial: Denial) -> String {
+    let forbids = match denial {
+        Denial::ReadOnly => "forbids writing to it (ProtectSystem=)",
+        Denial::Hidden => "hides it (ProtectHome=)",
+    };
+    // A hidden directory cannot be examined, so it may be missing.
+    let (user, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let create = match fs::metadata(directory) {
+        Ok(_) => String::new(),
+        Err(_) => format!(
+            "create it if it is missing (as root: mkdir -p {0} && chown {user}:{group} {0}), then ",
+            directory.display()
+        ),
+    };
+    format!(
+        "the systemd unit {forbids}: {create}type `systemctl daemon-reload` and `systemctl restart leveret`, as after \
+         each change of data_dir; if the unit is not the packaged one, permit the directory in it (ReadWritePaths= or, \
+         below /home, BindPaths= with ProtectHome=tmpfs)"
+    )
 }
 
 /// Returns the text for a data directory to which the broker has no access, with the command to type.

@@ -33,6 +33,7 @@ mod listen;
 pub mod logging;
 mod probe;
 mod reload;
+mod sandbox;
 mod signals;
 mod sizes;
 mod socket;
