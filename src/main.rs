@@ -10,6 +10,7 @@
 //!
 //! | folder       | content                                                                                     |
 //! |--------------|---------------------------------------------------------------------------------------------|
+//! | `version`    | the version of a build, from Git                                                            |
 //! | `core`       | limits, memory pools, errors, time and other types that several packages share              |
 //! | `amqp`       | AMQP 0-9-1 bytes: frames, methods, properties, field tables                                 |
 //! | `mqtt`       | MQTT 3.1, 3.1.1 and 5 bytes                                                                 |
@@ -81,5 +82,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    leveret_cli::args::main()
+    leveret_cli::args::main(leveret_version::build_version!())
 }

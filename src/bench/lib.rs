@@ -30,13 +30,15 @@ use std::error::Error;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use leveret_core::version::set_build_version;
 use options::Command;
 
 /// A result whose error is one sentence for the user.
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Runs the program with the arguments of this process and returns its exit code.
-pub fn main() -> ExitCode {
+pub fn main(version: &'static str) -> ExitCode {
+    set_build_version(version);
     let Err(error) = run_command() else { return ExitCode::SUCCESS };
     // A closed standard error leaves no place to report to.
     let _ = writeln!(io::stderr(), "{}: {error}", options::PROGRAM);

@@ -3,5 +3,5 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    leveret_bench::main()
+    leveret_bench::main(leveret_version::build_version!())
 }

@@ -10,6 +10,7 @@ use lexopt::Arg;
 use super::Result;
 use leveret_config::describe_unknown;
 use leveret_config::upstream::Upstream;
+use leveret_core::version::build_version;
 
 /// The name of the program in its messages.
 pub(crate) const PROGRAM: &str = "leveret-bench";
@@ -186,7 +187,7 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Com
         let name = match argument {
             Arg::Short('h') | Arg::Long("help") => return Ok(Command::Print(HELP.to_string())),
             Arg::Short('V') | Arg::Long("version") => {
-                return Ok(Command::Print(format!("{PROGRAM} {}\n", env!("CARGO_PKG_VERSION"))));
+                return Ok(Command::Print(format!("{PROGRAM} {}\n", build_version())));
             }
             Arg::Long(name) => format!("--{name}"),
             other => return Err(other.unexpected().into()),

@@ -5,6 +5,8 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
+use leveret_core::version::build_version;
+
 use super::options::{PROGRAM, Workload};
 use super::run::Outcome;
 
@@ -103,8 +105,7 @@ pub(crate) fn row(workload: &Workload, outcome: &Outcome, line_to_share: &mut St
     row += &format!("  {workload}\n");
     if line_to_share.is_empty() {
         let (machine, broker) = (in_cell(&machine()), in_cell(&outcome.broker));
-        *line_to_share =
-            format!("to share: | {machine} | {broker} | {PROGRAM} {} |", env!("CARGO_PKG_VERSION"));
+        *line_to_share = format!("to share: | {machine} | {broker} | {PROGRAM} {} |", build_version());
         row = format!("{head}  {CHECKED}\n{row}");
     }
     *line_to_share += &format!(" {workload}: {} |", shared.join(", "));

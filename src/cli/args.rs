@@ -13,6 +13,7 @@ use std::str::FromStr;
 
 use leveret_config::units::ListenAddress;
 use leveret_config::{Config, Layer, describe_unknown};
+use leveret_core::version::{build_version, set_build_version};
 use leveret_daemon::{StartError, logging};
 use lexopt::Arg;
 
@@ -618,7 +619,8 @@ impl fmt::Display for BadArguments {
 impl Error for BadArguments {}
 
 /// Runs the program with the arguments of the process and returns the exit code.
-pub fn main() -> ExitCode {
+pub fn main(version: &'static str) -> ExitCode {
+    set_build_version(version);
     let code = run().unwrap_or_else(|error| {
         logging::log_fatal(error.as_ref());
         super::exit_code(error.as_ref())
@@ -638,7 +640,7 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
         }
         CommandLine::Ctl(arguments) => return Ok(ctl::run(arguments)),
         CommandLine::Completions(script) => print(&script)?,
-        CommandLine::Version => print(concat!("leveret ", env!("CARGO_PKG_VERSION"), "\n"))?,
+        CommandLine::Version => print(&format!("leveret {}\n", build_version()))?,
         CommandLine::Check(said) => {
             let config = Config::gather(said.file.as_deref(), said.flags)?;
             if said.is_drop_in {

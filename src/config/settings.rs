@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use leveret_core::command::RABBITMQ_VERSION;
 use leveret_core::limits::Limits;
 use leveret_core::mem::NAME_BYTES_MAX;
+use leveret_core::version::build_version;
 
 use super::board::BOARDS;
 use super::bridge::{Bridge, Bridges};
@@ -541,7 +542,7 @@ impl ProductKeys {
         let (name, version) = match self.compat {
             // The default is RabbitMQ's name, because Celery's client sets its prefetch count correctly only with it.
             Some(Compat::RabbitMq) | None => ("RabbitMQ", RABBITMQ_VERSION),
-            Some(Compat::None) => ("Leveret", env!("CARGO_PKG_VERSION")),
+            Some(Compat::None) => ("Leveret", build_version()),
         };
         Product {
             name: self.product.map_or_else(|| name.to_string(), |label| label.0),

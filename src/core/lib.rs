@@ -17,3 +17,4 @@ pub mod small_file;
 pub mod time;
 pub mod token_bucket;
 pub mod topic;
+pub mod version;

@@ -25,6 +25,7 @@ use rustix::io::Errno;
 
 use super::system::unix_ms;
 use leveret_core::flight::{self, Begun, Event, EventKind, FILE_BYTES, RECORD_BYTES, Stamp};
+use leveret_core::version::build_version;
 
 /// The `f_type` of RAM file systems in `statfs`.
 const TMPFS: u64 = 0x0102_1994;
@@ -66,7 +67,7 @@ fn begin(path: &Path) -> io::Result<bool> {
     let (started, has_failed) = (Instant::now(), AtomicBool::new(false));
     let recorder =
         FlightRecorder { file, run: begun.run, first: begun.first, next: first, started, has_failed };
-    let who = format_args!("leveret {}, process {}", env!("CARGO_PKG_VERSION"), process::id());
+    let who = format_args!("leveret {}, process {}", build_version(), process::id());
     recorder.append(EventKind::Started, who)?;
     drop(RECORDER.set(recorder));
     Ok(begun.ended_unexpectedly)

@@ -13,6 +13,7 @@ use leveret_config::units::ListenAddress;
 use leveret_config::{Config, ConfigError};
 use leveret_connection::{Identity, MqttSettings};
 use leveret_core::limits::{Megabytes, MemoryTable};
+use leveret_core::version::build_version;
 use leveret_management::definitions::{
     At, Item, Parsed, Refusals, apply, hash_password, parse, read, unknown_field,
 };
@@ -188,7 +189,7 @@ fn log_limits(config: &Config, table: &MemoryTable) {
     }
     log::info!(
         "leveret {} with the profile of board {}{}: {} of memory_limit {} (`leveret check` shows every line)",
-        env!("CARGO_PKG_VERSION"),
+        build_version(),
         config.board,
         config.board_why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default(),
         Megabytes(table.bytes()),

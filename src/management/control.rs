@@ -9,6 +9,7 @@
 use leveret_broker::{ConnectionView, Context, DeleteIf};
 use leveret_core::command::{ConnectionId, RABBITMQ_VERSION};
 use leveret_core::error::Fault;
+use leveret_core::version::build_version;
 
 use super::access::changed;
 use super::alarms::which_alarms;
@@ -41,7 +42,7 @@ fn write_overview(json: &mut Json<'_>, context: &RequestContext<'_>) {
     let members = [
         ("product_name", process.product.0.as_str()),
         ("product_version", process.product.1.as_str()),
-        ("leveret_version", env!("CARGO_PKG_VERSION")),
+        ("leveret_version", build_version()),
         ("rabbitmq_version", RABBITMQ_VERSION),
         ("node", &process.node),
         ("cluster_name", &parameters::cluster_name(context.broker, &process.node)),

@@ -7,6 +7,7 @@
 
 use leveret_core::command::{ConnectionId, RABBITMQ_VERSION};
 use leveret_core::definition::{UserLimits, VhostLimits};
+use leveret_core::version::build_version;
 
 use super::alarms;
 use super::alarms::which_alarms;
@@ -217,7 +218,7 @@ fn write_overview(json: &mut Json<'_>, call: &Call<'_>, context: &RequestContext
         ("product_name", process.product.0.as_str()),
         ("product_version", process.product.1.as_str()),
         ("rabbitmq_version", RABBITMQ_VERSION),
-        ("leveret_version", env!("CARGO_PKG_VERSION")),
+        ("leveret_version", build_version()),
         ("cluster_name", &parameters::cluster_name(context.broker, &process.node)),
         ("node", &process.node),
         ("erlang_version", ""),

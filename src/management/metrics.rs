@@ -22,6 +22,7 @@
 use core::fmt::Display;
 
 use leveret_core::command::RABBITMQ_VERSION;
+use leveret_core::version::build_version;
 use leveret_storage::{LATENCY_BOUNDS_MS, LatencyHistogram};
 
 use super::alarms;
@@ -183,7 +184,7 @@ fn identity(lines: &mut Lines<'_>, context: &RequestContext<'_>, scope: Scope) {
     let prefix = core::mem::replace(&mut lines.prefix, "rabbitmq_");
     let mut labels = Labels::default();
     labels.add("rabbitmq_version", RABBITMQ_VERSION);
-    labels.add("leveret_version", env!("CARGO_PKG_VERSION"));
+    labels.add("leveret_version", build_version());
     lines.all(labels.as_str(), "build_info RabbitMQ & Erlang/OTP version info", &[1]);
     let mut labels = Labels::default();
     labels.add("rabbitmq_node", &context.process.node);

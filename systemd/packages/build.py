@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,16 @@ class Unbuilt(Exception):
 def environment() -> Dict[str, str]:
     """Returns the environment for Cargo. A stable toolchain accepts -Zbuild-std only with `RUSTC_BOOTSTRAP`."""
     return {"RUSTFLAGS": RUSTFLAGS, "RUSTC_BOOTSTRAP": "1"}
+
+
+def released_version() -> str:
+    """Returns the version of Cargo.toml if the commit that is checked out has its tag, otherwise an empty text."""
+    version = re.search(r'^version = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)
+    if version is None or not (ROOT / ".git").exists() or shutil.which("git") is None:
+        return ""
+    tags = subprocess.run(["git", "-C", str(ROOT), "tag", "--points-at", "HEAD"], check=False, stdout=subprocess.PIPE,
+                          text=True).stdout.split()
+    return version[1] if f"v{version[1]}" in tags else ""
 
 
 def command(target: str) -> List[str]:
@@ -69,6 +80,9 @@ def need_tools() -> None:
 def build(target: str) -> Path:
     """Builds the binaries for a target. Returns the path of the broker."""
     told = dict(os.environ, **environment(), CARGO_TARGET_DIR=str(ROOT / "target"))
+    # Cargo does not notice a new tag by itself, so the binary of the commit would remain a development build.
+    if version := released_version():
+        told["LEVERET_VERSION"] = version
     if subprocess.run(command(target), cwd=ROOT, env=told, check=False).returncode:
         raise Unbuilt(f"{target}: cargo could not build it; its errors are above")
     return binary(target)

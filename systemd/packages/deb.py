@@ -12,7 +12,6 @@ licences of linked crates. The same input gives the same bytes. Prints the packa
 from __future__ import annotations
 
 import argparse
-import calendar
 import gzip
 import os
 import re
@@ -101,10 +100,12 @@ def dependencies(binaries: List[Path], architecture: str) -> List[str]:
 
 
 def changelog(version: str) -> str:
-    """Returns the newest version's part of the changelog in Debian's form."""
+    """Returns the part of the changelog for this version in Debian's form: of a development build what is not released
+    yet, otherwise the newest release."""
     newest, day = manual.release()
-    stamp = time.strftime("%a, %d %b %Y 00:00:00 +0000", time.strptime(day, "%Y-%m-%d"))
-    part = manual.CHANGELOG.read_text().split(f"## [{newest}] - {day}\n", 1)[1].split("\n## ", 1)[0]
+    stamp = time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime(manual.date(version)))
+    heading = "## [Unreleased]\n" if "~dev" in version else f"## [{newest}] - {day}\n"
+    part = manual.CHANGELOG.read_text().split(heading, 1)[1].split("\n## ", 1)[0]
     # Debian's form has no sections.
     part = re.sub(r"^### .*\n", "", part, flags=re.MULTILINE)
     points = [" ".join(point.split()) for point in re.split(r"^- ", part, flags=re.MULTILINE)[1:]]
@@ -224,7 +225,7 @@ def build(binary: Path, architecture: str, says: Path, version: str, out: Path, 
             (about / script.name).chmod(0o755)
         out.mkdir(parents=True, exist_ok=True)
         package = out / f"leveret_{version}_{architecture}.deb"
-        day = calendar.timegm(time.strptime(manual.release()[1], "%Y-%m-%d"))
+        day = manual.date(version)
         for path in [tree, *tree.rglob("*")]:
             os.utime(path, (day, day), follow_symlinks=False)
         subprocess.run(["dpkg-deb", "--root-owner-group", f"-Z{compression}", "--build", str(tree), str(package)], check=True,
@@ -238,12 +239,13 @@ def main() -> int:
     parser.add_argument("--binary", type=Path, required=True)
     parser.add_argument("--architecture", choices=sorted(MACHINES), required=True)
     parser.add_argument("--says", type=Path)
-    parser.add_argument("--version", default=manual.release()[0])
+    parser.add_argument("--version", help="default: the version that the binary prints")
     parser.add_argument("--out", type=Path, default=ROOT / "target" / "packages")
     said = parser.parse_args()
     try:
-        print(build(said.binary, said.architecture, said.says or said.binary, said.version, said.out))
-    except (Mistake, licences.NoText) as mistake:
+        says = said.says or said.binary
+        print(build(said.binary, said.architecture, says, said.version or manual.version_of(says), said.out))
+    except (Mistake, licences.NoText, ValueError) as mistake:
         print(f"systemd/packages/deb.py: {mistake}", file=sys.stderr)
         return 1
     return 0

@@ -10,11 +10,14 @@ bytes.
 
 from __future__ import annotations
 
+import calendar
+import os
 import re
 import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Tuple
 
@@ -110,7 +113,7 @@ def ask(binary: Path) -> Said:
                 usage, about, example = parts[1].removeprefix("leveretctl "), parts[2].strip(), parts[4]
                 sections[-1][1].append(Command(name, usage, " ".join(about.split()), example))
         options = say(ctl, "help", "help").split("General Options\n\n", 1)[1]
-        return Said(say(binary, "--version").split()[1], say(binary, "--help"), say(static.bench(binary), "--help"),
+        return Said(version_of(binary), say(binary, "--help"), say(static.bench(binary), "--help"),
                     say(binary, "inspect", "--help"), sections, options)
 
 
@@ -139,6 +142,36 @@ def release() -> Tuple[str, str]:
     return found[1], found[2]
 
 
+def package_version() -> str:
+    """Returns the version in Cargo.toml: that of the newest release, or of the next one."""
+    found = re.search(r'^version = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)
+    if found is None:
+        raise ValueError("Cargo.toml has no line such as: version = \"0.2.0\"")
+    return found[1]
+
+
+def version_of(binary: Path) -> str:
+    """Returns the version that a binary prints. A development build has one such as 0.2.0~dev7+g0123abcd."""
+    return subprocess.run([str(binary), "--version"], check=True, capture_output=True, text=True).stdout.split()[1]
+
+
+def date(version: str) -> int:
+    """Returns the date of a version in seconds since 1970: of a development build that of its commit, otherwise that of
+    the release. apt ignores a list that is older than the one it has, so the date of each build must be known.
+    """
+    commit = re.search(r"~dev\d+\+g([0-9a-f]+)$", version)
+    if commit:
+        if os.environ.get("SOURCE_DATE_EPOCH"):
+            return int(os.environ["SOURCE_DATE_EPOCH"])
+        try:
+            said = subprocess.run(["git", "-C", str(ROOT), "show", "--no-patch", "--format=%ct", commit[1]], check=True,
+                                  capture_output=True, text=True).stdout
+            return int(said.split()[-1])
+        except (OSError, subprocess.CalledProcessError) as why:
+            raise ValueError(f"the commit of {version} is not in this checkout: set SOURCE_DATE_EPOCH to its date") from why
+    return calendar.timegm(time.strptime(release()[1], "%Y-%m-%d"))
+
+
 def heading(kind: str, text: str) -> str:
     """Returns a heading."""
     return f'.{kind} "{roff(text)}"\n'
@@ -158,7 +191,8 @@ def shown(text: str) -> str:
 
 def page(name: str, section: int, version: str, about: str, body: str) -> str:
     """Returns a complete page."""
-    title = f'.TH {roff(name.upper())} {section} "{release()[1]}" "Leveret {version}" "Leveret"\n'
+    day = time.strftime("%Y-%m-%d", time.gmtime(date(version)))
+    title = f'.TH {roff(name.upper())} {section} "{day}" "Leveret {roff(version)}" "Leveret"\n'
     # A heading begins a paragraph by itself.
     body = re.sub(r"(?<=\"\n)\.PP\n(?!\.nf)", "", body)
     return f'{title}{heading("SH", "NAME")}{roff(name)} \\- {roff(about)}\n{body}'

@@ -16,11 +16,11 @@ binaries give the same bytes, except for signatures.
 from __future__ import annotations
 
 import argparse
-import calendar
 import gzip
 import hashlib
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -81,11 +81,6 @@ def run(*command: object, **options: object) -> str:
     return done.stdout
 
 
-def day() -> int:
-    """Returns the date of the version in seconds since 1970. All files have this date."""
-    return calendar.timegm(time.strptime(manual.release()[1], "%Y-%m-%d"))
-
-
 def need(programs: Dict[str, str]) -> None:
     """Checks that all tools are installed, before anything is made."""
     for program, package in programs.items():
@@ -113,15 +108,34 @@ def check(target: str, binary: Path) -> None:
             raise Cannot(f"{program} is not static")
 
 
+def check_version(version: str, found: Dict[str, Path]) -> None:
+    """Checks that the version can be published, and that all binaries have it."""
+    if "~dev" not in version and version != manual.release()[0]:
+        raise Cannot(f"the binaries are version {version}, and CHANGELOG.md has {manual.release()[0]}")
+    if "~dev" in version and build.released_version():
+        raise Cannot(f"the binaries are version {version}, and the commit has the tag of a release: build them again")
+    for broker in found.values():
+        for program in (broker, build.bench(broker)):
+            if version.encode() not in program.read_bytes():
+                raise Cannot(f"{program} is not version {version}: build it again")
+
+
+def tag(version: str) -> str:
+    """Returns the version as a tag of an image, which must not contain a tilde or a plus sign."""
+    return re.sub("[~+]", "-", version)
+
+
 class Release:
     """The folder of a release while it is filled."""
 
-    def __init__(self, folder: Path, found: Dict[str, Path], key: Optional[str]) -> None:
+    def __init__(self, folder: Path, found: Dict[str, Path], version: str, key: Optional[str]) -> None:
         self.folder = folder
         self.found = found
+        self.version = version
+        # All files have this date, in seconds since 1970.
+        self.date = manual.date(version)
         # The fingerprint of the maintainer's key.
         self.key = key
-        self.version = manual.release()[0]
 
     def copy_binaries(self) -> None:
         """Copies the binaries, for use without a package."""
@@ -150,7 +164,7 @@ class Release:
             (lists / "Packages.gz").write_bytes(gzip.compress(packages, 9, mtime=0))
         fields = {"Origin": "Leveret", "Label": "Leveret", "Suite": "stable", "Codename": "stable", "Components": "main",
                   "Architectures": " ".join(sorted(kinds)), "Description": f"Leveret {self.version}",
-                  "Date": time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime(day()))}
+                  "Date": time.strftime("%a, %d %b %Y %H:%M:%S +0000", time.gmtime(self.date))}
         options = [f"APT::FTPArchive::Release::{name}={value}" for name, value in fields.items()]
         options += [f"APT::FTPArchive::{weak}=false" for weak in ("MD5", "SHA1", "SHA512")]
         # A client that has read an older Release file still finds its lists by their checksums.
@@ -190,19 +204,19 @@ class Release:
                 # The modes in the image do not depend on the umask.
                 path.chmod(0o755 if path.is_dir() or path.name in names else 0o644)
             store = ["buildah", "--storage-driver", "vfs", "--root", work / "images", "--runroot", work / "run"]
-            dated = ["--timestamp", day(), "--identity-label=false"]
+            dated = ["--timestamp", self.date, "--identity-label=false"]
             run(*store, "bud", "--isolation", "chroot", *dated, "--arch", architecture, "-t", "leveret", context)
             container = run(*store, "from", "--arch", architecture, "localhost/leveret").split()[-1]
             # All 32-bit ARMs are "v7" to `buildah bud`, which a Pi Zero would refuse.
             for variant in variants:
                 run(*store, "config", "--variant", variant, container)
             run(*store, "commit", "--squash", "--omit-history", *dated, container, "localhost/ready")
-            run(*store, "push", "localhost/ready", f"oci:{work}/layout:leveret:{self.version}")
+            run(*store, "push", "localhost/ready", f"oci:{work}/layout:leveret:{tag(self.version)}")
             # Without root, the store has files of users whose files only buildah can remove.
             run(*store, "rm", "--all")
             run(*store, "rmi", "--all", "--force")
             name = f"leveret-{self.version}-{KINDS[target].image.replace('/', '-')}.tar"
-            run("tar", "--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--mode=u=rwX,go=rX", f"--mtime=@{day()}",
+            run("tar", "--sort=name", "--owner=0", "--group=0", "--numeric-owner", "--mode=u=rwX,go=rX", f"--mtime=@{self.date}",
                 "-C", work / "layout", "-cf", self.folder / "containers" / name, "oci-layout", "index.json", "blobs")
 
     # --- sums --------------------------------------------------------------------------------------------------
@@ -244,8 +258,7 @@ def make(out: Path, found: Dict[str, Path], says: Path, key: Optional[str], with
     for target, binary in found.items():
         check(target, binary)
     version = run(says, "--version").split()[1]
-    if version != manual.release()[0]:
-        raise Cannot(f"{says} is version {version}, and CHANGELOG.md has {manual.release()[0]}")
+    check_version(version, found)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".release-", dir=out.parent) as folder:
         part = Path(folder) / "files"
@@ -256,7 +269,7 @@ def make(out: Path, found: Dict[str, Path], says: Path, key: Optional[str], with
             kept = part / path.relative_to(out)
             kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, kept)
-        release = Release(part, found, key)
+        release = Release(part, found, version, key)
         release.copy_binaries()
         release.make_repository(says)
         if with_containers:
@@ -299,7 +312,7 @@ def main() -> int:
         key = fingerprint(said.sign) if said.sign else None
         found = binaries(targets, said.binaries)
         make(out, found, said.says or found[str(own)], key, said.containers)
-    except (Cannot, build.Unbuilt, deb.Mistake, licences.NoText) as why:
+    except (Cannot, build.Unbuilt, deb.Mistake, licences.NoText, ValueError) as why:
         print(f"systemd/packages/release.py: {why}", file=sys.stderr)
         return 1
     except subprocess.CalledProcessError as failed:

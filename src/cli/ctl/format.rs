@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use leveret_core::version::build_version;
 use leveret_daemon::logging::{Printable, is_printable};
 use serde_json::Value;
 
@@ -339,7 +340,7 @@ pub(super) fn report(call: &Call) -> Result<(), Failure> {
         return environment.map(drop);
     }
     print_info(call, "Reporting the state of the broker, without messages and secrets ...")?;
-    part("leveretctl", env!("CARGO_PKG_VERSION"))?;
+    part("leveretctl", build_version())?;
     for file in OF_SYSTEM {
         if let Ok(text) = fs::read_to_string(file) {
             let lines = text.trim_end_matches('\0').lines().take(SYSTEM_LINES_MAX);

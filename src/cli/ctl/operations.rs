@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use toml::de::{DeTable, DeValue};
 
 use leveret_core::limits::Megabytes;
+use leveret_core::version::build_version;
 use leveret_management::http::encode;
 
 use super::client::Reply;
@@ -27,7 +28,7 @@ pub(super) fn ping(call: &Call) -> Result<(), Failure> {
 
 /// Prints the version of this program. It needs no broker, so with `--formatter json` the node has its default name.
 pub(super) fn version(call: &Call) -> Result<(), Failure> {
-    let version = env!("CARGO_PKG_VERSION");
+    let version = build_version();
     match call.formatter() {
         Formatter::Json => print_json(&json!({"node": NODE, "result": "ok", "value": {"version": version}})),
         _ => Ok(writeln!(io::stdout(), "{version}")?),

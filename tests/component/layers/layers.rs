@@ -16,7 +16,8 @@ mod docs;
 mod statements;
 
 /// Each package and all packages of the workspace that it may depend on.
-const DEPENDS_ON: [(&str, &[&str]); 12] = [
+const DEPENDS_ON: [(&str, &[&str]); 13] = [
+    ("version", &[]),
     ("core", &[]),
     ("amqp", &["core"]),
     ("mqtt", &[]),

@@ -119,6 +119,7 @@ class Hour:
         """Returns a line without the parts that differ between runs."""
         text = text.replace(str(self.home), "HOME")
         text = re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "TIME", text)
+        text = re.sub(r"\bleveret \d+\.\d+\.\d+\S*", "leveret VERSION", text)
         text = re.sub(rf"(127\.0\.0\.1|{re.escape(SENSOR)}):(?!567[12]\b)\d+", r"\1:PORT", text)
         text = re.sub(r"(OS PID|Uptime \(seconds\)|Resident|Disk used): \d+", r"\1: N", text)
         text = re.sub(r"\b\d+\.\d MB\b", "N MB", text)

@@ -71,6 +71,12 @@ def flip(path: Path) -> None:
 
 
 @functools.lru_cache(maxsize=None)
+def version() -> str:
+    """Returns the version of the program under test."""
+    return manual.version_of(brokers.leveret_binary())
+
+
+@functools.lru_cache(maxsize=None)
 def real(target: str) -> Path:
     """Returns a target's binary if it prints this version, under emulation if necessary; otherwise raises `Skip`."""
     places = [build.binary(target, brokers.ROOT / "target" / "arm" / "build"), build.binary(target)]
@@ -91,7 +97,7 @@ def real(target: str) -> Path:
             raise Skip(f"the binary for {target} cannot be run: {missing}") from missing
     done = said_by(*emulator, binary, "--version")
     equal(f"{binary}: status", done.returncode, 0)
-    if done.stdout != f"leveret {manual.release()[0]}\n":
+    if done.stdout != f"leveret {version()}\n":
         raise Skip(f"the binary for {target} has another version: {done.stdout.strip()}")
     return binary
 
@@ -224,7 +230,7 @@ class Published:
         board.update()
         done = board.apt_get("download", "leveret")
         equal(f"apt-get download: {done.stdout}", done.returncode, 0)
-        name = f"leveret_{manual.release()[0]}_{architecture}.deb"
+        name = f"leveret_{version()}_{architecture}.deb"
         equal("downloaded", [path.name for path in board.folder.glob("*.deb")], [name])
         pool = self.signed / "debian" / "pool" / "main" / "l" / "leveret"
         equal("the package", (board.folder / name).read_bytes() == (pool / name).read_bytes(), True)
@@ -283,7 +289,7 @@ class Published:
         folder."""
         binary = real(target)
         system, architecture, *variant = release.KINDS[target].image.split("/")
-        name = "-".join(["leveret", manual.release()[0], system, architecture, *variant])
+        name = "-".join(["leveret", version(), system, architecture, *variant])
         layout = self.folder / name
         unpack(self.unsigned / "containers" / f"{name}.tar", layout)
 

@@ -10,7 +10,7 @@ use std::thread;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::program::Broker;
+use crate::program::{Broker, build_version};
 use leveret_test_support::built_program;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_leveret-bench");
@@ -156,5 +156,5 @@ fn wrong_arguments_are_refused() {
     assert!(bench(&["--help"]).status.success());
     let version = bench(&["--version"]);
     assert!(version.status.success());
-    assert_eq!(version.stdout, concat!("leveret-bench ", env!("CARGO_PKG_VERSION"), "\n").as_bytes());
+    assert_eq!(version.stdout, format!("leveret-bench {}\n", build_version()).as_bytes());
 }

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -130,11 +130,29 @@ impl Drop for Broker {
     }
 }
 
+/// Returns the version that a program built from this checkout prints.
+pub(crate) fn build_version() -> String {
+    let version = env!("CARGO_PKG_VERSION");
+    let root = env!("CARGO_MANIFEST_DIR");
+    if !Path::new(root).join(".git").exists() {
+        return version.to_string();
+    }
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").arg("-C").arg(root).args(arguments).output().expect("git runs");
+        assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim().to_string()
+    };
+    if git(&["tag", "--points-at", "HEAD"]).lines().any(|tag| tag == format!("v{version}")) {
+        return version.to_string();
+    }
+    format!("{version}~dev{}+g{}", git(&["rev-list", "--count", "HEAD"]), &git(&["rev-parse", "HEAD"])[..8])
+}
+
 #[test]
 fn version_and_help_go_to_standard_output() {
     let output = leveret(&["--version"]);
     assert!(output.status.success());
-    assert_eq!(output.stdout, concat!("leveret ", env!("CARGO_PKG_VERSION"), "\n").as_bytes());
+    assert_eq!(output.stdout, format!("leveret {}\n", build_version()).as_bytes());
     let output = leveret(&["--help"]);
     assert!(output.status.success());
     assert!(String::from_utf8_lossy(&output.stdout).contains("leveret check"));
