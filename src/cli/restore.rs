@@ -34,6 +34,7 @@ use rustix::process::geteuid;
 
 use crate::archive::{self, Checksums};
 use crate::inspect::report::Inspection;
+use crate::progress::{Counted, Progress, Total};
 use leveret_daemon::RESTORE_PART;
 use leveret_storage::{
     Disk, FileDisk, LOCK_NAME, OpenError, REPAIR_SLOT, invalidate_access_copies, invalidate_header_copy,
@@ -84,9 +85,13 @@ pub fn run(archive: &Path, folder: &Path) -> Result<String, NotRestored> {
         let path = path.to_path_buf();
         move |error| NotRestored::File(path, error)
     };
-    let mut source = BufReader::new(File::open(archive).map_err(of(archive))?);
+    let file = File::open(archive).map_err(of(archive))?;
+    // A pipe has no length.
+    let length = file.metadata().map_or(0, |found| found.len());
+    let mut source = BufReader::new(file);
+    let mut progress = Progress::start("Restore", Total::Bytes(length));
     let (target, new) = archive::open_or_make(folder).map_err(of(folder))?;
-    let restored = restore(&mut source, archive, folder, target);
+    let restored = restore(&mut source, archive, folder, target, &mut progress);
     if restored.is_err() {
         new.remove(LOCK_NAME);
     }
@@ -98,6 +103,7 @@ fn restore(
     archive: &Path,
     folder: &Path,
     target: OwnedFd,
+    progress: &mut Progress,
 ) -> Result<String, NotRestored> {
     let of = |path: &Path| {
         let path = path.to_path_buf();
@@ -112,13 +118,15 @@ fn restore(
         return Err(NotRestored::HasStore(folder.to_path_buf()));
     }
     let mut made = RestoredFiles::begin(target).map_err(of(&folder.join(RESTORE_PART)))?;
-    let sums = unpack(source, &mut made).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => {
-            let why = "it is incomplete; copy it again, or use another backup";
-            NotRestored::NoStore(archive.to_path_buf(), why.to_string())
-        }
-        _ => NotRestored::File(archive.to_path_buf(), error),
-    })?;
+    let sums =
+        unpack(&mut Counted::new(source, progress), &mut made).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                let why = "it is incomplete; copy it again, or use another backup";
+                NotRestored::NoStore(archive.to_path_buf(), why.to_string())
+            }
+            _ => NotRestored::File(archive.to_path_buf(), error),
+        })?;
+    progress.step("checking");
     let mut part = FileDisk::within(made.part.try_clone().map_err(of(folder))?);
     let inspection = Inspection::of(&mut part).map_err(|error| {
         let why = match error {

@@ -23,10 +23,12 @@ use rustix::fs::{Mode, OFlags, openat};
 use serde_json::Value;
 
 use crate::archive::{self, Checksums, ExistingFile, NewFile};
+use crate::progress::{Counted, Progress, Total};
 
 use super::client::{BAD_DATA, Client, Failure, UNAVAILABLE, print_info};
 use super::commands::{Call, connect};
 
+const TITLE: &str = "Backup";
 /// The name of the first file in the archive, which explains the archive.
 const NOTE_NAME: &str = "README.leveret-backup";
 const NOTE: &str = "\
@@ -47,7 +49,8 @@ pub(super) fn backup(call: &Call) -> Result<(), Failure> {
     let mut client = connect(call)?;
     if target == Path::new("-") {
         let stdout = io::stdout().lock();
-        return copy(&mut client, &mut BufWriter::new(stdout)).map(drop);
+        let mut progress = Progress::beside_output(TITLE, Total::Bytes(0));
+        return copy(&mut client, &mut BufWriter::new(stdout), &mut progress).map(drop);
     }
     print_info(call, &format!("Copying the store to {} ...", target.display()))?;
     if fs::symlink_metadata(target).is_ok() {
@@ -56,11 +59,14 @@ pub(super) fn backup(call: &Call) -> Result<(), Failure> {
     }
     let part = NewFile::create(target).map_err(|error| unwritable(target, &error))?;
     let mut out = BufWriter::new(&part.file);
-    let bytes = copy(&mut client, &mut out)?;
+    let mut progress = Progress::start(TITLE, Total::Bytes(0));
+    let bytes = copy(&mut client, &mut out, &mut progress)?;
     out.flush().map_err(|error| unwritable(target, &error))?;
     drop(out);
     let file_bytes = part.file.metadata().map_err(|error| unwritable(target, &error))?.len();
+    progress.step("syncing");
     part.finish(ExistingFile::Kept).map_err(|error| unwritable(target, &error))?;
+    drop(progress);
     print_info(call, &format!("Done: a file of {file_bytes} bytes, {bytes} of them the store's"))
 }
 
@@ -86,7 +92,7 @@ fn unwritable(path: &Path, error: &io::Error) -> Failure {
 }
 
 /// Copies the held files; returns the number of bytes.
-fn copy(client: &mut Client, out: &mut impl Write) -> Result<u64, Failure> {
+fn copy(client: &mut Client, out: &mut impl Write, progress: &mut Progress) -> Result<u64, Failure> {
     let reply = client.ask("POST", "/api/ctl/backup", "", "")?;
     if reply.status != 200 {
         return Err(Failure::refused(&reply));
@@ -102,6 +108,8 @@ fn copy(client: &mut Client, out: &mut impl Write) -> Result<u64, Failure> {
         |error: io::Error| Failure::new(BAD_DATA, format!("Error: the copy cannot be written: {error}"));
     let mut sums = Checksums::default();
     add(out, &mut sums, (NOTE_NAME, NOTE.len() as u64, now), &mut NOTE.as_bytes()).map_err(wrote)?;
+    let lengths = files.iter().filter_map(|file| file.get(2).and_then(Value::as_u64));
+    progress.expect(Total::Bytes(lengths.fold(0, u64::saturating_add)));
     let mut copied = 0;
     for file in files {
         let number = |at: usize| file.get(at).and_then(Value::as_u64).ok_or_else(nonsense);
@@ -110,6 +118,7 @@ fn copy(client: &mut Client, out: &mut impl Write) -> Result<u64, Failure> {
         let source = open_segment(&opened, &name).map_err(|error| unreadable(&folder.join(&name), error))?;
         // Bytes after this length were written later and do not belong to the backup.
         let mut content = source.take(bytes).chain(io::repeat(0));
+        let mut content = Counted::new(&mut content, progress);
         add(out, &mut sums, (&name, length, now), &mut content).map_err(wrote)?;
         copied += bytes;
         // The request after each file prevents the idle timeout, and its reply shows whether the files are

@@ -7,12 +7,13 @@
 //! - A plain-text password is hashed here, so that the broker is not delayed.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Cursor, Read, Write};
+use std::io::{self, BufWriter, Cursor, Read, Seek, Write};
 use std::path::Path;
 
 use serde_json::Value;
 
 use crate::archive::{ExistingFile, NewFile};
+use crate::progress::{Progress, Total};
 use leveret_management::definitions::{At, FILE_BYTES_MAX, Item, Password, ReadError, Refusals, parse, read};
 
 use super::access::hash_of;
@@ -72,13 +73,14 @@ pub(super) fn import(call: &Call) -> Result<(), Failure> {
         hashes: 0,
         refusals: Refusals::default(),
         remarks: Refusals::default(),
+        progress: Progress::start("Import", Total::Bytes(0)),
     };
     let done = if name == "-" {
         print_info(call, "Importing definitions in JSON from standard input ...")?;
         let mut text = Vec::new();
         let taken = io::stdin().lock().take(FILE_BYTES_MAX + 1).read_to_end(&mut text);
         taken.map_err(|error| Failure::new(BAD_DATA, format!("Error: standard input: {error}")))?;
-        read(&mut Cursor::new(text), |at, thing| importer.take(at, thing))
+        importer.take_all(&mut Cursor::new(text))
     } else {
         let bad = |why: String| misused_as(BAD_DATA, call, &why);
         let found =
@@ -89,13 +91,14 @@ pub(super) fn import(call: &Call) -> Result<(), Failure> {
         print_info(call, &format!("Importing definitions in JSON from a file at \"{name}\" ..."))?;
         let mut file = File::open(name)
             .map_err(|error| Failure::new(BAD_DATA, format!("Error: {name} cannot be read: {error}")))?;
-        read(&mut file, |at, thing| importer.take(at, thing))
+        importer.take_all(&mut file)
     };
     let done = done.map_err(|error| match error {
         ReadError::Stopped(failure) => failure,
         error => Failure::error(BAD_DATA, format_args!("Failed to read the definitions: {error}")),
     });
     let done = done.and_then(|()| importer.send());
+    importer.progress.clear();
     importer.remarks.lines().chain(importer.refusals.lines()).for_each(|line| print_error(&line));
     done?;
     match importer.refusals.count() {
@@ -120,10 +123,28 @@ struct Importer {
     refusals: Refusals,
     /// Remarks on definitions that were imported.
     remarks: Refusals,
+    progress: Progress,
 }
 
 impl Importer {
+    fn take_all(&mut self, file: &mut (impl Read + Seek)) -> Result<(), ReadError<Failure>> {
+        // The time to read standard input does not count: it depends on the other program.
+        self.progress = Progress::start("Import", Total::Bytes(0));
+        // The objects are not read in the order of the file, so the position in it says little. The file is read once
+        // more to add up their lengths. An error occurs again when they are imported.
+        if self.progress.is_shown() {
+            let mut bytes = 0;
+            let _ = read(file, |_, thing| {
+                bytes += thing.len() as u64;
+                Ok::<(), Failure>(())
+            });
+            self.progress.expect(Total::Bytes(bytes));
+        }
+        read(file, |at, thing| self.take(at, thing))
+    }
+
     fn take(&mut self, at: At, thing: &str) -> Result<(), Failure> {
+        self.progress.add(thing.len() as u64, 0);
         let section = at.section;
         let Ok(mut value) = thing.parse::<Value>() else {
             self.refusals.add(at, thing, "it is nested too deeply, or contains an invalid number or text");

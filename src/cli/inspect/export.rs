@@ -17,6 +17,7 @@ use super::dump;
 use super::names::QueueNames;
 use super::report::{Inspection, queues_of};
 use crate::json::{self, Base64, Object};
+use crate::progress::{Progress, Total};
 use leveret_management::json::Json;
 use leveret_storage::{Body, FileDisk, Log, Message, Range, RangeSet};
 
@@ -38,14 +39,20 @@ pub(super) fn run(
     target: &ExportTo,
     messages: &mut dyn Write,
 ) -> Result<Exported, InspectError> {
+    let (title, queues) = ("Export", inspection.log.index().queues());
+    let live = queues.values().flat_map(|queue| queue.live_ranges()).map(|range| range.end - range.start);
+    let total = Total::Messages(live.sum());
     let outcome = match target {
-        ExportTo::StandardOutput => all(inspection, directory, &mut Sink::Stream(messages)),
-        ExportTo::File(path) => OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .and_then(|file| all(inspection, directory, &mut Sink::File(BufWriter::new(file)))),
+        ExportTo::StandardOutput => {
+            let progress = Progress::beside_output(title, total);
+            all(inspection, directory, &mut Sink::Stream(messages), progress)
+        }
+        ExportTo::File(path) => {
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).and_then(|file| {
+                let progress = Progress::start(title, total);
+                all(inspection, directory, &mut Sink::File(BufWriter::new(file)), progress)
+            })
+        }
     };
     outcome.map_err(|why| match target {
         ExportTo::StandardOutput => InspectError::Output(why),
@@ -53,8 +60,13 @@ pub(super) fn run(
     })
 }
 
-fn all(inspection: &mut Inspection, directory: &Path, sink: &mut Sink<'_>) -> io::Result<Exported> {
-    let mut export = Export { sink, done: BTreeMap::new(), exported: Exported::default() };
+fn all(
+    inspection: &mut Inspection,
+    directory: &Path,
+    sink: &mut Sink<'_>,
+    progress: Progress,
+) -> io::Result<Exported> {
+    let mut export = Export { sink, done: BTreeMap::new(), exported: Exported::default(), progress };
     export.round(&mut inspection.log, directory)?;
     if export.exported.unreadable > inspection.count_unreadable() {
         // A running broker may have moved messages meanwhile, so the unread ones are searched again.
@@ -62,6 +74,7 @@ fn all(inspection: &mut Inspection, directory: &Path, sink: &mut Sink<'_>) -> io
             export.round(&mut again, directory)?;
         }
     }
+    export.progress.step("syncing");
     export.sink.end()?;
     Ok(export.exported)
 }
@@ -173,6 +186,7 @@ struct Export<'e, 's> {
     /// The exported messages of each queue.
     done: BTreeMap<u64, RangeSet>,
     exported: Exported,
+    progress: Progress,
 }
 
 impl Export<'_, '_> {
@@ -204,6 +218,8 @@ impl Export<'_, '_> {
         if !source.has_body(log, &message.body) || !self.write(source, log, message, &targets)? {
             return Ok(());
         }
+        // A message counts once for each of its queues, as in the total.
+        self.progress.add(bytes_of(&message.body), targets.len() as u64);
         for (queue, offset) in targets {
             let range = Range { start: offset, end: offset + 1 };
             self.done.entry(queue).or_default().insert(range, |_| {});

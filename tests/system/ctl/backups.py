@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
+import re
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import tarfile
 import tempfile
 import threading
+import time
 from pathlib import Path
-from typing import FrozenSet, Tuple
+from typing import FrozenSet, List, Optional, Tuple
 
 from harness import brokers
 from harness.brokers import BrokerError, Leveret, leveret
@@ -303,7 +307,106 @@ def a_backup_waits_for_the_one_before() -> None:
         assert b"200 OK" in second.recv(65536)
 
 
+def on_terminal(command: List[str], given: bytes = b"", pause_s: float = 0.0, is_terminal: bool = True,
+                fifo: Optional[Path] = None, held: Optional[int] = None) -> Tuple[bytes, bytes, float]:
+    """Runs a command whose standard error is a terminal, or a pipe. Its input and output wait for `pause_s` seconds, so
+    that it takes longer than that. `given` is its standard input, or the content of `fifo`. The process `held` is stopped
+    for that time, from the first line of output on. Returns standard error, standard output and duration.
+    """
+    ours, theirs = pty.openpty() if is_terminal else os.pipe()
+    began = time.monotonic()
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=theirs)
+    os.close(theirs)
+    shown: List[bytes] = []
+    is_held = threading.Event()
+
+    def read() -> None:
+        # A terminal without a process ends with an error.
+        with contextlib.suppress(OSError):
+            while part := os.read(ours, 65536):
+                shown.append(part)
+
+    def feed() -> None:
+        with process.stdin if fifo is None else fifo.open("wb") as out:
+            if held is not None:
+                is_held.wait(patience(30))
+            out.write(given[:100_000])
+            out.flush()
+            if fifo is not None:
+                time.sleep(pause_s)
+            out.write(given[100_000:])
+
+    threads = [threading.Thread(target=read), threading.Thread(target=feed)]
+    for thread in threads:
+        thread.start()
+    first = b""
+    if held is not None:
+        first = process.stdout.readline()
+        os.kill(held, signal.SIGSTOP)
+        is_held.set()
+    time.sleep(pause_s)
+    if held is not None:
+        os.kill(held, signal.SIGCONT)
+    out, status = first + process.stdout.read(), process.wait(patience(120))
+    took_s = time.monotonic() - began
+    for thread in threads:
+        thread.join()
+    process.stdout.close()
+    os.close(ours)
+    assert status == 0, (command, status, shown)
+    return b"".join(shown), out, took_s
+
+
+def progress_is_shown_on_a_terminal_only() -> None:
+    """Backup, restore, import and export show a line on a terminal if they take more than half a second, and remove it.
+    Otherwise they write no byte of it.
+    """
+    leveret_program = str(brokers.leveret_binary())
+    with leveret(config=SMALL) as broker:
+        program("publish", broker, "q", "2000")
+        ctl_command = [leveret_program, "ctl", "--data-dir", str(broker.data_dir)]
+        # Several batches, so that the import goes on after the broker has answered.
+        queues = [{"name": f"{number:0200}", "vhost": "/", "durable": True, "auto_delete": False, "arguments": {}}
+                  for number in range(250)]
+        definitions = json.dumps({"queues": queues}).encode()
+        quick = broker.home / "quick.tar"
+        shown, out, took_s = on_terminal([*ctl_command, "backup", str(quick)])
+        assert took_s > 0.5 or shown == b"", shown
+        archive = on_terminal([*ctl_command, "backup", "-"])[1]
+        fifo = broker.home / "archive"
+        os.mkfifo(fifo)
+        megabytes = rb"\d+\.\d MB"
+        rate = rb", " + megabytes + rb"/s(, \d+:\d\d left)? *"
+        works: List[Tuple[List[str], bytes, Optional[Path], bytes]] = [
+            ([*ctl_command, "backup", "-"], b"", None, rb"Backup: " + megabytes + rb" of " + megabytes + rate),
+            ([*ctl_command, "import_definitions", "-"], definitions, None,
+             rb"Import: " + megabytes + rb" of " + megabytes + rate),
+            ([leveret_program, "restore", str(fifo), "--data-dir", "NEW"], archive, fifo,
+             rb"Restore: " + megabytes + rate),
+            ([leveret_program, "inspect", str(broker.data_dir), "--export", "-"], b"", None,
+             rb"Export: [\d,]+ of 2,000 messages, " + megabytes + rate),
+        ]
+        for number, (command, given, pipe, line) in enumerate(works):
+            for is_terminal in (True, False):
+                target = str(broker.home / f"restored-{number}-{is_terminal}")
+                words = [target if word == "NEW" else word for word in command]
+                held = broker.process.pid if given == definitions else None
+                shown, out, took_s = on_terminal(words, given, 0.8, is_terminal, pipe, held)
+                lines = [part for part in shown.split(b"\r") if re.match(rb"\w+: .* MB", part)]
+                if not is_terminal:
+                    assert b"\r" not in shown and lines == [], shown
+                    assert b"export" in words[-2].encode() or shown == b"", shown
+                    continue
+                assert lines and all(re.fullmatch(line, part) for part in lines), (words, shown)
+                assert len(lines) <= took_s * 4 + 1, (took_s, lines)
+                # Blanks overwrite the last line, before anything else is printed.
+                rest = shown[shown.rindex(lines[-1]) + len(lines[-1]):]
+                assert re.match(rb"(\r\w+: \w+ \.\.\. *)?\r +\r", rest), (words, shown)
+        assert len(rows(broker, "list_queues")) == 251
+
+
 CASES = [
+    progress_is_shown_on_a_terminal_only,
     a_backup_under_traffic_comes_back,
     a_restore_touches_no_store,
     a_damaged_store_comes_back_as_it_was,
