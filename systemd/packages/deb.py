@@ -23,7 +23,7 @@ import tempfile
 import textwrap
 import time
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Set
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -45,6 +45,14 @@ CONFIGURATION = "usr/share/leveret/leveret.toml"
 GENERATORS = "usr/lib/systemd/system-generators/"
 # Folders of executable files.
 PROGRAMS = ("usr/bin/", GENERATORS)
+# The target of a link or a picture.
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+# The files of folders that the guide links to. Others may be in these folders, such as binaries for an image.
+LINKED_FOLDERS = {
+    "boards/openwrt": ["Makefile", "leveret.init", "leveret.toml"],
+    "systemd": ["leveret.generator", "leveret.service", "leveret.socket", "leveret.sysusers", "leveret.tmpfiles",
+                "leveret.toml"],
+}
 OVERRIDES = """# One binary for every distribution, on purpose: it runs where glibc is older, or is not.
 leveret: statically-linked-binary [usr/bin/leveret]
 leveret: statically-linked-binary [usr/bin/leveret-bench]
@@ -171,14 +179,56 @@ def contents(binary: Path, bench: Path, says: Path, architecture: str, version: 
     }
     if is_static:
         files["usr/share/lintian/overrides/leveret"] = OVERRIDES.encode()
-    for chapter in sorted((systemd / "guide").glob("*.md")):
-        files[f"usr/share/doc/leveret/guide/{chapter.name}.gz"] = packed(chapter.read_text())
-    for picture in sorted((systemd / "guide").glob("*.svg")):
-        files[f"usr/share/doc/leveret/guide/{picture.name}"] = picture.read_bytes()
+    files.update({f"usr/share/doc/leveret/{place}": data for place, data in documentation().items()})
     for place, text in manual.make(says).items():
         is_page = place.startswith("man/")
         files[f"usr/share/{place}{'.gz' if is_page else ''}"] = packed(text) if is_page else text.encode()
     return files
+
+
+def documentation() -> Dict[str, bytes]:
+    """Returns the guide and every file that it links to, by the path below /usr/share/doc/leveret. The links fit the paths
+    there.
+    """
+    pages = sorted((ROOT / "systemd" / "guide").glob("*.md"))
+    sources = {str(page.relative_to(ROOT)) for page in pages}
+    for page in pages:
+        for link in LINK.findall(page.read_text()):
+            if "://" in link or link.startswith("#"):
+                continue
+            target = os.path.relpath(os.path.normpath(page.parent / link.split("#")[0]), ROOT)
+            sources |= {f"{target}/{name}" for name in LINKED_FOLDERS[target]} if target in LINKED_FOLDERS else {target}
+    return {installed(source): packed(linked(source, sources)) if source.endswith(".md") else (ROOT / source).read_bytes()
+            for source in sorted(sources)}
+
+
+def installed(source: str) -> str:
+    """Returns the path below /usr/share/doc/leveret of a file of the sources. Pages are compressed there."""
+    place = source.removeprefix("systemd/") if source.startswith("systemd/guide/") else source
+    return f"{place}.gz" if place.endswith(".md") else place
+
+
+def linked(source: str, sources: Set[str]) -> str:
+    """Returns a page with links for the installed files. Of a link to a file that is not installed the text remains. Pages of
+    the guide have no such link.
+    """
+    def place(target: str) -> Optional[str]:
+        """Returns the path of a link's target, as seen from the installed page, or `None` if it is not installed."""
+        path = os.path.relpath(os.path.normpath(ROOT / Path(source).parent / target), ROOT)
+        if path not in sources and path not in LINKED_FOLDERS:
+            return None
+        return os.path.relpath(installed(path), Path(installed(source)).parent)
+
+    def kept(found: "re.Match[str]") -> str:
+        target = found[2].split("#")[0]
+        return found[0] if "://" in target or not target or place(target) else found[1]
+
+    def moved(found: "re.Match[str]") -> str:
+        target, hash_sign, anchor = found[1].partition("#")
+        return found[0] if "://" in target or not target else f"]({place(target)}{hash_sign}{anchor})"
+
+    text = re.sub(rf"!?\[([^\[\]]*){LINK.pattern}", kept, (ROOT / source).read_text())
+    return LINK.sub(moved, text)
 
 
 def packed(text: str) -> bytes:
