@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import re
@@ -13,7 +14,7 @@ import tempfile
 import time
 import urllib.parse
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
 from harness import raw, wire  # noqa: E402
@@ -374,8 +375,11 @@ def many(address: Address, port: int) -> None:
         assert sorted(queue for queue in found if queue.startswith("many-")) == names, (name, len(found))
 
 
-def scraped(port: int) -> None:
-    """A real Prometheus scrapes the metrics, and the metrics that the dashboard joins with exist."""
+@contextlib.contextmanager
+def prometheus(port: int) -> Iterator[Tuple[int, Callable[[], str]]]:
+    """Runs a Prometheus that scrapes the management API on this port. Yields its own port, and a function that returns
+    its log.
+    """
     if shutil.which("prometheus") is None:
         apt_install("prometheus")
     own = free_port()
@@ -390,23 +394,29 @@ def scraped(port: int) -> None:
                 ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder}/data",
                  f"--web.listen-address=127.0.0.1:{own}"], stdout=log, stderr=log)
             try:
-                for query, value in [
-                    ("up", 1),
-                    ("sum(rabbitmq_queue_messages_ready * on(instance, job) "
-                     "group_left(rabbitmq_cluster, rabbitmq_node) rabbitmq_identity_info)", 2),
-                    ("sum(rabbitmq_global_messages_received_total * on(instance, job) "
-                     'group_left(rabbitmq_cluster) rabbitmq_identity_info{rabbitmq_endpoint="aggregated"})', 19),
-                    ("count(rabbitmq_build_info * on(instance, job) group_left(rabbitmq_cluster) "
-                     "rabbitmq_identity_info)", 1),
-                    ("rabbitmq_resident_memory_limit_bytes > bool rabbitmq_process_resident_memory_bytes", 1),
-                    ("rabbitmq_disk_space_available_bytes > bool rabbitmq_disk_space_available_limit_bytes", 1),
-                ]:
-                    asked(own, query, value, lambda: Path(log.name).read_text())
-                for query in dashboard():
-                    asked(own, query, None, lambda: Path(log.name).read_text())
+                yield own, lambda: Path(log.name).read_text()
             finally:
                 process.terminate()
                 process.wait(patience(30))
+
+
+def scraped(port: int) -> None:
+    """A real Prometheus scrapes the metrics, and the metrics that the dashboard joins with exist."""
+    with prometheus(port) as (own, log):
+        for query, value in [
+            ("up", 1),
+            ("sum(rabbitmq_queue_messages_ready * on(instance, job) "
+             "group_left(rabbitmq_cluster, rabbitmq_node) rabbitmq_identity_info)", 2),
+            ("sum(rabbitmq_global_messages_received_total * on(instance, job) "
+             'group_left(rabbitmq_cluster) rabbitmq_identity_info{rabbitmq_endpoint="aggregated"})', 19),
+            ("count(rabbitmq_build_info * on(instance, job) group_left(rabbitmq_cluster) "
+             "rabbitmq_identity_info)", 1),
+            ("rabbitmq_resident_memory_limit_bytes > bool rabbitmq_process_resident_memory_bytes", 1),
+            ("rabbitmq_disk_space_available_bytes > bool rabbitmq_disk_space_available_limit_bytes", 1),
+        ]:
+            asked(own, query, value, log)
+        for query in dashboard():
+            asked(own, query, None, log)
 
 
 def asked(port: int, query: str, value: Optional[float], log: Callable[[], str]) -> None:

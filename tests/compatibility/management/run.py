@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
 from harness import raw  # noqa: E402
 from harness.brokers import Address, RabbitMq, free_port, leveret, watchdog  # noqa: E402
 from harness.suite import Skip, Suite, patience  # noqa: E402
+import dashboard  # noqa: E402
 import metrics  # noqa: E402
 import rights  # noqa: E402
 import tools  # noqa: E402
@@ -327,6 +328,10 @@ def main() -> int:
             suite.case("metrics-open", lambda: metrics.open_to_all(broker.metrics_port))
             suite.case("metrics-many", lambda: metrics.many(broker.amqp, broker.port))
             client.close()
+        suite.case("dashboard-file", dashboard.is_valid)
+        with dashboard.board() as port:
+            suite.case("dashboard-metrics", lambda: dashboard.names(port))
+            suite.case("dashboard-queries", lambda: dashboard.queries(port))
         with started(False) as broker:
             suite.case("rights", lambda: rights.compare(broker.amqp, broker.port, broker.node))
         with started(False, "") as broker:
