@@ -31,6 +31,8 @@ sys.dont_write_bytecode = True
 
 from harness import brokers, environment, suite  # noqa: E402
 
+import plants  # noqa: E402
+
 GUIDE = brokers.ROOT / "systemd" / "guide"
 INSIDE = "LEVERET_TEST_INSIDE"
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--net"]
@@ -53,10 +55,10 @@ esac
 """
 
 
-def sections() -> Dict[str, List[Tuple[str, str]]]:
-    """Returns the blocks of each recipe by its heading: their languages and texts."""
+def sections(page: str = "recipes.md") -> Dict[str, List[Tuple[str, str]]]:
+    """Returns the blocks of each section of a page by its heading: their languages and texts."""
     found = {}
-    for part in re.split(r"^## ", (GUIDE / "recipes.md").read_text(), flags=re.MULTILINE)[1:]:
+    for part in re.split(r"^## ", (GUIDE / page).read_text(), flags=re.MULTILINE)[1:]:
         title, _, text = part.partition("\n")
         blocks = re.findall(r"^( *)```(\w+)\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL)
         found[title] = [(language, textwrap.dedent(block)) for _, language, block in blocks]
@@ -118,7 +120,10 @@ class Board:
 
     def shell(self, number: int = 0) -> str:
         """Types a block of shell commands. Returns their output."""
-        text = [text for language, text in self.blocks if language == "sh"][number]
+        return self.type([text for language, text in self.blocks if language == "sh"][number])
+
+    def type(self, text: str) -> str:
+        """Types shell commands without the installations, which need other machines. Returns their output."""
         return self.run(re.sub(r"^(python3 -m venv env|env/bin/pip install .*)\n", "", text, flags=re.MULTILINE))
 
     def until(self, pattern: str) -> str:
@@ -173,7 +178,8 @@ def work_queue() -> None:
         it.run("systemctl start leveret")
         it.shell()
         it.until("done: first.*done: second.*done: third")
-        it.run("pkill -KILL -f '[w]orker.py'; env/bin/python producer.py fourth; systemctl restart leveret")
+        os.killpg(it.groups[-1], signal.SIGKILL)
+        it.run("env/bin/python producer.py fourth; systemctl restart leveret")
         assert it.counts() == {"jobs": 1}
         it.run("env/bin/python worker.py &")
         it.until("done: fourth")
@@ -410,8 +416,15 @@ def readme() -> None:
 
 CASES: Dict[str, Callable[[], None]] = {
     "readme": readme, "celery": celery, "work-queue": work_queue, "retry": retry, "rpc": rpc, "ring-buffer": ring,
-    "mqtt-sensors": mqtt_sensors, "lte": lte, "moving": moving, "prometheus": prometheus, "fleet": fleet,
+    "mqtt-sensors": mqtt_sensors,
+    "lte": lte, "moving": moving, "prometheus": prometheus, "fleet": fleet,
     "read-only-root": read_only_root, "backup-and-restore": backup_and_restore,
+}
+# The page on limits.
+PLANTS: Dict[str, Callable[[], None]] = {
+    "limits-accepted": lambda: plants.accepted(certificate),
+    "limits-tls-gateway": lambda: plants.tls_gateway(certificate),
+    "limits-home-assistant": plants.home_assistant,
 }
 
 
@@ -432,7 +445,8 @@ def main() -> int:
         else:
             installs = [lambda: environment.pika_python(environment.PIKA_NEW),
                         lambda: environment.python_with("recipes", *PACKAGES), environment.have_rabbitmq,
-                        environment.have_mosquitto, lambda: environment.have("promtool", "prometheus")]
+                        environment.have_mosquitto, lambda: environment.have("promtool", "prometheus"),
+]
         for install in installs:
             with contextlib.suppress(suite.Skip):
                 install()
@@ -442,7 +456,7 @@ def main() -> int:
     brokers.watchdog(900)
     cases = suite.Suite("recipes", sys.argv[1:])
     cases.case("every-recipe-has-a-case", every_recipe_has_a_case)
-    for name, run in CASES.items():
+    for name, run in {**CASES, **PLANTS}.items():
         cases.case(name, run)
     return cases.status()
 
