@@ -265,6 +265,40 @@ def mqtt_sensors() -> None:
             there.ctl("-s", "list_queues", "name", "messages")) == {"readings": 2}, 60.0)
 
 
+def readings_to_tasks() -> None:
+    """A reading becomes a task, also after a task was not confirmed. A reading in Celery's own queue is lost."""
+    with board("MQTT readings to Celery tasks") as it:
+        it.shell()
+        it.until(r"stored plant/meter-7/temperature 21\.5")
+        publish = "mosquitto_pub -u guest -P guest -i meter-7 -q 1 -t plant/meter-7/temperature -m"
+        # A full queue refuses the second task. The program must then not acknowledge its reading.
+        followed = it.groups[-1]
+        suite.until("reading and task are acknowledged", lambda: {"celery": 0, "mqtt-readings": 0}.items()
+                    <= it.counts().items(), 60.0)
+        it.run("systemctl stop leveret")
+        os.killpg(followed, signal.SIGKILL)
+        it.run("systemctl start leveret; leveretctl set_policy --apply-to queues full '^celery$' "
+               """'{"max-length": 1, "overflow": "reject-publish"}'""")
+        it.run(f"env/bin/python readings_to_tasks.py & {publish} 22.5; {publish} 23.5")
+        it.until("MessageNacked")
+        suite.until("the program ended with the task refused", lambda: {"celery": 1, "mqtt-readings": 1}.items()
+                    <= it.counts().items(), 60.0)
+        it.run("leveretctl clear_policy full; env/bin/celery -A tasks worker --concurrency 1 & "
+               "env/bin/python readings_to_tasks.py &")
+        it.until(r"stored plant/meter-7/temperature 22\.5")
+        it.until(r"stored plant/meter-7/temperature 23\.5")
+        binding = {"source": "amq.topic", "vhost": "/", "destination": "celery", "destination_type": "queue",
+                   "routing_key": "direct.#", "arguments": {}}
+        it.file("direct.json", json.dumps({"bindings": [binding]}))
+        it.run(f"leveretctl import_definitions direct.json; {publish.replace('plant/', 'direct/')} 24.5")
+        # The guide quotes the worker.
+        quoted = "Received and deleted unknown message. Wrong destination?!?"
+        assert quoted in (GUIDE / "recipes.md").read_text()
+        suite.until("the worker deletes the reading", lambda: quoted in re.sub(r" +", " ", it.output()), 60.0)
+        suite.until("the queue is empty", lambda: it.counts()["celery"] == 0, 60.0)
+        assert "24.5" not in "".join(re.findall("^.*stored.*$", it.output(), re.MULTILINE))
+
+
 def lte() -> None:
     """A bridge over TLS connects on demand, forwards, and counts the bytes of the day."""
     with board("LTE with a byte budget", **{"rabbit.example.com": "127.0.0.2", "the password": "secret"}) as it, \
@@ -416,7 +450,7 @@ def readme() -> None:
 
 CASES: Dict[str, Callable[[], None]] = {
     "readme": readme, "celery": celery, "work-queue": work_queue, "retry": retry, "rpc": rpc, "ring-buffer": ring,
-    "mqtt-sensors": mqtt_sensors,
+    "mqtt-sensors": mqtt_sensors, "readings-to-tasks": readings_to_tasks,
     "lte": lte, "moving": moving, "prometheus": prometheus, "fleet": fleet,
     "read-only-root": read_only_root, "backup-and-restore": backup_and_restore,
 }
