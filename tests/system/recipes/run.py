@@ -37,7 +37,8 @@ GUIDE = brokers.ROOT / "systemd" / "guide"
 INSIDE = "LEVERET_TEST_INSIDE"
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--net"]
 PACKAGES = ["celery==5.7.0", f"pika=={environment.PIKA_NEW}"]
-FILE_LINE = re.compile(r"# (\S+\.(?:py|toml|yml))\n")
+FILE_LINE = re.compile(r"(?:#|//) (\S+\.(?:py|toml|yml|ino))\n")
+ARDUINO = HERE / "arduino"
 SYSTEMCTL = """#!/bin/sh
 end() { [ -e pid ] && kill "$(cat pid)" && while kill -0 "$(cat pid)" 2>/dev/null; do sleep 0.05; done; rm -f pid; }
 begin() {
@@ -299,6 +300,70 @@ def readings_to_tasks() -> None:
         assert "24.5" not in "".join(re.findall("^.*stored.*$", it.output(), re.MULTILINE))
 
 
+def esp32() -> None:
+    """The guide's commands let a sensor publish over TLS. The sketch has the same addresses and names as they have, and
+    publishes with them, after it waited for a broker with growing pauses.
+    """
+    # The stand-ins and mosquitto_pub look the name up on this machine.
+    with board("ESP32 over TLS", **{"broker.local": "localhost", "the content of ca.pem": "CA"}) as it:
+        first = sections("install.md")["A sensor on another machine"]
+        certificates, _ = [text for language, text in first if language == "sh"]
+        steps = sections("install.md")["An MQTT sensor on another machine"]
+        create, subscribe, check = [it.here(text) for language, text in steps if language == "sh"]
+        config, = [it.here(text) for language, text in steps if language == "toml"]
+        it.run(it.here(certificates))
+        it.file("etc/leveret.toml", config)
+        it.run(create)
+        it.run("leveretctl await_startup; " + bind("plant.#"))
+        it.run(check)
+        assert it.counts() == {"readings": 1}, it.log()
+        sketch = (it.home / "reading.ino").read_text()
+        agree(sketch, check, config)
+        refused = check.replace("plant/meter-7", "plant/meter-8")
+        assert refused != check
+        it.run(f"! {refused.strip()}")
+        # mosquitto_sub ends with status 0 whether its subscription is refused or not, and says which.
+        words = check.strip().replace("mosquitto_pub", "mosquitto_sub").split(" -t ")[0] + " -E -c -q 1 -t"
+        denied = "All subscription requests were denied"
+        assert denied in it.run(f"{words} 'commands/meter-7/#'"), it.log()
+        it.run(subscribe)
+        assert denied not in it.run(f"{words} 'commands/meter-7/#'"), it.log()
+        assert denied in it.run(f"{words} 'plant/#'"), it.log()
+        # A session with subscriptions needs these rights, too; the sketch has none.
+        it.run(f"{check.strip()}; {create.split(chr(10), 2)[2]}")
+        if shutil.which("c++") is None:
+            raise suite.Skip("no C++ compiler: the sketch was not compiled; its names agree with the commands")
+        before = it.counts()["readings"]
+        authority = (it.home / "ca.pem").read_text()
+        it.file("reading.ino", sketch.replace("CA\n)", f"{authority})").replace("\nCA\n", f"\n{authority}"))
+        it.run(f"c++ -std=c++17 -Wall -Wextra -Werror -I {ARDUINO} -include Arduino.h -x c++ reading.ino -o sketch")
+        it.run("systemctl stop leveret")
+        said = it.run("SKETCH_FAILURES=8 SKETCH_READINGS=1 ./sketch")
+        pauses = [int(pause) for pause in re.findall(r"^pause (\d+)$", said, re.MULTILINE)]
+        assert pauses == [1000, 2000, 4000, 8000, 16000, 32000, 60000, 60000], said
+        it.run("systemctl start leveret; SKETCH_FAILURES=1 SKETCH_READINGS=3 ./sketch")
+        assert it.counts() == {"readings": before + 3}, it.log()
+        assert it.run("leveretctl -s list_queues messages_persistent").split() == [str(before + 3)]
+
+
+def bind(key: str) -> str:
+    """Returns a command that binds a durable queue `readings` to `amq.topic`."""
+    definitions = {"queues": [{"name": "readings", "vhost": "/", "durable": True}],
+                   "bindings": [{"source": "amq.topic", "vhost": "/", "destination": "readings", "arguments": {},
+                                 "destination_type": "queue", "routing_key": key}]}
+    return f"echo '{json.dumps(definitions)}' >bind.json; leveretctl import_definitions bind.json"
+
+
+def agree(sketch: str, check: str, config: str) -> None:
+    """The sketch has the address, port, user, identifier and topic of the command that checks them."""
+    values = dict(re.findall(r'^const (?:char|int) (\w+)(?:\[\])? = "?(.*?)"?;', sketch, re.MULTILINE))
+    names = {"-h": "BROKER", "-p": "PORT", "-u": "USER", "-P": "PASSWORD", "-i": "CLIENT_ID", "-t": "TOPIC"}
+    for option, name in names.items():
+        given = re.search(rf" {option} (?:'(.*?)'|(\S+))", check)
+        assert given and (given[1] or given[2]) == values[name], (option, check, values)
+    assert f'mqtt_tls = ["0.0.0.0:{values["PORT"]}"]' in config, (config, values)
+
+
 def lte() -> None:
     """A bridge over TLS connects on demand, forwards, and counts the bytes of the day."""
     with board("LTE with a byte budget", **{"rabbit.example.com": "127.0.0.2", "the password": "secret"}) as it, \
@@ -450,7 +515,7 @@ def readme() -> None:
 
 CASES: Dict[str, Callable[[], None]] = {
     "readme": readme, "celery": celery, "work-queue": work_queue, "retry": retry, "rpc": rpc, "ring-buffer": ring,
-    "mqtt-sensors": mqtt_sensors, "readings-to-tasks": readings_to_tasks,
+    "mqtt-sensors": mqtt_sensors, "readings-to-tasks": readings_to_tasks, "esp32": esp32,
     "lte": lte, "moving": moving, "prometheus": prometheus, "fleet": fleet,
     "read-only-root": read_only_root, "backup-and-restore": backup_and_restore,
 }
@@ -480,7 +545,7 @@ def main() -> int:
             installs = [lambda: environment.pika_python(environment.PIKA_NEW),
                         lambda: environment.python_with("recipes", *PACKAGES), environment.have_rabbitmq,
                         environment.have_mosquitto, lambda: environment.have("promtool", "prometheus"),
-]
+                        lambda: environment.have("c++", "g++")]
         for install in installs:
             with contextlib.suppress(suite.Skip):
                 install()
