@@ -364,6 +364,63 @@ def agree(sketch: str, check: str, config: str) -> None:
     assert f'mqtt_tls = ["0.0.0.0:{values["PORT"]}"]' in config, (config, values)
 
 
+def two_boards() -> None:
+    """A publisher with two addresses goes on when its board is killed. What the board had comes when it is back."""
+    names = {"board-a.local": "127.0.0.1", "board-b.local": "127.0.0.2", "0.0.0.0:5672": "127.0.0.1:5672"}
+    with board("Two boards, one takes over", **names) as it, \
+            brokers.leveret(args=["--listen", "127.0.0.2:5672"]) as second:
+        it.shell(0)
+        second.ctl("import_definitions", str(it.home / "both.json"))
+        it.shell(1)
+        it.until("confirmed 3$")
+        # No consumer runs yet, so the first board has messages when it is killed.
+        it.run("kill -KILL $(cat pid); rm pid")
+        it.until("again:.*confirmed 6$")
+        published = it.output()
+        assert numbers("confirmed", published) == list(range(len(numbers("confirmed", published)))), published
+        it.shell(2)
+        it.until("from 127.0.0.2 6$")
+        assert not numbers("from 127.0.0.1", it.output()), "the dead board's messages are elsewhere"
+        it.run("systemctl start leveret")
+        suite.until("every confirmed message came", lambda: set(numbers("confirmed", published)) <= {
+            *numbers("from 127.0.0.1", it.output()), *numbers("from 127.0.0.2", it.output())}, 60.0)
+        assert {0, 1, 2, 3} <= set(numbers("from 127.0.0.1", it.output())), it.output()
+        assert "plant" in second.ctl("-s", "list_users")
+        sessions_stay(it, second)
+        keepalived(it)
+
+
+def numbers(words: str, text: str) -> List[int]:
+    """Returns the numbers of the lines that begin with these words."""
+    return [int(number) for number in re.findall(rf"^{re.escape(words)} (\d+)$", text, re.MULTILINE)]
+
+
+def sessions_stay(it: Board, second: brokers.Leveret) -> None:
+    """Retained messages of one board are not on the other."""
+    with (it.home / "etc" / "leveret.toml").open("a") as file:
+        file.write('mqtt = ["127.0.0.1:1883"]\n')
+    it.run("systemctl restart leveret; mosquitto_sub -u plant -P secret -i kept -c -q 1 -t x -E; "
+           "mosquitto_pub -u plant -P secret -i other -q 1 -r -t x -m 1")
+    assert "kept" in it.run("leveretctl -s list_mqtt_sessions") and "x" in it.run("leveretctl -s list_retained topic")
+    assert not second.ctl("-s", "list_mqtt_sessions").strip() and not second.ctl("-s", "list_retained", "topic").strip()
+
+
+def keepalived(it: Board) -> None:
+    """keepalived accepts the guide's configuration, and its check fails without a broker."""
+    if shutil.which("keepalived") is None:
+        print("# two-boards: keepalived is not installed, so its configuration is not checked")
+        return
+    config, = [text for _, text in it.blocks if "keepalived.conf" in text]
+    script = re.search(r'script "/usr/bin/(.*)"', config)
+    assert script, config
+    # As root, keepalived runs no program in a folder that others may write to, such as /tmp.
+    it.file("keepalived.conf", config.replace("/usr/bin/leveretctl", "/usr/bin/env leveretctl"))
+    it.run("ip link add eth0 type veth peer name eth1; ip address add 192.0.2.1/24 dev eth0; "
+           "keepalived --config-test=keepalived.log -f keepalived.conf || { cat keepalived.log; exit 1; }")
+    # keepalived itself starts no script in a user namespace.
+    it.run(f"{script[1]}; systemctl stop leveret; ! {script[1]}")
+
+
 def lte() -> None:
     """A bridge over TLS connects on demand, forwards, and counts the bytes of the day."""
     with board("LTE with a byte budget", **{"rabbit.example.com": "127.0.0.2", "the password": "secret"}) as it, \
@@ -515,7 +572,7 @@ def readme() -> None:
 
 CASES: Dict[str, Callable[[], None]] = {
     "readme": readme, "celery": celery, "work-queue": work_queue, "retry": retry, "rpc": rpc, "ring-buffer": ring,
-    "mqtt-sensors": mqtt_sensors, "readings-to-tasks": readings_to_tasks, "esp32": esp32,
+    "mqtt-sensors": mqtt_sensors, "readings-to-tasks": readings_to_tasks, "esp32": esp32, "two-boards": two_boards,
     "lte": lte, "moving": moving, "prometheus": prometheus, "fleet": fleet,
     "read-only-root": read_only_root, "backup-and-restore": backup_and_restore,
 }
@@ -545,7 +602,7 @@ def main() -> int:
             installs = [lambda: environment.pika_python(environment.PIKA_NEW),
                         lambda: environment.python_with("recipes", *PACKAGES), environment.have_rabbitmq,
                         environment.have_mosquitto, lambda: environment.have("promtool", "prometheus"),
-                        lambda: environment.have("c++", "g++")]
+                        lambda: environment.have("keepalived"), lambda: environment.have("c++", "g++")]
         for install in installs:
             with contextlib.suppress(suite.Skip):
                 install()
