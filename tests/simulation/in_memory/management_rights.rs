@@ -392,3 +392,56 @@ fn no_path_leads_to_a_file_and_no_name_becomes_a_header() {
         assert!(head.contains("nosniff") && head.contains("default-src 'none'"), "{line}: {said}");
     }
 }
+
+/// A client may ask for the methods of a path before it logs in. The answer does not depend on objects or users.
+#[test]
+fn the_methods_of_a_path_need_no_login() {
+    let mut simulation = Simulation::new(small_limits());
+    let client = simulation.connect_management(Shape::WIDE, HOME);
+    for (target, allowed) in [
+        ("/api/overview", "HEAD, GET, OPTIONS"),
+        ("/api/queues/%2F/q", "HEAD, GET, PUT, DELETE, OPTIONS"),
+        ("/api/queues/none/q/", "HEAD, GET, PUT, DELETE, OPTIONS"),
+        ("/api/exchanges/%2F/x/publish", "POST, OPTIONS"),
+        ("/api/nowhere", "OPTIONS"),
+        ("*", "HEAD, GET, OPTIONS"),
+        ("http://localhost:15672/api/vhosts", "HEAD, GET, OPTIONS"),
+    ] {
+        let said =
+            ask(&mut simulation, client, &format!("OPTIONS {target} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+        assert_eq!(status(&said), "200", "{target}: {said}");
+        assert!(said.contains(&format!("\r\nallow: {allowed}\r\n")), "{target}: {said}");
+        assert!(!said.contains("access-control"), "pages of other origins get no permission: {said}");
+    }
+    let said = ask(
+        &mut simulation,
+        client,
+        &format!("POST /api/overview HTTP/1.1\r\nHost: localhost\r\n{GUEST}\r\n"),
+    );
+    assert_eq!((status(&said), said.contains("\r\nallow: HEAD, GET, OPTIONS\r\n")), ("405", true), "{said}");
+    // The host of an absolute target counts, not the header.
+    for (host, wanted) in [("localhost", "200"), ("evil.org", "403")] {
+        let head = format!("GET http://{host}/api/whoami HTTP/1.1\r\nHost: localhost\r\n{GUEST}\r\n");
+        let said = ask(&mut simulation, client, &head);
+        assert_eq!(status(&said), wanted, "{host}: {said}");
+    }
+    let said = ask(&mut simulation, client, "GET /api/auth HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(said.contains(r#""oauth_enabled":false"#), "{said}");
+}
+
+#[test]
+fn connections_of_a_user_are_listed_and_closed_with_a_reason() {
+    let mut simulation = Simulation::new(small_limits());
+    let amqp = simulation.open(&[1]);
+    let client = simulation.connect_management(Shape::WIDE, HOME);
+    let shown = say(&mut simulation, client, GUEST, "GET /api/connections/username/guest", "");
+    assert!(shown.contains(r#""user":"guest""#), "{shown}");
+    let none = say(&mut simulation, client, GUEST, "GET /api/connections/username/nobody", "");
+    assert_eq!((status(&none), none.contains("\"user\"")), ("200", false), "{none}");
+    let lines = format!("{GUEST}X-Reason: maintenance\r\n");
+    let done = say(&mut simulation, client, &lines, "DELETE /api/connections/username/guest", "");
+    assert_eq!(status(&done), "204", "{done}");
+    let heard = simulation.shown(amqp).concat();
+    assert!(heard.contains("ConnectionClose") && heard.contains("320"), "{heard}");
+    assert!(heard.contains("CONNECTION_FORCED - maintenance"), "{heard}");
+}
