@@ -14,8 +14,8 @@ use super::hostile::{Script, limits};
 use super::{LOST_MS, Shape, Simulation};
 
 const CLIENTS: usize = 3;
-const VERBS: [&str; 8] = ["GET", "PUT", "POST", "DELETE", "HEAD", "GET", "BREW", ""];
-const WORDS: [&str; 40] = [
+const VERBS: [&str; 9] = ["GET", "PUT", "POST", "DELETE", "HEAD", "OPTIONS", "POST", "BREW", ""];
+const WORDS: [&str; 45] = [
     "api",
     "queues",
     "exchanges",
@@ -53,6 +53,11 @@ const WORDS: [&str; 40] = [
     "health",
     "checks",
     "shovel",
+    "username",
+    "cluster-name",
+    "feature-flags",
+    "rebalance",
+    "auth",
     "",
     "%00%0d%0a",
     "..",
@@ -171,8 +176,23 @@ impl Clients<'_> {
         for _ in 0..script.below(3) {
             request += script.one_of(&LINES);
         }
-        let body = script.one_of(&BODIES);
-        request += &format!("Content-Length: {}\r\n\r\n{body}", body.len());
+        let body = script.one_of(&BODIES).to_string();
+        let body = match script.below(8) {
+            // Longer than the buffer of a request.
+            0 => format!("{}{body}", " ".repeat(70_000)),
+            _ => body,
+        };
+        match script.below(3) {
+            0 => {
+                let chunk = script.one_of(&[1, 3, 100, 60_000]);
+                request += "Transfer-Encoding: chunked\r\n\r\n";
+                for part in body.as_bytes().chunks(chunk) {
+                    request += &format!("{:x}\r\n{}\r\n", part.len(), String::from_utf8_lossy(part));
+                }
+                request += script.one_of(&["0\r\n\r\n", "0;a=b\r\nX: y\r\n\r\n", "0\r\n", ""]);
+            }
+            _ => request += &format!("Content-Length: {}\r\n\r\n{body}", body.len()),
+        }
         let mut octets = request.into_bytes();
         match script.below(8) {
             // Some requests are incomplete or damaged.
