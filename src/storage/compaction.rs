@@ -65,7 +65,8 @@ const RANGE_BYTES: usize = 5;
 const REWRITE_BYTES_MIN: usize = 2 * RECORD_OVERHEAD_BYTES_MAX;
 /// Maximum number of ranges in a rewriting record. They are unpacked on the stack.
 const REWRITE_RANGES: usize = 256;
-/// Maximum number of starts whose repeated commits a compaction remembers.
+/// Maximum number of ranges of repeated commits that a compaction remembers. A segment has one for each start of the
+/// broker that lost commits in it.
 const REPEATED_MAX: usize = 16;
 /// Maximum number of bytes that the compactor reads at once, unless a commit is longer. More than `commit_bytes` is read
 /// only for a commit whose checksum was verified before.
@@ -756,8 +757,10 @@ pub(super) struct Compaction {
     /// sync can bring back a part of a lost commit whose offsets later messages of the same segment have. So a record of
     /// a damaged commit is copied only if no whole commit has it.
     copies_damaged: bool,
-    /// The numbers of commits that whole commits of the segment repeat. As at a start, nothing of these is copied if
-    /// they are damaged. If there are more, the last ones are left out: the copies of whole commits come first anyway.
+    /// The ranges of commits that a start of the broker lost and wrote again, from the whole commits of the segment that
+    /// say so. A damaged commit in such a range is not copied, and recovery does not use it either: its records may be
+    /// those of lost messages. Beyond [`REPEATED_MAX`] ranges, its records are copied if no whole commit has their
+    /// offsets.
     repeated: heapless::Vec<(u64, u64), REPEATED_MAX>,
     /// Number of live records still to be copied. It may include some that were settled meanwhile.
     pub(super) left: u64,

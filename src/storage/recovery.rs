@@ -778,8 +778,11 @@ pub(super) struct Lister<'l, 'r, D> {
 }
 
 impl<D: Disk> Lister<'_, '_, D> {
-    /// Lists the segments. Removes headers from `headers` that the flash has moved to the file of another segment.
-    /// The commits in such a file are read nevertheless.
+    /// Lists the segments, from the newest header behind which a commit was durable.
+    ///
+    /// The flash may return the header of another file, or an old one of this file. Of headers with the same sequence, those
+    /// without a commit are removed from `headers`. An old header whose file a newer header lists stays there, and is
+    /// skipped. The commits in both kinds of files are read nevertheless.
     pub(super) fn list(
         &mut self,
         headers: &mut Vec<FoundHeader<'_>>,
