@@ -23,12 +23,17 @@ from .brokers import rabbitmq_sbin
 from .suite import Skip
 
 PIKA_NEW, PIKA_OLD = "1.4.4", "0.13.1"
+RABBITMQADMIN = "2.35.0"
 MQTTJS = "5.16.0"
 # The newest release for the Node.js of Debian 12.
 NODE_RED = "4.1.8"
 MQTT_PACKAGES = [f"pika=={PIKA_NEW}", "paho-mqtt==2.1.0", "aiomqtt==2.3.0"]
+# With the libraries that the modules of its collection community.rabbitmq use.
+ANSIBLE_PACKAGES = ["ansible==12.3.0", "requests==2.32.5", f"pika=={PIKA_NEW}"]
 PAGE_PACKAGES = [f"pika=={PIKA_NEW}", "playwright==1.65.2", "axe-playwright-python==0.1.8"]
 TRIES = 3
+# The longest time of one attempt; a compilation takes longer than a download.
+ATTEMPT_S, COMPILATION_S = 600, 3600
 # Where the Go packages of Debian are, and the MQTT library among them.
 GO_PATH = Path("/usr/share/gocode")
 GO_MQTT = GO_PATH / "src" / "github.com" / "eclipse" / "paho.mqtt.golang"
@@ -39,7 +44,8 @@ OUTPUT = "LEVERET_OUTPUT"
 UNREACHABLE_SIGNS = (
     "NewConnectionError", "ConnectTimeout", "ReadTimeout", "Read timed out", "Temporary failure", "ProxyError",
     "Connection refused", "Could not resolve", "Failed to fetch", "Unable to connect", "Connection failed",
-    "Connection timed out", "Retrying (", "Service Unavailable", "Bad Gateway",
+    "Connection timed out", "Retrying (", "Service Unavailable", "Bad Gateway", "failed to download",
+    "failed to query replaced source",
 )
 
 
@@ -83,7 +89,7 @@ def described(number: int) -> str:
     return f"{number}:{status.st_dev}:{status.st_ino}"
 
 
-def attempt(command: List[str], what: str, **options: object) -> None:
+def attempt(command: List[str], what: str, timeout: float = ATTEMPT_S, **options: object) -> None:
     """Runs a command that installs something, up to `TRIES` times."""
     output = ""
     for number in range(TRIES):
@@ -92,7 +98,7 @@ def attempt(command: List[str], what: str, **options: object) -> None:
         try:
             done = subprocess.run(  # type: ignore[call-overload]
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                timeout=600, **options)
+                timeout=timeout, **options)
         except subprocess.TimeoutExpired as late:
             output = f"no end after {late.timeout} s; Read timed out"
             continue
@@ -126,6 +132,11 @@ def pika_python(version: str) -> Path:
 def mqtt_python() -> Path:
     """Returns the interpreter of a virtual environment with MQTT clients and pika. The first call creates it."""
     return python_with("mqtt", *MQTT_PACKAGES)
+
+
+def ansible_python() -> Path:
+    """Returns the interpreter of a virtual environment with Ansible. The first call creates it."""
+    return python_with("ansible", *ANSIBLE_PACKAGES)
 
 
 def have_mosquitto() -> None:
@@ -204,6 +215,22 @@ def npm_folder(name: str, package: str, version: str) -> Path:
     return home
 
 
+def rabbitmqadmin() -> Path:
+    """Returns the rabbitmqadmin that is written in Rust. The first call compiles it, which takes some minutes."""
+    home = cache.folder("env") / f"rabbitmqadmin-{RABBITMQADMIN}"
+    program = home / "bin" / "rabbitmqadmin"
+    with one_at_a_time("rabbitmqadmin"):
+        if not program.exists():
+            # Without optimisation, because the suite only starts it. A folder of its own keeps it away from Leveret's.
+            settings = {"CARGO_TARGET_DIR": str(home / "objects"), "CARGO_PROFILE_RELEASE_OPT_LEVEL": "0",
+                        "CARGO_PROFILE_RELEASE_LTO": "off", "CARGO_PROFILE_RELEASE_CODEGEN_UNITS": "16"}
+            attempt(["cargo", "install", "rabbitmqadmin", "--version", RABBITMQADMIN, "--locked", "--root", str(home)],
+                    f"rabbitmqadmin {RABBITMQADMIN}", env=dict(os.environ, **settings), cwd=str(home.parent),
+                    timeout=COMPILATION_S)
+            shutil.rmtree(home / "objects", ignore_errors=True)
+    return program
+
+
 def have_go_mqtt() -> None:
     """Installs the Go compiler and the MQTT library paho.mqtt.golang if one of them is missing."""
     have("go", "golang-go")
@@ -262,4 +289,6 @@ INSTALLS: Dict[str, Callable[[], object]] = {
     "valgrind": lambda: have("valgrind"),
     "strace": lambda: have("strace"),
     "rabbitmq": have_rabbitmq,
+    "rabbitmqadmin": rabbitmqadmin,
+    "ansible": ansible_python,
 }
