@@ -14,6 +14,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[1] / "support")]
 from harness import environment  # noqa: E402
 from harness.brokers import raise_on_sigterm, watchdog  # noqa: E402
 from harness.suite import Suite  # noqa: E402
+import admin  # noqa: E402
 import playbook  # noqa: E402
 from sides import Side, our_side, their_side  # noqa: E402
 
@@ -34,6 +35,7 @@ def main() -> int:
     raise_on_sigterm()
     timer = watchdog(2400)
     suite.case("ansible", lambda: playbook.compare(*on_both(playbook.outcome)))
+    suite.case("rabbitmqadmin", lambda: admin.compare(*on_both(admin.answers)))
     timer.cancel()
     return suite.status()
 
