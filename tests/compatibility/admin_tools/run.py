@@ -16,6 +16,7 @@ from harness.brokers import raise_on_sigterm, watchdog  # noqa: E402
 from harness.suite import Suite  # noqa: E402
 import admin  # noqa: E402
 import playbook  # noqa: E402
+import puppet  # noqa: E402
 from sides import Side, our_side, their_side  # noqa: E402
 
 
@@ -36,6 +37,7 @@ def main() -> int:
     timer = watchdog(2400)
     suite.case("ansible", lambda: playbook.compare(*on_both(playbook.outcome)))
     suite.case("rabbitmqadmin", lambda: admin.compare(*on_both(admin.answers)))
+    suite.case("puppet", lambda: on_both(puppet.check))
     timer.cancel()
     return suite.status()
 
