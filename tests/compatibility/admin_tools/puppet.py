@@ -4,8 +4,9 @@ The module starts `rabbitmqctl` and parses its tables. A line that does not matc
 commands create objects on both brokers, and what the expressions find has to be these objects.
 
 Left out is its type `rabbitmq_plugin`: Leveret has no `rabbitmq-plugins`, and the module takes a missing program for an
-empty list. `rabbitmqctl eval` does not exist either; the module uses it for one optional fact and never to change
-anything. What the module does with the `rabbitmqadmin` written in Python is covered by `tests/compatibility/management`.
+empty list. Left out is `rabbitmqctl eval`, too, with which the module checks passwords: Leveret has no Erlang. What that
+means is tested in `puppet_module.py`, which runs puppet itself, as are queues, exchanges and bindings, which the module
+creates with the `rabbitmqadmin` written in Python.
 """
 
 from __future__ import annotations

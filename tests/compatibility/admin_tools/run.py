@@ -17,6 +17,7 @@ from harness.suite import Suite  # noqa: E402
 import admin  # noqa: E402
 import playbook  # noqa: E402
 import puppet  # noqa: E402
+import puppet_module  # noqa: E402
 import rabbit_hole  # noqa: E402
 from sides import Side, our_side, their_side  # noqa: E402
 
@@ -39,6 +40,7 @@ def main() -> int:
     suite.case("ansible", lambda: playbook.compare(*on_both(playbook.outcome)))
     suite.case("rabbitmqadmin", lambda: admin.compare(*on_both(admin.answers)))
     suite.case("puppet", lambda: on_both(puppet.check))
+    suite.case("puppet-module", lambda: on_both(puppet_module.check))
     suite.case("rabbit-hole", lambda: rabbit_hole.compare(*on_both(rabbit_hole.outcome)))
     timer.cancel()
     return suite.status()

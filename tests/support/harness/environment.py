@@ -188,6 +188,12 @@ def have(program: str, package: str = "") -> None:
         apt_install(package or program)
 
 
+def have_puppet() -> None:
+    """Installs puppet with its module for RabbitMQ if the module is missing. Its service stays disabled."""
+    if not Path("/usr/share/puppet/modules/rabbitmq").exists():
+        apt_install("puppet-module-puppetlabs-rabbitmq")
+
+
 def mqttjs() -> Path:
     """Returns a folder with MQTT.js for Node.js. The first call installs it."""
     return npm_folder("mqttjs", "mqtt", MQTTJS)
@@ -291,4 +297,5 @@ INSTALLS: Dict[str, Callable[[], object]] = {
     "rabbitmq": have_rabbitmq,
     "rabbitmqadmin": rabbitmqadmin,
     "ansible": ansible_python,
+    "puppet": have_puppet,
 }
