@@ -14,6 +14,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
+use crate::first_user::{NO_LOOPBACK_USER, loopback_users_meant};
 use leveret_json::BYTE_ORDER_MARK;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -219,6 +220,19 @@ macro_rules! section {
 pub(super) use read_from_text;
 pub(super) use section;
 
+const LOOPBACK_USERS: &str = "loopback_users";
+
+/// Returns whether the line at this position is `loopback_users = none` without quotes, as in RabbitMQ's file. It is no
+/// TOML, so it never becomes a value.
+#[cold]
+fn has_bare_none(text: &str, at: usize) -> bool {
+    let start = text.as_bytes()[..at].iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let line = text.get(start..).and_then(|rest| rest.lines().next()).unwrap_or_default();
+    let line = line.split_once('#').map_or(line, |(before, _)| before);
+    line.split_once('=')
+        .is_some_and(|(key, value)| key.trim() == LOOPBACK_USERS && value.trim() == NO_LOOPBACK_USER)
+}
+
 /// Reads a whole text into the layer `top`. `unknown` returns the error for an unknown key, given the known keys of its
 /// section.
 ///
@@ -237,6 +251,7 @@ pub(super) fn read(
                 let key = error.span().and_then(|span| text.get(span)).unwrap_or_default();
                 format!("the key {key} occurs twice")
             }
+            _ if has_bare_none(text, at) => format!("{LOOPBACK_USERS}: {}", loopback_users_meant(&[])),
             message => message.to_string(),
         };
         ParseError { at, why, earlier_at: None }

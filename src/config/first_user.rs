@@ -9,6 +9,7 @@ use std::fmt;
 use leveret_core::mem::NAME_BYTES_MAX;
 
 use super::file::{ParseError, Readable, Value};
+use toml::de::DeValue;
 
 /// The user name and password of RabbitMQ's default user.
 pub const GUEST: &str = "guest";
@@ -87,6 +88,49 @@ impl Readable for UserName {
             }
             (None, Some(false)) => Ok(Self(None)),
             _ => Err(ParseError::wrong_type(value, "a name in quotes, or false")),
+        }
+    }
+}
+
+/// The value of `loopback_users`: users that can connect only from this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LoopbackUsers(pub(super) Vec<String>);
+
+/// The value of RabbitMQ for no loopback user. No user can have been meant: a list with the one user "none" would let
+/// guest connect from other machines, too, without saying so.
+pub(super) const NO_LOOPBACK_USER: &str = "none";
+
+/// Returns what to write instead of the notation of RabbitMQ's sysctl-style file. `users` are the loopback users that it
+/// names.
+#[cold]
+pub(super) fn loopback_users_meant(users: &[&str]) -> String {
+    match users {
+        [] => "this is RabbitMQ's notation: write loopback_users = [] to let guest log in from the network; the \
+               password guest is known to everybody, so change it first (leveretctl change_password guest)"
+            .to_string(),
+        users => format!(
+            "this is RabbitMQ's notation: write loopback_users = {users:?}, the users that can log in only from this \
+             machine"
+        ),
+    }
+}
+
+impl Readable for LoopbackUsers {
+    fn read(value: &Value<'_>) -> Result<Self, ParseError> {
+        match value.get_ref() {
+            DeValue::Table(table) => {
+                let users =
+                    table.iter().filter(|(_, is_loopback)| is_loopback.get_ref().as_bool() != Some(false));
+                let users: Vec<&str> = users.map(|(user, _)| &**user.get_ref()).collect();
+                Err(ParseError::at(value, loopback_users_meant(&users)))
+            }
+            DeValue::Boolean(false) => Err(ParseError::at(value, loopback_users_meant(&[]))),
+            _ => match Vec::<String>::read(value)? {
+                users if users.iter().any(|user| user == NO_LOOPBACK_USER) => {
+                    Err(ParseError::at(value, loopback_users_meant(&[])))
+                }
+                users => Ok(Self(users)),
+            },
         }
     }
 }

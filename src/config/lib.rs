@@ -326,7 +326,7 @@ fn apply_layer(config: &mut Config, layer: Layer, product_keys: &mut ProductKeys
     set_if_some(&mut config.memory_lock, layer.memory_lock);
     set_if_some(&mut config.log_level, layer.log_level.map(|level| level.0));
     set_if_some(&mut config.flight_recorder, layer.flight_recorder.map(non_empty));
-    set_if_some(&mut config.loopback_users, layer.loopback_users);
+    set_if_some(&mut config.loopback_users, layer.loopback_users.map(|users| users.0));
     set_if_some(&mut config.first_user.name, layer.default_user.map(|user| user.0));
     set_if_some(&mut config.first_user.password, layer.default_pass);
     product_keys.compat = layer.compat.or(product_keys.compat);

@@ -12,7 +12,7 @@ use leveret_core::version::build_version;
 use super::board::BOARDS;
 use super::bridge::{Bridge, Bridges};
 use super::file::{ConfigError, ParseError, read, read_text_file, section, set_if_some};
-use super::first_user::{FirstUser, Secret, UserName};
+use super::first_user::{FirstUser, LoopbackUsers, Secret, UserName};
 use super::nearest::describe_unknown;
 use super::transports::{
     AMQP_PORT, FileMode, MqttAddress, MqttTlsAddress, Tls, TlsAddress, TlsLayer, UnixListener,
@@ -210,7 +210,7 @@ section! {
         /// See [`Config::log_level`].
         pub log_level: LogLevel,
         pub(super) flight_recorder: PathBuf,
-        pub(super) loopback_users: Vec<String>,
+        pub(super) loopback_users: LoopbackUsers,
         pub(super) default_user: UserName,
         pub(super) default_pass: Secret,
         pub(super) compat: Compat,

@@ -26,6 +26,37 @@ fn refused(text: &str, sentence: &str) {
 }
 
 #[test]
+fn the_notations_of_rabbitmq_for_loopback_users_are_explained() {
+    for text in [
+        "loopback_users = none",
+        "loopback_users = none # as before",
+        "loopback_users=none\r\nmemory_limit = \"64MB\"",
+        "loopback_users = \"none\"",
+        "loopback_users = [\"none\"]",
+        "loopback_users.guest = false",
+        "loopback_users = false",
+    ] {
+        let why = gathered(&format!("# a remark\n{text}\n")).unwrap_err().to_string();
+        assert!(
+            why.starts_with("leveret.toml, line 2: loopback_users: this is RabbitMQ's notation"),
+            "{text}: {why}"
+        );
+        assert!(
+            why.contains("write loopback_users = [] to let guest log in from the network"),
+            "{text}: {why}"
+        );
+        assert!(why.contains("change it first"), "{text}: {why}");
+    }
+    let why = gathered("loopback_users.guest = true\nloopback_users.bob = false").unwrap_err().to_string();
+    assert!(why.contains("write loopback_users = [\"guest\"]"), "{why}");
+    for (text, users) in [("[]", vec![]), ("\"guest\"", vec!["guest"]), ("[\"a\", \"b\"]", vec!["a", "b"])] {
+        assert_eq!(gathered(&format!("loopback_users = {text}")).unwrap().loopback_users, users);
+    }
+    let why = gathered("loopback_users = 3").unwrap_err().to_string();
+    assert!(why.contains("a list in square brackets"), "{why}");
+}
+
+#[test]
 fn an_unknown_key_is_named_with_its_line_and_the_likely_one() {
     refused(
         "# a remark\nmemory_limt = \"64MB\"\n",
