@@ -28,10 +28,12 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
 /// Files are padded to a multiple of this size in bytes.
-const BLOCK_BYTES: usize = 512;
+pub(super) const BLOCK_BYTES: usize = 512;
 const SIZE_AT: core::ops::Range<usize> = 124..136;
 const SUM_AT: core::ops::Range<usize> = 148..156;
 const TYPE_AT: usize = 156;
+const MAGIC_AT: usize = 257;
+const MAGIC: &[u8] = b"ustar";
 
 /// A file in an archive.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,7 +59,7 @@ pub(super) fn begin(out: &mut impl Write, name: &str, bytes: u64, unix_s: u64) -
     put(136, &format!("{unix_s:011o}"));
     put(SUM_AT.start, "        ");
     put(TYPE_AT, "0");
-    put(257, "ustar\u{0}00");
+    put(MAGIC_AT, "ustar\u{0}00");
     let sum = sum_of(&head);
     head[SUM_AT].copy_from_slice(format!("{sum:06o}\u{0} ").as_bytes());
     out.write_all(&head)
@@ -88,16 +90,27 @@ pub(super) fn next(archive: &mut impl Read) -> io::Result<Option<ArchiveEntry>> 
     if head == [0; BLOCK_BYTES] {
         return Ok(None);
     }
-    let told = octal(&head[SUM_AT]).ok_or_else(damaged)?;
-    let mut blank = head;
-    blank[SUM_AT].fill(b' ');
-    if told != u64::from(sum_of(&blank)) {
+    if !has_checksum(&head) {
         return Err(damaged());
     }
     let name = head[..100].split(|byte| *byte == 0).next().unwrap_or_default();
     let name = core::str::from_utf8(name).map_err(|_| damaged())?.to_string();
     let bytes = octal(&head[SIZE_AT]).ok_or_else(damaged)?;
     Ok(Some(ArchiveEntry { name, bytes, is_file: matches!(head[TYPE_AT], b'0' | 0) }))
+}
+
+/// Returns whether a file may be a tar archive, by its first [`BLOCK_BYTES`] bytes. The checksum detects archives older
+/// than the magic number; the magic number detects archives whose header is damaged or cut.
+pub(super) fn is_header(head: &[u8]) -> bool {
+    head.get(MAGIC_AT..).is_some_and(|rest| rest.starts_with(MAGIC))
+        || head.try_into().is_ok_and(has_checksum)
+}
+
+/// Returns whether the checksum of a header holds.
+fn has_checksum(head: &[u8; BLOCK_BYTES]) -> bool {
+    let mut blank = *head;
+    blank[SUM_AT].fill(b' ');
+    octal(&head[SUM_AT]) == Some(u64::from(sum_of(&blank)))
 }
 
 /// Skips the padding after a content of `bytes` bytes.
@@ -341,6 +354,8 @@ impl Drop for NewFile {
 
 /// The name of the file with the checksums.
 pub(super) const NAME: &str = "SHA256SUMS";
+/// The name of the first file of a backup, which explains the archive.
+pub(super) const NOTE_NAME: &str = "README.leveret-backup";
 /// Number of bytes copied at a time.
 const STEP_BYTES: usize = 64 << 10;
 /// Maximum size of the file with the checksums in bytes.

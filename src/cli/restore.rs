@@ -52,6 +52,8 @@ pub enum NotRestored {
     HasStore(PathBuf),
     /// A broker uses the folder.
     InUse(PathBuf),
+    /// The file is no archive that `leveretctl backup` wrote.
+    NoBackup(PathBuf, String),
     /// The archive contains no store, or not the one that was backed up.
     NoStore(PathBuf, String),
 }
@@ -69,6 +71,11 @@ impl fmt::Display for NotRestored {
             Self::InUse(folder) => {
                 write!(f, "{}: a broker uses it; stop that broker first", folder.display())
             }
+            Self::NoBackup(path, why) => write!(
+                f,
+                "{} is no backup: {why}; nothing was restored. Backups are made by leveretctl backup FILE",
+                path.display()
+            ),
             Self::NoStore(path, why) => write!(f, "{}: {why}; nothing was restored", path.display()),
         }
     }
@@ -86,23 +93,61 @@ pub fn run(archive: &Path, folder: &Path) -> Result<String, NotRestored> {
         move |error| NotRestored::File(path, error)
     };
     let file = File::open(archive).map_err(of(archive))?;
+    let no_backup = |why: &str| NotRestored::NoBackup(archive.to_path_buf(), why.to_string());
+    let metadata = file.metadata().map_err(of(archive))?;
+    if metadata.is_dir() {
+        return Err(no_backup("it is a directory"));
+    }
     // A pipe has no length.
-    let length = file.metadata().map_or(0, |found| found.len());
+    let length = metadata.len();
     let mut source = BufReader::new(file);
+    // The head is kept and read again with the rest, because a pipe cannot be read twice.
+    let mut head = Vec::with_capacity(archive::BLOCK_BYTES);
+    source.by_ref().take(archive::BLOCK_BYTES as u64).read_to_end(&mut head).map_err(of(archive))?;
+    if let Some(why) = why_no_archive(&head) {
+        return Err(no_backup(why));
+    }
+    let has_note = head.starts_with(archive::NOTE_NAME.as_bytes());
+    let mut source = head.as_slice().chain(source);
     let mut progress = Progress::start("Restore", Total::Bytes(length));
     let (target, new) = archive::open_or_make(folder).map_err(of(folder))?;
-    let restored = restore(&mut source, archive, folder, target, &mut progress);
+    let restored = restore(&mut source, archive, folder, target, has_note, &mut progress);
     if restored.is_err() {
         new.remove(LOCK_NAME);
     }
     restored
 }
 
+/// Returns why a file with this head, its first 512 bytes, is not a backup; `None` if it may be one, possibly a damaged
+/// one.
+fn why_no_archive(head: &[u8]) -> Option<&'static str> {
+    let text = head.strip_prefix(leveret_config::BYTE_ORDER_MARK).unwrap_or(head).trim_ascii_start();
+    match head {
+        [] => Some("it is empty"),
+        [0x1f, 0x8b, ..] => {
+            Some("it is compressed with gzip; if a backup is in it, unpack it first (gunzip)")
+        }
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => {
+            Some("it is compressed with xz; if a backup is in it, unpack it first (unxz)")
+        }
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            Some("it is compressed with zstd; if a backup is in it, unpack it first (unzstd)")
+        }
+        _ if archive::is_header(head) || head.starts_with(archive::NOTE_NAME.as_bytes()) => None,
+        _ if text.starts_with(b"{") => Some(
+            "it looks like definitions in JSON; leveretctl import_definitions FILE imports them into a running broker",
+        ),
+        _ => Some("it is not a tar archive, or its start is damaged"),
+    }
+}
+
+/// `has_note`: the archive starts with the note that only backups have.
 fn restore(
     source: &mut impl Read,
     archive: &Path,
     folder: &Path,
     target: OwnedFd,
+    has_note: bool,
     progress: &mut Progress,
 ) -> Result<String, NotRestored> {
     let of = |path: &Path| {
@@ -118,14 +163,23 @@ fn restore(
         return Err(NotRestored::HasStore(folder.to_path_buf()));
     }
     let mut made = RestoredFiles::begin(target).map_err(of(&folder.join(RESTORE_PART)))?;
-    let sums =
-        unpack(&mut Counted::new(source, progress), &mut made).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => {
-                let why = "it is incomplete; copy it again, or use another backup";
-                NotRestored::NoStore(archive.to_path_buf(), why.to_string())
-            }
-            _ => NotRestored::File(archive.to_path_buf(), error),
-        })?;
+    let sums = unpack(&mut Counted::new(source, progress), &mut made);
+    let is_backup = has_note || !made.files.is_empty();
+    let no_backup = |why: &str| NotRestored::NoBackup(archive.to_path_buf(), why.to_string());
+    let sums = sums.map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof if is_backup => {
+            let why = "it is incomplete; copy it again, or use another backup";
+            NotRestored::NoStore(archive.to_path_buf(), why.to_string())
+        }
+        io::ErrorKind::UnexpectedEof => no_backup("it is an incomplete tar archive of other files"),
+        io::ErrorKind::InvalidData if !is_backup => {
+            no_backup("it is a damaged tar archive, or one of other files")
+        }
+        _ => NotRestored::File(archive.to_path_buf(), error),
+    })?;
+    if !is_backup {
+        return Err(no_backup("it is a tar archive of other files that contains no store"));
+    }
     progress.step("checking");
     let mut part = FileDisk::within(made.part.try_clone().map_err(of(folder))?);
     let inspection = Inspection::of(&mut part).map_err(|error| {

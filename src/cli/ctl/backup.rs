@@ -29,8 +29,6 @@ use super::client::{BAD_DATA, Client, Failure, UNAVAILABLE, print_info};
 use super::commands::{Call, connect};
 
 const TITLE: &str = "Backup";
-/// The name of the first file in the archive, which explains the archive.
-const NOTE_NAME: &str = "README.leveret-backup";
 const NOTE: &str = "\
 The store of a Leveret broker as it was at one moment. To bring it back, on the machine that is to have it:
 
@@ -107,7 +105,7 @@ fn copy(client: &mut Client, out: &mut impl Write, progress: &mut Progress) -> R
     let wrote =
         |error: io::Error| Failure::new(BAD_DATA, format!("Error: the copy cannot be written: {error}"));
     let mut sums = Checksums::default();
-    add(out, &mut sums, (NOTE_NAME, NOTE.len() as u64, now), &mut NOTE.as_bytes()).map_err(wrote)?;
+    add(out, &mut sums, (archive::NOTE_NAME, NOTE.len() as u64, now), &mut NOTE.as_bytes()).map_err(wrote)?;
     let lengths = files.iter().filter_map(|file| file.get(2).and_then(Value::as_u64));
     progress.expect(Total::Bytes(lengths.fold(0, u64::saturating_add)));
     let mut copied = 0;

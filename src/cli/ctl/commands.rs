@@ -791,13 +791,30 @@ const ADVICE: &[(&[&str], &str)] = &[
         "Set disk_limit under [store] in the configuration file, and restart the broker",
     ),
     (
-        &["set_log_level", "rotate_logs"],
+        &["set_log_level"],
         "The log goes to standard error, and so to the journal. Set log_level in the configuration file, and \
          reload it (systemctl reload leveret)",
     ),
     (
-        &["start_app", "stop_app", "reset", "force_reset", "shutdown"],
-        "The broker is one process: use stop, and systemctl start leveret",
+        &["rotate_logs"],
+        "The log goes to standard error, and so to the journal, which rotates its own files (journalctl --rotate)",
+    ),
+    (&["start_app"], "The broker is one process: systemctl start leveret starts it"),
+    (
+        &["stop_app", "shutdown"],
+        "The broker is one process: stop ends it and keeps its data; systemctl start leveret starts it again",
+    ),
+    (
+        &["reset", "force_reset"],
+        "No command empties the broker. To empty it deliberately, move its data directory away:\n\n    \
+         leveretctl backup /root/leveret-before-reset.tar\n    \
+         systemctl stop leveret\n    \
+         mv /var/lib/leveret /var/lib/leveret.old\n    \
+         systemctl start leveret\n\n\
+         The new store has no messages, queues, exchanges, bindings, virtual hosts, policies, shovels, MQTT sessions \
+         or retained messages. Users, passwords and permissions are lost too; only the first user of the \
+         configuration exists again. Bridges in the configuration file remain. Messages that a bridge has not moved \
+         are lost as well",
     ),
     (
         &[
@@ -823,11 +840,25 @@ const ADVICE: &[(&[&str], &str)] = &[
         "There are no plug-ins: all features are always available, and the configuration file has their settings",
     ),
     (
-        &["suspend_listeners", "resume_listeners", "restart_vhost", "list_unresponsive_queues", "force_gc"],
-        "The broker is one process: ping checks that it answers, and unused memory is returned by itself",
+        &["suspend_listeners", "resume_listeners"],
+        "Listeners cannot be suspended: change their addresses in the configuration file and restart the broker",
     ),
     (
-        &["list_ciphers", "list_hashes", "hipe_compile", "check_certificate_expiration"],
+        &["restart_vhost"],
+        "A virtual host cannot be restarted alone: systemctl restart leveret restarts all of them",
+    ),
+    (&["list_unresponsive_queues"], "The broker is one process: ping checks that it answers"),
+    (&["force_gc"], "There is no garbage collection: the memory of deleted messages is free at once"),
+    (
+        &["check_certificate_expiration"],
+        "The management API has this check: GET /api/health/checks/certificate-expiration/1/months",
+    ),
+    (
+        &["encode", "decode"],
+        "The configuration has no encrypted values: password_file of a bridge names a file with its password",
+    ),
+    (
+        &["list_ciphers", "list_hashes"],
         "The pages of the guide on TLS and on users describe what Leveret supports",
     ),
     (&["list_node_auth_attempt_stats"], "Leveret does not count these; list_users lists the users"),
@@ -838,11 +869,32 @@ const ADVICE: &[(&[&str], &str)] = &[
         "The packages contain completions for bash, zsh and fish; leveret completions prints them",
     ),
     (
-        &["eval", "exec", "eval_file", "encode", "decode", "remote_shell"],
-        "There is no Erlang: trace_on copies what is published and delivered to an exchange, and log_level = \
-         \"debug\" in the configuration file logs more",
+        &["eval", "exec", "eval_file", "remote_shell", "hipe_compile"],
+        "There is no Erlang: report shows the state of the broker, and log_level = \"debug\" in the configuration \
+         file logs more",
     ),
 ];
+
+/// Words of a command's name that ask for a list or a state.
+const LISTING_WORDS: [&str; 7] = ["list", "show", "get", "status", "state", "info", "all"];
+
+/// Returns the command that lists bridges or shovels, for a name such as `list_bridges` or `shovels`. The number of
+/// changed characters is no help: `list_bridges` is closer to `list_bindings` than to `bridge_status`.
+pub(super) fn listing_of(name: &str) -> Option<&'static str> {
+    let mut found = None;
+    for word in name.split(['_', '-']) {
+        let command = match word {
+            "bridge" | "bridges" => "bridge_status",
+            "shovel" | "shovels" => "shovel_status",
+            _ if LISTING_WORDS.contains(&word) => continue,
+            _ => return None,
+        };
+        if found.replace(command).is_some() {
+            return None;
+        }
+    }
+    found
+}
 
 /// Returns what to do instead of a command.
 pub(super) fn find(name: &str) -> Option<&'static str> {
@@ -1101,5 +1153,29 @@ mod elsewhere_tests {
         assert!(advice("restore").ends_with("leveret restore"));
         assert!(advice("set_vm_memory_high_watermark").contains("memory_limit"));
         assert!(advice("frobnicate").contains("leveretctl help"));
+    }
+
+    #[test]
+    fn names_for_lists_of_links_lead_to_their_status() {
+        for name in ["list_bridges", "bridges", "bridge", "list_bridge", "show-bridges", "bridge_list"] {
+            assert_eq!(listing_of(name), Some("bridge_status"), "{name}");
+        }
+        for name in ["list_shovels", "shovels", "shovel", "list_shovel_status", "shovels_status"] {
+            assert_eq!(listing_of(name), Some("shovel_status"), "{name}");
+        }
+        for name in ["list_queues", "list", "pause_bridges", "delete_bridge", "bridges_shovels", ""] {
+            assert_eq!(listing_of(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn no_advice_for_a_reset_leads_to_a_stop_alone() {
+        for name in ["reset", "force_reset"] {
+            let words = advice(name);
+            assert!(words.contains("mv /var/lib/leveret /var/lib/leveret.old"), "{words}");
+            assert!(words.contains("backup") && words.contains("lost"), "{words}");
+            assert!(!words.contains("use stop"), "{words}");
+        }
+        assert!(advice("start_app").contains("systemctl start") && !advice("start_app").contains("use stop"));
     }
 }

@@ -92,7 +92,8 @@ fn unknown(name: &str) -> Failure {
     if name.is_empty() {
         return Failure::new(USAGE, commands::overview());
     }
-    let meant = nearest(name, COMMANDS.iter().map(|command| command.name));
+    let by_words = commands::listing_of(name);
+    let meant = by_words.or_else(|| nearest(name, COMMANDS.iter().map(|command| command.name)));
     let text = match meant.filter(|_| commands::find(name).is_none()) {
         Some(meant) => format!("\nCommand '{name}' not found. \nDid you mean '{meant}'? \n"),
         None => format!("\nCommand '{name}' not found. \n{}", commands::advice(name)),

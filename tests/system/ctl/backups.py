@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import os
 import pty
@@ -123,6 +124,47 @@ def a_restore_touches_no_store() -> None:
         assert "no store" in restore(crooked, empty, 1)
         assert not (broker.home / "escaped.seg").exists()
         assert sorted(path.name for path in empty.iterdir()) == ["lock"]
+
+
+def a_file_that_is_no_backup_is_refused_in_words() -> None:
+    """`restore` of another file says that it is no backup and what makes one; a cut backup is still "incomplete". No
+    folder is left."""
+    with leveret() as broker:
+        archive, home = broker.home / "a.tar", broker.home
+        program("publish", broker, "q", "10")
+        good(broker, "backup", str(archive))
+        good(broker, "export_definitions", str(home / "definitions.json"))
+        (home / "empty").write_bytes(b"")
+        (home / "short.json").write_text('\ufeff {"users": []}')
+        (home / "a.tar.gz").write_bytes(gzip.compress(archive.read_bytes()))
+        (home / "notes.txt").write_text("buy a new SD card\n" * 100)
+        (home / "zeros").write_bytes(bytes(100_000))
+        (home / "file").write_bytes(b"y" * 5000)
+        for name, kind in (("other.tar", tarfile.GNU_FORMAT), ("pax.tar", tarfile.PAX_FORMAT)):
+            with tarfile.open(home / name, "w", format=kind) as tar:
+                tar.add(home / "file", "ü" * 90)
+        (home / "cut-other.tar").write_bytes((home / "other.tar").read_bytes()[:3000])
+        (home / "cut-head.tar").write_bytes((home / "other.tar").read_bytes()[:400])
+        fifo = home / "fifo"
+        os.mkfifo(fifo)
+        feeder = threading.Thread(target=lambda: fifo.write_bytes(b'{"users": []}'), daemon=True)
+        feeder.start()
+        for name, why in {
+                "definitions.json": "import_definitions", "short.json": "import_definitions", "empty": "it is empty",
+                "a.tar.gz": "gunzip", ".": "it is a directory", "notes.txt": "not a tar archive",
+                "zeros": "not a tar archive", "other.tar": "contains no store", "pax.tar": "contains no store",
+                "cut-other.tar": "of other files", "cut-head.tar": "of other files",
+                "fifo": "import_definitions"}.items():
+            folder = home / "never"
+            said = restore(home / name, folder, 1)
+            assert f"{home / name} is no backup: " in said and why in said, said
+            assert "nothing was restored" in said and "leveretctl backup" in said, said
+            assert len(said.splitlines()) == 1 and not folder.exists(), said
+        feeder.join()
+        for length in (100, 400, 512, 20_000, archive.stat().st_size - 600):
+            (home / "cut.tar").write_bytes(archive.read_bytes()[:length])
+            said = restore(home / "cut.tar", home / "never", 1)
+            assert "is incomplete" in said and "is no backup" not in said, (length, said)
 
 
 def a_damaged_store_comes_back_as_it_was() -> None:
@@ -409,6 +451,7 @@ CASES = [
     progress_is_shown_on_a_terminal_only,
     a_backup_under_traffic_comes_back,
     a_restore_touches_no_store,
+    a_file_that_is_no_backup_is_refused_in_words,
     a_damaged_store_comes_back_as_it_was,
     a_changed_byte_of_a_backup_is_detected,
     a_restore_brings_its_own_users,

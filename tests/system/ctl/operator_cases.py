@@ -72,6 +72,16 @@ def wrong_arguments() -> None:
         typo = ctl(broker, "listqueue")
         assert typo.status == 64
         assert "Command 'listqueue' not found. \nDid you mean 'list_queues'?" in typo.err, typo.err
+        for name in ("bridges", "list_bridges", "list_bridge", "bridge_list"):
+            said = ctl(broker, name)
+            assert said.status == 64 and "Did you mean 'bridge_status'?" in said.err, said
+        for name in ("shovels", "list_shovels", "shovel", "list-shovels"):
+            said = ctl(broker, name)
+            assert said.status == 64 and "Did you mean 'shovel_status'?" in said.err, said
+        for name in ("reset", "force_reset"):
+            said = ctl(broker, name)
+            assert said.status == 64 and "use stop" not in said.err, said
+            assert "mv /var/lib/leveret /var/lib/leveret.old" in said.err and "are lost" in said.err, said
         column = ctl(broker, "list_queues", "nosuch")
         assert column.status == 64 and "Info key(s) nosuch are not supported" in column.err
         assert "not enough arguments" in ctl(broker, "set_permissions", "x").err
