@@ -3,7 +3,7 @@
 import {
   h, render, frame, forget, session, api, maybe, bytes, words, clock, say, hush, explain, Refused, Silent,
 } from './kit.js';
-import { ask, forgetCursors, isDiskShort } from './widgets.js';
+import { ask, forgetCursors, isDiskShort, state, toneClass } from './widgets.js';
 import { overviewView, alarmsOf, mergeHistory } from './overview.js';
 import { queuesView, queueView } from './queues.js';
 import { connectionsView, connectionView, channelsView, consumersView } from './clients.js';
@@ -281,8 +281,7 @@ function setTheme(theme) {
 const themeNow = () => document.documentElement.dataset.theme || 'auto';
 
 /** Whether there are alarms, in the bar of the menu. */
-const alarmMark = (count) => h('span', { class: count ? 'state bad' : 'state' },
-  h('span', { 'aria-hidden': 'true' }, count ? '▲ ' : '● '), count ? 'alarm' : 'no alarms');
+const alarmMark = (count) => state(count ? 'alarm' : 'no alarms');
 
 function navigation() {
   const here = PARENT[ctx.name] || ctx.name;
@@ -313,15 +312,13 @@ function figures() {
   const alarms = alarmsOf(ctx).length;
   const isFull = isDiskShort(ctx.status || {});
   return h('div', { class: 'strip' },
-    ctx.status ? h('a', { href: monitors() ? '#/device' : '#/', class: alarms ? 'state bad' : 'state' },
-      h('span', { 'aria-hidden': 'true' }, alarms ? '▲ ' : '● '),
-      alarms ? `${alarms} alarm${alarms > 1 ? 's' : ''}` : 'No alarms') : null,
+    ctx.status ? h('a', { href: monitors() ? '#/device' : '#/' }, alarms
+      ? state('alarm', `${alarms} alarm${alarms > 1 ? 's' : ''}`) : state('No alarms')) : null,
     memory ? h('span', {}, 'Memory ', h('b', {}, bytes(memory.used, memory.limit)), ` of ${bytes(memory.limit)}`)
       : null,
-    disk ? h('span', { class: isFull ? 'state bad' : '' }, 'Disk ', h('b', {}, bytes(disk.live, disk.limit)),
+    disk ? h('span', { class: isFull ? toneClass('state', 'full') : '' }, 'Disk ', h('b', {}, bytes(disk.live, disk.limit)),
       ` of ${bytes(disk.usable, disk.limit)}`, isFull ? ': publishers are blocked' : '') : null,
-    page.silentSince ? h('span', { class: 'state bad' }, h('span', { 'aria-hidden': 'true' }, '▲ '), 'No answer')
-      : null);
+    page.silentSince ? state('No answer') : null);
 }
 
 function layout() {

@@ -2,10 +2,10 @@
 
 import {
   h, api, maybe, seg, count, counted, bytes, rate, byteRate, span, session, change, remember, samplesOf, button, link,
-  prose, ageOf,
+  prose, ageOf, say, explain,
 } from './kit.js';
 import {
-  ask, bar, card, chart, facts, state, table,
+  ask, bar, card, chart, facts, shapeOf, state, table, toneClass, toneOf,
 } from './widgets.js';
 
 const seconds = (number) => (Number.isFinite(number) ? span(number * 1000) : null);
@@ -25,6 +25,9 @@ function orderButtons({ name, links }) {
       `${counted(parked, 'messages')} are sent to their targets again.`)) : null,
     isHeld && !has('paused') ? button('Try held rules…', `of ${name}`, () => order(name, 'Try the held rules of',
       'resume', 'The first message of each held rule is sent again now.'), 'main') : null,
+    // A single attempt to connect does no harm, so it needs no confirmation.
+    has('waiting') && !has('paused') ? button('Try now', name, () => change(`The bridge ${name} connects now.`,
+      `leveret/bridges/${seg(name)}/resume`, 'POST').catch((failure) => say(explain(failure))), 'main') : null,
     has('resting') ? button('Connect…', name, () => order(name, 'Connect', 'resume',
       'It connects now, in both directions, and disconnects when nothing is left to move.')) : null,
     has('paused') ? button('Resume…', name, () => order(name, 'Resume', 'resume',
@@ -59,13 +62,6 @@ function flowOf(name) {
     ? ((now.values[key] - before.values[key]) * 1000) / ms : null);
   return { messages: per('moved'), bytes: per('bytes') };
 }
-
-// States that were ordered or configured. They are no fault.
-const ORDERED = new Set(['paused', 'resting']);
-
-/** Whether a link does not do what it is configured for. */
-const isFault = (row) => !ORDERED.has(row.state)
-  && (/waiting|blocked/.test(row.state) || Boolean(errorOf(row)));
 
 // The most queues of which the history of a backlog is requested.
 const BACKLOG_QUEUES_MAX = 8;
@@ -137,44 +133,53 @@ function budgetBar({ day_bytes: today, day_bytes_max: most, yesterday_bytes: bef
 
 // ---- the drawing ----
 
+/**
+ * The device, the upstream and the links between them. Nothing is scaled: both ends are anchored at their side, and the
+ * links stretch between them, so that all texts have the size of the other charts.
+ */
 function sketch(name, links, ctx) {
   const first = links[0];
   const isNarrow = window.innerWidth < 700;
-  const [wide, box] = isNarrow ? [340, 96] : [900, 210];
+  const box = isNarrow ? 92 : 210;
   const most = isNarrow ? 12 : 26;
   const cut = (text) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
   const upstream = String(first.upstream).replace(/^amqps?:\/\/([^@]*@)?/, '');
   const high = 36 + 54 * links.length;
   const backlog = Math.max(0, ...links.map((one) => one.backlog || 0));
-  const end = (x, title, lines) => [h('rect', { class: 'end', x: x + 1, y: 8, width: box - 2, height: high - 16,
+  const end = (left, title, lines) => [h('rect', { class: 'end', x: left + 1, y: 8, width: box - 2, height: high - 16,
     rx: 12 }),
-    h('text', { class: 'end-name', x: x + box / 2, y: 34, 'text-anchor': 'middle' }, title),
-    lines.filter(Boolean).map((line, at) => h('text', { class: 'end-fact', x: x + box / 2, y: 54 + at * 17,
+    h('text', { class: 'end-name', x: left + box / 2, y: 34, 'text-anchor': 'middle' }, title),
+    lines.filter(Boolean).map((line, at) => h('text', { class: 'end-fact', x: left + box / 2, y: 54 + at * 17,
       'text-anchor': 'middle' }, cut(line)))];
-  const spoken = links.map((row) => `${row.direction === 'forward' ? 'to' : 'from'} the upstream: ${stateWord(row)}`);
-  return h('svg', { class: 'sketch', viewBox: `0 0 ${wide} ${high}`, role: 'img',
+  const tip = (row, at) => {
+    const y = 40 + at * 54;
+    const [x, back] = row.direction === 'forward' ? [-box - 6, -9] : [box + 6, 9];
+    return h('path', { class: toneClass('tip', row.state), d: `M${x} ${y}l${back} -6v12z` });
+  };
+  const isForward = (row) => row.direction === 'forward';
+  const spoken = links.map((row) => `${isForward(row) ? 'to' : 'from'} the upstream: ${stateWord(row)}`);
+  return h('svg', { class: 'sketch', height: high, role: 'img',
     'aria-label': `Bridge ${name}. ${spoken.join('. ')}.` },
-  end(0, isNarrow ? 'Device' : 'This device', [isNarrow ? null : ctx.overview.node, backlog
-    ? `${count(backlog)} waiting` : 'no backlog']),
-  end(wide - box, 'Upstream', [upstream.split('/')[0], isNarrow ? null : upstream.split('/').slice(1).join('/')
-    .replace(/^%2f$/i, 'vhost /')]),
+  // The box of the upstream covers the end of a line, whose position is not known in pixels.
   links.map((row, at) => {
     const y = 40 + at * 54;
-    const [from, to] = row.direction === 'forward' ? [box + 4, wide - box - 6] : [wide - box - 4, box + 6];
     const word = stateWord(row);
-    const isBad = isFault(row);
-    const isIdle = /resting|paused|held|budget/.test(word);
     const flow = flowOf(linkName(row));
     const speed = flow.messages > 0 ? `, ${rate(flow.messages)}${isNarrow ? '' : `, ${byteRate(flow.bytes)}`}` : '';
-    const tip = row.direction === 'forward' ? -9 : 9;
-    return [h('line', { class: `wire ${isBad ? 'bad' : isIdle ? 'idle' : ''}`, x1: from, x2: to, y1: y, y2: y }),
-      h('path', { class: `tip ${isBad ? 'bad' : ''}`, d: `M${to} ${y}l${tip} -6v12z` }),
-      h('text', { class: `wire-text ${isBad ? 'bad' : ''}`, x: wide / 2, y: y - 8, 'text-anchor': 'middle' },
+    return [h('line', { class: toneClass('wire', row.state), x1: box + 6, x2: '99%', y1: y, y2: y }),
+      h('text', { class: toneClass('wire-text', row.state), x: '50%', y: y - 8, 'text-anchor': 'middle' },
         // On a phone there is space for the state alone; the figures below tell the rest.
-        `${isBad ? '▲ ' : ''}${isNarrow ? row.state : `${word}${speed}`}`),
-      h('text', { class: 'wire-fact', x: wide / 2, y: y + 16, 'text-anchor': 'middle' },
-        isNarrow ? `${count(row.moved)} moved${speed}` : `${count(row.moved)} moved, ${count(row.pending)} in flight`)];
-  }));
+        `${toneOf(row.state) ? shapeOf(row.state) : ''}${isNarrow ? row.state : `${word}${speed}`}`),
+      h('text', { class: 'wire-fact', x: '50%', y: y + 16, 'text-anchor': 'middle' },
+        isNarrow ? `${count(row.moved)} moved` : `${count(row.moved)} moved, ${count(row.pending)} in flight`)];
+  }),
+  end(0, isNarrow ? 'Device' : 'This device', [isNarrow ? null : ctx.overview.node, backlog
+    ? `${count(backlog)} waiting` : 'no backlog']),
+  links.map((row, at) => (isForward(row) ? null : tip(row, at))),
+  h('svg', { x: '100%', overflow: 'visible' },
+    end(-box, 'Upstream', [upstream.split('/')[0], isNarrow ? null : upstream.split('/').slice(1).join('/')
+      .replace(/^%2f$/i, 'vhost /')]),
+    links.map((row, at) => (isForward(row) ? tip(row, at) : null))));
 }
 
 // ---- figures ----
@@ -186,7 +191,7 @@ function linkPart(row) {
   const parked = `bridge.${row.name}.parked`;
   return h('section', { class: 'part', 'aria-label': `${row.name} ${row.direction}` },
     h('h3', {}, row.direction === 'forward' ? 'To the upstream' : 'From the upstream'),
-    h('div', {}, facts([['State', state(stateWord(row), isFault(row))],
+    h('div', {}, facts([['State', state(stateWord(row))],
       ['Last error', errorOf(row) && !(row.rules || []).some((rule) => rule.error === row.last_error)
         ? prose(errorOf(row)) : null],
       ['Connected for', seconds(row.up_for)], ['Not connected for', seconds(row.down_for)],
@@ -210,7 +215,7 @@ const parts = (links) => links.map((row) => [linkPart(row), row.backlog === null
 /** The number of messages that wait for a link. */
 const backlogChart = (row) => h('section', { class: 'part', 'aria-label': `Backlog of ${row.name}` },
   h('h3', {}, 'Backlog to the upstream'), chart({ title: `Backlog of ${row.name}`, samples: samplesOf(linkName(row)),
-    series: [{ name: 'backlog', label: 'Backlog' }], format: count, isSmall: true }));
+    series: [{ name: 'backlog', label: 'Backlog' }], format: count }));
 
 /** How long the disk lasts without the upstream. */
 function fullAfter({ outage_days: days, inflow_per_day: inflow }) {
@@ -227,8 +232,7 @@ function ruleTable(name, links) {
         ? h('span', {}, link('queue', row.vhost, rule.queue), ` → ${targetOf(rule)}`)
         : `${rule.queue} → ${targetOf(rule)}`) },
       { label: 'Urgent', cell: ({ urgent }) => (urgent ? 'yes' : 'no') },
-      { label: 'State', brief: true, cell: ({ state: word, error }) => state(word, Boolean(error)
-        && !ORDERED.has(word)) },
+      { label: 'State', brief: true, cell: ({ state: word }) => state(word) },
       { label: 'Flow', num: true, brief: true, cell: ({ row, ...rule }) => rate(flowOf(ruleName(row, rule)).messages) },
       { label: 'Moved', num: true, cell: ({ moved }) => count(moved) },
       { label: 'Backlog', num: true, brief: true, cell: ({ row, queue, backlog }) => (Number.isFinite(backlog)

@@ -2,7 +2,7 @@
 
 import {
   h, api, rarely, seg, count, bytes, rate, byteRate, span, clock, statRate, session, say, button, link, remember,
-    samplesOf,
+  samplesOf, breakable,
 } from './kit.js';
 import {
   ask, table, listTools, listQuery, pageOf, facts, card, state, chart, chosen, columnMenu,
@@ -21,6 +21,12 @@ const clientOf = (row) => row.user_provided_name || row.client_id || row.client_
 const addressOf = (row) => (row.peer_host === 'unix' ? row.name : row.peer_host ? `${row.peer_host}:${row.peer_port}`
   : String(row.name).split(' -> ')[0]);
 
+/** An address that breaks before its port. An IPv6 address is too long to stay on one line. */
+function addressCell(row) {
+  const [, host, port] = addressOf(row).match(/^([\d.]+)(:\d+)$/) || [];
+  return host ? [h('span', { class: 'time' }, host), h('wbr'), port] : breakable(addressOf(row));
+}
+
 /** The state, with the time for which a publisher has been blocked. */
 const stateOf = (row) => state(Number.isFinite(row.blocked_ms) ? `blocked for ${span(row.blocked_ms)}`
   : row.state || 'running');
@@ -32,9 +38,10 @@ const searchedInConnection = (row) => [clientOf(row), row.name, row.user, row.cl
 const connectionColumns = (ctx) => [
   { label: 'Client', sort: 'user_provided_name', cell: (row) => connectionLink(row.name,
     clientOf(row) || addressOf(row)) },
-  { label: 'Address', sort: 'name', cell: addressOf },
-  { label: 'User', sort: 'user', brief: true, cell: (row) => row.user },
-  { label: 'Virtual host', sort: 'vhost', off: (ctx.vhosts?.length || 0) < 2, cell: (row) => row.vhost },
+  { label: 'Address', sort: 'name', kind: 'long', cell: addressCell },
+  { label: 'User', sort: 'user', brief: true, kind: 'long', cell: (row) => breakable(row.user) },
+  { label: 'Virtual host', sort: 'vhost', kind: 'long', off: (ctx.vhosts?.length || 0) < 2,
+    cell: (row) => breakable(row.vhost) },
   { label: 'Protocol', sort: 'protocol', cell: protocolOf },
   { label: 'State', sort: 'state', brief: true, cell: stateOf },
   { label: 'TLS', sort: 'ssl', cell: (row) => (row.ssl ? 'yes' : 'no') },
@@ -56,7 +63,7 @@ export const connectionsView = {
     const all = connectionColumns(ctx);
     return [listTools({ ctx, list, what: 'connections', by: 'client, user or address',
       extra: columnMenu('connections', all) }),
-    table({ caption: 'Connections', ctx, sort: 'name', rows: list.rows, key: (row) => row.name,
+    table({ caption: 'Connections', isTight: true, ctx, sort: 'name', rows: list.rows, key: (row) => row.name,
       columns: chosen('connections', all, ctx.query.sort), empty: ctx.query.name
         ? 'No connected client has this in its name, user or address.' : 'No client is connected.' })];
   },

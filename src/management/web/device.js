@@ -115,9 +115,8 @@ export const logView = {
     table({ caption: 'Log', rows: found.slice(0, 500), key: ({ number }) => String(number), empty: 'No event.',
       columns: [
       { label: 'Time', kind: 'time', cell: ({ unix_ms: ms }) => clock(ms) },
-      { label: 'Kind', brief: true, kind: 'bare', cell: ({ kind }) => (SERIOUS.test(kind) ? h('span', {
-        class: /warn/.test(kind) ? 'state busy' : 'state bad' }, h('span', { 'aria-hidden': 'true' }, /warn/.test(kind)
-        ? '◆ ' : '▲ '), kind) : kind) },
+      { label: 'Kind', brief: true, kind: 'bare', cell: ({ kind }) => (SERIOUS.test(kind)
+        ? state(/warn/.test(kind) ? 'warning' : 'error', kind) : kind) },
       { label: 'Event', brief: true, kind: 'bare', cell: ({ text }) => eventText(text) }] })];
   },
 };

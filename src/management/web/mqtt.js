@@ -3,7 +3,7 @@
 import {
   h, api, seg, count, bytes, span, clock, session, change, button, link, breakable,
 } from './kit.js';
-import { ask, table, listTools, listQuery, pageOf, facts } from './widgets.js';
+import { ask, table, listTools, listQuery, pageOf, facts, state } from './widgets.js';
 import { pathOfList } from './queues.js';
 
 // The expiry of a session that never expires.
@@ -37,7 +37,7 @@ export const mqttView = {
           : 'There is no MQTT session.', columns: [
           { label: 'Client id', sort: 'client_id', cell: (row) => (row.queue ? link('queue', row.vhost, row.queue,
             row.client_id) : row.client_id) },
-          { label: 'State', sort: 'state', brief: true, cell: (row) => (row.state === 'connected' ? row.state
+          { label: 'State', sort: 'state', brief: true, cell: (row) => state(row.state === 'connected' ? row.state
             : `${row.state} for ${span(row.last_seen * 1000)}`) },
           { label: 'User', sort: 'user', cell: (row) => row.user },
           ...((ctx.vhosts?.length || 0) > 1 ? [{ label: 'Virtual host', sort: 'vhost', cell: (row) => row.vhost }]

@@ -107,14 +107,14 @@ function watched({ growing = [], growing_count: all = 0, bridges = [] }) {
     growing.length ? h('ul', { class: 'plain' }, growing.map((row) => h('li', { key: `${row.vhost}\n${row.name}` },
       h('b', {}, link('queue', row.vhost, row.name)), ` grows by ${rate(row.rate)}: ${counted(row.messages,
         'messages')}${row.unacknowledged ? `, of them ${count(row.unacknowledged)} unacknowledged` : ''}, `,
-      row.consumers ? counted(row.consumers, 'consumers') : state('no consumer', true)))) : h('p', {
+      row.consumers ? counted(row.consumers, 'consumers') : state('no consumer')))) : h('p', {
       class: 'empty-note' }, past.length < GROWTH_SAMPLES ? 'Growing queues are known 20 s after the start.'
       : 'No queue grew in the last minute.'),
     all > growing.length ? h('p', {}, h('a', { href: '#/queues?sort=messages_details.rate&down=1' },
       `${counted(all - growing.length, 'more queues')} grow${all - growing.length === 1 ? 's' : ''}`)) : null,
     names.map((name) => h('p', {}, h('a', { href: '#/bridges' }, `Bridge ${name}`), ': ',
       bridges.filter((row) => row.name === name).map((row) => [row.direction === 'forward' ? 'to the upstream '
-        : 'from the upstream ', state(row.state, row.state === 'held'), ' ']))),
+        : 'from the upstream ', state(row.state), ' ']))),
   ];
 }
 

@@ -123,9 +123,8 @@ const keyOfQueue = (row) => JSON.stringify([row.vhost, row.name]);
 /** The number of ready messages, marked if it is the maximum length of the queue. */
 function readyOf(row) {
   const isFull = row.messages_ready > 0 && row.messages_ready >= effectiveOf(row)['max-length'];
-  return isFull ? h('span', { class: 'state bad', title: 'The queue has its maximum length.' },
-    h('span', { 'aria-hidden': 'true' }, '▲ '), count(row.messages_ready), h('span', { class: 'sr-only' }, ' full'))
-    : count(row.messages_ready);
+  return isFull ? state('full', [count(row.messages_ready), h('span', { class: 'sr-only' }, ' full')],
+    'The queue has its maximum length.') : count(row.messages_ready);
 }
 
 function queueColumns(ctx) {
@@ -383,8 +382,8 @@ export const consumerColumns = (hasQueue) => [
   { label: 'Acknowledges', cell: (one) => (one.ack_required ? 'yes' : 'no') },
   { label: 'Acked', num: true, brief: true, sort: 'ack_details.rate', cell: (one) => rate(one.ack_details?.rate) },
   { label: 'Prefetch', num: true, sort: 'prefetch_count', cell: (one) => one.prefetch_count || 'no limit' },
-  { label: 'State', cell: (one) => [one.activity_status === 'waiting' ? state('waiting')
-    : one.activity_status === 'single_active' ? 'single active' : 'active', one.exclusive ? ', exclusive' : '',
+  { label: 'State', cell: (one) => [state(one.activity_status === 'waiting' ? 'waiting'
+    : one.activity_status === 'single_active' ? 'single active' : 'active'), one.exclusive ? ', exclusive' : '',
   one.priority ? `, priority ${one.priority}` : ''] },
 ];
 

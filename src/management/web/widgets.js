@@ -176,14 +176,14 @@ const unfolded = new Set();
 /**
  * A table. A column has `label`, `cell(row)`, and may have `sort` (the field's name), `num`, and `brief`: a phone shows
  * the first column and the brief ones, and the others after a tap. `select` is a set of keys of chosen rows. A broad
- * table scrolls in itself.
+ * table scrolls in itself. A tight one breaks long names instead, so that many columns fit into 1,280 pixels.
  */
-export function table({ caption, columns, rows, key, ctx, sort, empty, select, isBroad = false }) {
+export function table({ caption, columns, rows, key, ctx, sort, empty, select, isBroad = false, isTight = false }) {
   const by = ctx?.query.sort || sort;
   const folds = columns.slice(1).some((column) => !column.brief);
   const total = columns.length + (select ? 1 : 0) + (folds ? 1 : 0);
-  const isWide = columns.length + (select ? 1 : 0) > 10 || isBroad;
-  return h('div', { class: isWide ? 'scroll broad' : 'scroll', role: 'group', 'aria-label': caption,
+  const isWide = !isTight && (columns.length + (select ? 1 : 0) > 10 || isBroad);
+  return h('div', { class: isTight ? 'scroll tight' : isWide ? 'scroll broad' : 'scroll', role: 'group', 'aria-label': caption,
     tabindex: '0' },
     h('table', { role: 'table' },
       h('caption', { class: 'sr-only' }, caption),
@@ -336,13 +336,33 @@ export function card(title, kids, actions, wide) {
     h('div', { class: 'head' }, h('h2', {}, title), actions), kids);
 }
 
-/** A word with a shape, because colour alone is not accessible. */
-export function state(word, isTrouble = false) {
-  const bad = isTrouble || /down|blocked|terminat|fail|alarm|crash|stopp|refused|error/.test(word);
-  const busy = /flow|starting|waiting|blocking|full|held|budget|paused|connecting/.test(word);
-  return h('span', { class: `state ${bad ? 'bad' : busy ? 'busy' : ''}` },
-    h('span', { 'aria-hidden': 'true' }, bad ? '▲ ' : busy ? '◆ ' : '● '), word);
+// The tone of each state, the same on every view: `bad` moves nothing until somebody acts, `busy` waits or is slowed
+// down, `idle` was ordered or configured. All other states are normal.
+const TONES = {
+  blocked: 'bad', held: 'bad', terminated: 'bad', alarm: 'bad', error: 'bad', full: 'bad', 'no consumer': 'bad',
+  'No answer': 'bad',
+  waiting: 'busy', connecting: 'busy', starting: 'busy', ending: 'busy', blocking: 'busy', flow: 'busy', closing: 'busy',
+  'budget used': 'busy', warning: 'busy',
+  paused: 'idle', resting: 'idle', disconnected: 'idle',
+};
+// With a no-break space, so that a shape stays beside its word.
+const SHAPES = { bad: '▲\u00a0', busy: '◆\u00a0', idle: '○\u00a0', '': '●\u00a0' };
+
+/** The tone of a state, which is the part before a colon or a time: `held: 1 of 2 rules`, `blocked for 3 s`. */
+export function toneOf(word) {
+  const known = String(word).split(/:| for /)[0];
+  return Object.hasOwn(TONES, known) ? TONES[known] : '';
 }
+
+/** The class of an element that shows a state, for example `state bad`. */
+export const toneClass = (kind, word) => [kind, toneOf(word)].filter(Boolean).join(' ');
+
+/** The shape of a state, because colour alone is not accessible. */
+export const shapeOf = (word) => SHAPES[toneOf(word)];
+
+/** A state with its shape and colour. `text` is shown instead of the state's own name. */
+export const state = (word, text = word, title = null) => h('span', { class: toneClass('state', word), title },
+  h('span', { 'aria-hidden': 'true' }, shapeOf(word)), text);
 
 // ---- bars ----
 
@@ -394,11 +414,13 @@ export const forgetCursors = () => cursors.clear();
 
 /**
  * A chart of ten minutes: `samples` are {at, values}, oldest first, `series` are {name, label}. `limit` is a horizontal
- * mark. The arrow keys and the mouse move a cursor. "Table" shows the same figures. `isSmall`: for a narrow column.
+ * mark. The arrow keys and the mouse move a cursor. "Table" shows the same figures.
+ *
+ * Only the lines are scaled to the width of the chart. Texts are outside of the scaled part, at percentages of the width,
+ * so that they have the size of the other texts.
  */
-export function chart({ title, samples, series, format, limit, floor = 0, isSmall = false }) {
-  const narrow = isSmall || window.innerWidth < 640;
-  const [wide, high, left, right, top, bottom] = [narrow ? 340 : 480, 172, 62, 12, 8, 22];
+export function chart({ title, samples, series, format, limit, floor = 0 }) {
+  const [wide, high, top, bottom] = [1000, 172, 8, 22];
   const shown = series.filter(({ name }) => samples.some(({ values }) => Number.isFinite(values[name])));
   const last = samples.at(-1);
   const to = last?.at ?? Date.now();
@@ -407,7 +429,8 @@ export function chart({ title, samples, series, format, limit, floor = 0, isSmal
   const most = Math.max(floor, limit || 0, ...inside.flatMap(({ values }) => shown.map(({ name }) => values[name]
     || 0)));
   const ceiling = limit && most <= limit ? limit : niceTop(most, format, limit);
-  const x = (at) => left + ((wide - left - right) * (at - to + axisMs)) / axisMs;
+  const x = (at) => (wide * (at - to + axisMs)) / axisMs;
+  const share100 = (at) => `${(x(at) / wide) * 100}%`;
   const drawn = inside.filter(({ at }) => at >= to - axisMs);
   const y = (value) => high - bottom - ((high - top - bottom) * value) / ceiling;
   const draws = (value) => format(value, limit || ceiling);
@@ -427,7 +450,7 @@ export function chart({ title, samples, series, format, limit, floor = 0, isSmal
     limit ? h('span', {}, h('span', { class: 'limit-mark', 'aria-hidden': 'true' }, '┄ '), 'Limit ',
       h('b', {}, draws(limit))) : null),
     h('span', { class: 'muted at' }, picked ? clock(picked.at) : '')),
-    h('svg', { class: 'plot', viewBox: `0 0 ${wide} ${high}`, role: 'img', tabindex: '0',
+    h('svg', { class: 'plot', height: high, role: 'img', tabindex: '0',
       'aria-label': `${title}, ${picked ? clock(picked.at) : 'now'}: ${shown.map(({ name, label }) => `${label} ${
         draws(read?.values[name])}`).join(', ') || 'no samples yet'}`,
       onkeydown: (event) => {
@@ -437,25 +460,29 @@ export function chart({ title, samples, series, format, limit, floor = 0, isSmal
       },
       onpointermove: (event) => {
         const box = event.currentTarget.getBoundingClientRect();
-        const at = to - axisMs + (axisMs * (((event.clientX - box.left) / box.width) * wide - left))
-          / (wide - left - right);
+        const at = to - axisMs + (axisMs * (event.clientX - box.left)) / box.width;
         const found = inside.findLastIndex((sample) => sample.at <= at);
         const back = inside.length - 1 - Math.max(0, found);
         if (inside.length && back !== cursors.get(title)) move(back);
       },
       onpointerleave: () => move(null) },
     [0, 0.5, 1].map((part) => [
-      h('line', { class: 'grid', x1: left, x2: wide - right, y1: y(ceiling * part), y2: y(ceiling * part) }),
-      h('text', { class: 'tick', x: left - 6, y: y(ceiling * part) + 4, 'text-anchor': 'end' },
+      h('line', { class: 'grid', x1: 0, x2: '100%', y1: y(ceiling * part), y2: y(ceiling * part) }),
+      h('text', { class: 'tick', x: -6, y: y(ceiling * part) + 4, 'text-anchor': 'end' },
         part || floor ? draws(ceiling * part) : draws(0))]),
     Array.from({ length: axisMs / tickMs + 1 }, (_, at) => at * tickMs).map((ago) => [
-      h('line', { class: 'grid', x1: x(to - ago), x2: x(to - ago), y1: high - bottom, y2: high - bottom + 4 }),
-      h('text', { class: 'tick', x: x(to - ago), y: high - 4, 'text-anchor': ago ? 'middle' : 'end' },
+      h('line', { class: 'grid', x1: share100(to - ago), x2: share100(to - ago), y1: high - bottom,
+        y2: high - bottom + 4 }),
+      // Every other label is left out of a narrow chart.
+      h('text', { class: (ago / tickMs) % 2 ? 'tick odd' : 'tick', x: share100(to - ago), y: high - 3,
+        'text-anchor': ago ? 'middle' : 'end' },
         ago ? `−${axisMs < 300000 ? `${ago / 1000} s` : `${ago / 60000} min`}` : 'now')]),
-    limit ? h('line', { class: 'limit', x1: left, x2: wide - right, y1: y(limit), y2: y(limit) }) : null,
-    shown.map(({ name }, at) => h('path', { class: `line s${at}`, d: lineOf(drawn, name, x, y) })),
-    picked ? h('line', { class: 'cursor', x1: x(picked.at), x2: x(picked.at), y1: top, y2: high - bottom }) : null,
-    shown.length ? null : h('text', { class: 'tick', x: wide / 2, y: high / 2, 'text-anchor': 'middle' },
+    limit ? h('line', { class: 'limit', x1: 0, x2: '100%', y1: y(limit), y2: y(limit) }) : null,
+    h('svg', { viewBox: `0 0 ${wide} ${high}`, width: '100%', height: high, preserveAspectRatio: 'none',
+      overflow: 'visible' },
+      shown.map(({ name }, at) => h('path', { class: `line s${at}`, d: lineOf(drawn, name, x, y) }))),
+    picked ? h('line', { class: 'cursor', x1: share100(picked.at), x2: share100(picked.at), y1: top, y2: high - bottom }) : null,
+    shown.length ? null : h('text', { class: 'tick', x: '50%', y: high / 2, 'text-anchor': 'middle' },
       'The first samples arrive in some seconds.')),
     h('details', {}, h('summary', {}, 'Table', h('span', { class: 'sr-only' }, ` of ${title}`)),
       h('table', { class: 'small' },

@@ -66,11 +66,12 @@ def main() -> int:
         return suite.status()
     import browser
     import cases
+    import looks
     import views
 
     brokers.watchdog(600)
     with browser.Chromium() as chromium:
-        for name, run in {**cases.CASES, **views.CASES}.items():
+        for name, run in {**cases.CASES, **views.CASES, **looks.CASES}.items():
             suite.case(name, lambda: run(chromium), chromium.log)
     return suite.status()
 
