@@ -806,15 +806,16 @@ const ADVICE: &[(&[&str], &str)] = &[
     ),
     (
         &["reset", "force_reset"],
-        "No command empties the broker. To empty it deliberately, move its data directory away:\n\n    \
+        "No command empties the broker. To empty it deliberately, move its data directory away. The\n\
+         package has it in /var/lib/leveret, unless data_dir in the configuration file names another:\n\n    \
          leveretctl backup /root/leveret-before-reset.tar\n    \
          systemctl stop leveret\n    \
          mv /var/lib/leveret /var/lib/leveret.old\n    \
          systemctl start leveret\n\n\
-         The new store has no messages, queues, exchanges, bindings, virtual hosts, policies, shovels, MQTT sessions \
-         or retained messages. Users, passwords and permissions are lost too; only the first user of the \
-         configuration exists again. Bridges in the configuration file remain. Messages that a bridge has not moved \
-         are lost as well",
+         All messages are lost, also those that a bridge has not moved yet. Queues, exchanges, bindings,\n\
+         virtual hosts, policies, shovels, MQTT sessions and retained messages are lost. Users, passwords\n\
+         and permissions are lost: the first user of the configuration exists again, by default guest.\n\
+         Bridges of the configuration file and load_definitions remain",
     ),
     (
         &[
