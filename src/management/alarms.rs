@@ -371,13 +371,27 @@ fn listeners<'c>(context: &'c RequestContext<'_>) -> impl Iterator<Item = (&'c s
     context.process.open_listeners().filter_map(|text| text.split_once(' '))
 }
 
+/// Answers that there is no listener; `write` adds what is missing and what there is.
+fn no_listener(write: impl FnOnce(&mut Json<'_>)) -> Answer {
+    let text = body(|json| {
+        json.raw(b"{\"status\":\"failed\",\"reason\":\"No active listener\"");
+        write(json);
+        json.raw(b"}");
+    });
+    Answer::Now(Status::Unavailable, text)
+}
+
 /// Checks that there is a listener on a port.
 pub(super) fn port(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     match call.name("port").parse::<u16>() {
         Ok(port) if listeners(context).any(|(_, at)| at.ends_with(&format!(":{port}"))) => {
             passed(|json| json.shown_raw(format_args!(",\"port\":{port}")))
         }
-        Ok(_) => failed("No active listener"),
+        Ok(port) => {
+            let ports = listeners(context).filter_map(|(_, at)| at.rsplit_once(':')?.1.parse::<u16>().ok());
+            let ports: Vec<u16> = ports.collect();
+            no_listener(|json| json.shown_raw(format_args!(",\"missing\":{port},\"ports\":{ports:?}")))
+        }
         Err(_) => bad_request("the port is not a number"),
     }
 }
@@ -392,7 +406,12 @@ pub(super) fn protocol(call: &Call<'_>, context: &RequestContext<'_>) -> Answer 
         other => other,
     };
     if !listeners(context).any(|(spoken, _)| spoken == protocol) {
-        return failed("No active listener");
+        return no_listener(|json| {
+            json.raw(b",\"missing\":");
+            json.text(name);
+            json.raw(b",\"protocols\":");
+            json.texts(listeners(context).map(|(spoken, _)| spoken));
+        });
     }
     passed(|json| {
         json.raw(b",\"protocol\":");

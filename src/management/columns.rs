@@ -9,7 +9,7 @@ use leveret_broker::{
     Objects, QueueView, VhostView, objects,
 };
 use leveret_core::command::{ChannelId, ConnectionId};
-use leveret_core::definition::VhostLimits;
+use leveret_core::definition::{UNLIMITED, VhostLimits};
 
 use super::json::{Json, Tables};
 use super::listing::{Audience, BindingEnds, Viewer};
@@ -255,6 +255,8 @@ pub trait ListedKind: 'static {
     }
     /// Returns the object's virtual host.
     fn vhost<'a>(view: &Self::View<'a>) -> Option<&'a str>;
+    /// Whether a list of the objects of a user demands that the user exists.
+    const IS_OF_EXISTING_USER: bool = false;
     /// Returns the user who owns the object, for requests for the objects of one user.
     fn user<'a>(_: &Self::View<'a>) -> Option<&'a str> {
         None
@@ -831,9 +833,17 @@ pub(super) fn put_limits(limits: [(&str, Option<u32>); 2], writer: &mut CellWrit
     writer.json.raw(b"{");
     for (name, limit) in limits.into_iter().filter_map(|(name, limit)| Some((name, limit?))) {
         writer.json.name(name, &mut is_first);
-        writer.json.number(limit);
+        write_limit(&mut writer.json, limit);
     }
     writer.json.raw(b"}");
+}
+
+/// Writes the value of a limit. RabbitMQ writes -1 for no limit.
+pub(super) fn write_limit(json: &mut Json<'_>, limit: u32) {
+    match limit {
+        UNLIMITED => json.raw(b"-1"),
+        limit => json.number(limit),
+    }
 }
 
 pub(super) fn typed(arguments: Table<'_>, writer: &mut CellWriter<'_, '_>) {

@@ -53,6 +53,7 @@ impl ListedKind for Users {
 pub(super) struct Permissions;
 
 impl ListedKind for Permissions {
+    const IS_OF_EXISTING_USER: bool = true;
     type View<'a> = Permission<&'a str>;
 
     const ORDER: &'static str = "vhost,user";
@@ -87,6 +88,7 @@ impl ListedKind for Permissions {
 pub(super) struct TopicPermissions;
 
 impl ListedKind for TopicPermissions {
+    const IS_OF_EXISTING_USER: bool = true;
     type View<'a> = TopicPermission<&'a str>;
 
     const ORDER: &'static str = "vhost,user";

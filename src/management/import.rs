@@ -160,8 +160,8 @@ impl Import {
     fn answer_with_refusals(&self) -> Answer {
         let (refused, all) = (self.refusals.count(), self.object_count);
         let head = format!("{refused} of {all} objects were not imported; the rest was");
-        let mut reason = core::iter::once(head).chain(self.refusals.lines()).collect::<Vec<_>>().join("\n");
-        reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+        let reason = core::iter::once(head).chain(self.refusals.lines()).collect::<Vec<_>>().join("\n");
+        let reason = definitions::cut(reason, REASON_BYTES_MAX);
         Answer::Changed(Status::BadRequest, problem("bad_request", &reason))
     }
 

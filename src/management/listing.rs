@@ -436,11 +436,16 @@ fn list_of<K: ListedKind>(
         return bad_request(&format!("Info key(s) {asked} are not supported"));
     }
     let columns = columns.as_deref();
+    let is_there = |user: &str| context.broker.access().users().any(|view| view.name == user);
     let selected = match call.user {
+        Some(_)
+            if K::IS_OF_EXISTING_USER && call.optional_name("user").is_some_and(|user| !is_there(user)) =>
+        {
+            return not_found("Not Found");
+        }
         Some(_) => choose_known::<K>(columns),
         // The command line gets an error that names the missing virtual host or user.
         None => {
-            let is_there = |user: &str| context.broker.access().users().any(|view| view.name == user);
             if let Some(user) = call.optional_name("user").filter(|user| !is_there(user)) {
                 let why = format!("User \"{user}\" does not exist");
                 return Answer::Now(Status::NotFound, problem("no_such_user", &why));
@@ -499,9 +504,8 @@ pub(super) fn bindings(call: &Call<'_>, context: &RequestContext<'_>) -> Answer 
 
 /// Shows the binding between two objects that has this key.
 pub(super) fn binding(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
-    match one_of::<DefaultBindings>(call, context, binding_filter(call)) {
-        Answer::Now(Status::Ok, body) => return Answer::Now(Status::Ok, body),
-        _ => {}
+    if let Answer::Now(Status::Ok, body) = one_of::<DefaultBindings>(call, context, binding_filter(call)) {
+        return Answer::Now(Status::Ok, body);
     }
     match one_of::<Bindings>(call, context, binding_filter(call)) {
         Answer::Now(Status::Ok, body) => Answer::Now(Status::Ok, body),

@@ -11,7 +11,7 @@ use leveret_core::version::build_version;
 
 use super::alarms;
 use super::alarms::which_alarms;
-use super::columns::{Channels, Connections, Consumers, Exchanges, ListedKind, Queues};
+use super::columns::{Channels, Connections, Consumers, Exchanges, ListedKind, Queues, write_limit};
 use super::control::{queue_totals, reason};
 use super::http::Status;
 use super::json::Json;
@@ -185,6 +185,11 @@ pub(super) fn auth(_: &Call<'_>, _: &RequestContext<'_>) -> Answer {
             b"{\"enable_uaa\":false,\"uaa_client_id\":\"\",\"uaa_location\":\"\",\"oauth_enabled\":false}",
         );
     })
+}
+
+/// Shows an empty list of objects that only RabbitMQ has.
+pub(super) fn no_objects() -> Answer {
+    object(|json| json.raw(b"[]"))
 }
 
 /// Enables a feature flag. The features that the broker has are always enabled.
@@ -390,7 +395,8 @@ pub(super) fn limits<'n>(
         json.raw(b"{");
         let mut is_first_limit = true;
         for (name, limit) in limits.into_iter().filter_map(|(name, limit)| Some((name, limit?))) {
-            numbers(json, &mut is_first_limit, &[(name, limit.into())]);
+            json.name(name, &mut is_first_limit);
+            write_limit(json, limit);
         }
         json.raw(b"}}");
     }

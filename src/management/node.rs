@@ -14,7 +14,9 @@ use super::request::{Process, RequestContext};
 use super::samples::Total;
 
 /// Parts of RabbitMQ's memory report that do not exist here and are 0.
-const ERLANG_MEMORY_PARTS: [&str; 24] = [
+const ERLANG_MEMORY_PARTS: [&str; 26] = [
+    "metadata_store",
+    "metadata_store_ets",
     "connection_readers",
     "connection_writers",
     "connection_channels",
@@ -86,7 +88,8 @@ pub(super) fn node(json: &mut Json<'_>, context: &RequestContext<'_>) {
     ];
     texts(json, &mut is_first, &members);
     let is_full = alarms::is_disk_full(context);
-    let truths = [("running", true), ("mem_alarm", false), ("disk_free_alarm", is_full)];
+    let truths =
+        [("running", true), ("being_drained", false), ("mem_alarm", false), ("disk_free_alarm", is_full)];
     for (name, truth) in truths {
         json.name(name, &mut is_first);
         json.truth(truth);

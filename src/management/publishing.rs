@@ -11,7 +11,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use leveret_amqp::props::{PROPERTIES, Properties, PropertyKind};
 use leveret_amqp::{Full, Writer};
-use leveret_core::batch::Batch;
 use leveret_core::command::{Command, Outcome};
 use leveret_core::mem::{MessageId, Messages, PoolFull, Share};
 use leveret_json::{Fields, Value};
@@ -273,7 +272,9 @@ pub(super) fn publish_as(
             }
             Ok((!is_returned, batch))
         }
-        Outcome::PublishRefused => Ok((false, Batch::NONE)),
+        Outcome::PublishRefused => {
+            Err(bad_request("rejected Unable to publish message. Check queue limits."))
+        }
         Outcome::Fault(fault) => Err(bad_request(&format!("{} {}", fault.code.code(), fault.text))),
         _ => {
             context.messages_mut().release(message);

@@ -151,6 +151,8 @@ requests! {
     network Get "api/auth/attempts/{node}/**" Monitor Show(management::attempts);
     network Delete "api/auth/attempts/{node}/**" Monitor Change(management::reset_attempts);
     network Get "api/feature-flags" Administrator Show(management::feature_flags);
+    network Get "api/deprecated-features" Administrator Show(|_, _| management::no_objects());
+    network Get "api/deprecated-features/used" Administrator Show(|_, _| management::no_objects());
     network Put "api/feature-flags/{flag}/enable" Administrator Change(management::enable_feature_flag);
     network Post "api/rebalance/queues" Administrator Change(management::rebalance);
     network Get "api/leveret/memory" Monitor Show(management::memory);

@@ -15,7 +15,7 @@ use leveret_management::http::encode;
 use super::client::Reply;
 use super::client::{
     BAD_DATA, Failure, NO_USER, SOFTWARE, UNAVAILABLE, USAGE, misused, misused_as, node, print_done,
-    print_info, print_json, print_message, warn,
+    print_info, print_json, print_message, print_value, warn,
 };
 use super::commands::Call;
 use super::commands::{ask, connect};
@@ -76,20 +76,7 @@ pub(super) fn authenticate_user(call: &Call) -> Result<(), Failure> {
     let user = &call.args[0];
     let password = password(call, 1)?;
     print_info(call, &format!("Authenticating user \"{user}\" ..."))?;
-    let mut kept = PasswordHash::NoPassword;
-    let columns = "name,password_hash,hashing_algorithm";
-    let refused = connect(call)?.rows(&format!("/api/users?columns={columns}"), &mut |row| {
-        let text = |key: &str| row.get(key).and_then(Value::as_str).unwrap_or_default();
-        if text("name") == user {
-            let imported = PasswordHash::import(text("hashing_algorithm"), text("password_hash"));
-            kept = imported.map_err(|error| Failure::error(SOFTWARE, error))?;
-        }
-        Ok(())
-    })?;
-    if let Some(reply) = refused {
-        return Err(Failure::refused(&reply));
-    }
-    if kept.fits(password.as_bytes()) && !password.is_empty() {
+    if tags_of_login(call, user, &password)?.is_some() {
         return print_message(call, "Success");
     }
     let why = if password.is_empty() {
@@ -98,6 +85,80 @@ pub(super) fn authenticate_user(call: &Call) -> Result<(), Failure> {
         format!("user '{user}' - invalid credentials")
     };
     Err(Failure::error(BAD_DATA, format_args!("Error: failed to authenticate user \"{user}\"\n{why}")))
+}
+
+/// Returns the tags of a user if the password is right.
+fn tags_of_login(call: &Call, user: &str, password: &str) -> Result<Option<Vec<String>>, Failure> {
+    let (mut hash, mut tags) = (PasswordHash::NoPassword, Vec::new());
+    let columns = "name,password_hash,hashing_algorithm,tags";
+    let refused = connect(call)?.rows(&format!("/api/users?columns={columns}"), &mut |row| {
+        let text = |key: &str| row.get(key).and_then(Value::as_str).unwrap_or_default();
+        if text("name") == user {
+            let imported = PasswordHash::import(text("hashing_algorithm"), text("password_hash"));
+            hash = imported.map_err(|error| Failure::error(SOFTWARE, error))?;
+            let listed = row.get("tags").and_then(Value::as_array).into_iter().flatten();
+            tags = listed.filter_map(Value::as_str).map(str::to_string).collect();
+        }
+        Ok(())
+    })?;
+    match refused {
+        Some(reply) => Err(Failure::refused(&reply)),
+        None => Ok((hash.fits(password.as_bytes()) && !password.is_empty()).then_some(tags)),
+    }
+}
+
+/// What to do instead of other expressions.
+const NO_ERLANG: &str = "There is no Erlang: eval checks passwords only, with \
+    rabbit_access_control:check_user_pass_login. trace_on copies what is published and delivered to an exchange, and \
+    log_level = \"debug\" in the configuration file logs more";
+
+/// Evaluates the Erlang expression with which scripts check a password: puppet's module does in every run.
+pub(super) fn eval(call: &Call) -> Result<(), Failure> {
+    let Some((user, password)) = checked_login(&call.args[0]) else {
+        return Err(Failure::error(USAGE, NO_ERLANG));
+    };
+    let name = format!("<<\"{}\">>", escaped(&user));
+    let result = match tags_of_login(call, &user, &password)? {
+        Some(tags) => {
+            format!("{{ok,{{user,{name},[{}],[{{rabbit_auth_backend_internal,none}}]}}}}", tags.join(","))
+        }
+        None => format!("{{refused,{name},\"user '~s' - invalid credentials\",[{name}]}}"),
+    };
+    print_value(call, &result)
+}
+
+/// Returns user and password of `rabbit_access_control:check_user_pass_login(list_to_binary("U"), list_to_binary("P")).`,
+/// which may also have binaries, `<<"U">>`.
+fn checked_login(expression: &str) -> Option<(String, String)> {
+    let rest = expression.trim().strip_prefix("rabbit_access_control:check_user_pass_login")?;
+    let rest = rest.trim_start().strip_prefix('(')?;
+    let (user, rest) = binary(rest)?;
+    let (password, rest) = binary(rest.trim_start().strip_prefix(',')?)?;
+    let rest = rest.trim_start().strip_prefix(')')?.trim_start();
+    ["", "."].contains(&rest).then_some((user, password))
+}
+
+/// Reads a binary at the start of an Erlang expression. Returns it and the rest.
+fn binary(expression: &str) -> Option<(String, &str)> {
+    let expression = expression.trim_start();
+    let forms = [("list_to_binary(\"", ")"), ("<<\"", ">>")];
+    let (rest, end) = forms.iter().find_map(|(begin, end)| Some((expression.strip_prefix(begin)?, end)))?;
+    let (mut text, mut letters) = (String::new(), rest.char_indices());
+    loop {
+        match letters.next()? {
+            (at, '"') => return Some((text, rest[at + 1..].strip_prefix(end)?)),
+            (_, '\\') => match letters.next()?.1 {
+                letter @ ('"' | '\\' | '\'') => text.push(letter),
+                // Other escapes are control characters and codes.
+                _ => return None,
+            },
+            (_, letter) => text.push(letter),
+        }
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"")
 }
 
 pub(super) fn set_user_tags(call: &Call) -> Result<(), Failure> {
@@ -264,4 +325,32 @@ fn user_done(call: &Call, reply: &Reply, user: &str) -> Result<(), Failure> {
         return Err(Failure::error(NO_USER, format_args!("User \"{user}\" does not exist")));
     }
     done(call, reply)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_check_of_a_password_is_evaluated() {
+        let check = "rabbit_access_control:check_user_pass_login";
+        let found = |arguments: &str| checked_login(&format!("{check}{arguments}"));
+        let login = |user: &str, password: &str| Some((user.to_string(), password.to_string()));
+        assert_eq!(
+            found(r#"(list_to_binary("pat"), list_to_binary("se\"cr\\et"))."#),
+            login("pat", r#"se"cr\et"#)
+        );
+        assert_eq!(found(r#"(<<"pat">>,<<"é">>)"#), login("pat", "é"));
+        for wrong in [
+            "",
+            "().",
+            r#"(list_to_binary("a"))."#,
+            r#"(list_to_binary("a"), list_to_binary("b")). halt()."#,
+            r#"(list_to_binary("a"), list_to_binary("b\x41"))."#,
+            r#"(list_to_binary("a"), list_to_binary("b"#,
+        ] {
+            assert_eq!(found(wrong), None, "{wrong}");
+        }
+        assert_eq!(checked_login("rabbit_misc:version()."), None);
+    }
 }

@@ -131,6 +131,7 @@ const SECTIONS: [(&str, &[&str]); 12] = [
             "clear_user_limits",
             "confirm_users",
             "delete_user",
+            "eval",
             "hash_password",
             "list_users",
             "list_user_limits",
@@ -364,6 +365,9 @@ commands! {
         delete("topic-permissions/{vhost}/{0}[/{1}]",
             "Clearing topic permissions[ on \"{1}\"] for user \"{0}\" in vhost \"{vhost}\" ...",
             NO_SUCH_USER_OR_VHOST);
+    "eval", " <expression>", 1..=1,
+        example r#"'rabbit_access_control:check_user_pass_login(list_to_binary("meter"), list_to_binary("secret")).'"#,
+        "Checks a password: the only Erlang expression, which puppet's module uses", Run(access::eval);
     "add_vhost", " <vhost> [--description <text>] [--tags <tag,...>] [--default-queue-type <type>]", 1..=1,
         example r#"plant --description "Hall 3""#,
         "Creates a virtual host, or changes the metadata of one. Queues that are declared without a type get the \
@@ -870,7 +874,7 @@ const ADVICE: &[(&[&str], &str)] = &[
         "The packages contain completions for bash, zsh and fish; leveret completions prints them",
     ),
     (
-        &["eval", "exec", "eval_file", "remote_shell", "hipe_compile"],
+        &["exec", "eval_file", "remote_shell", "hipe_compile"],
         "There is no Erlang: report shows the state of the broker, and log_level = \"debug\" in the configuration \
          file logs more",
     ),

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::access::done;
 use super::client::Reply;
 use super::client::{
-    Failure, UNAVAILABLE, no_json, no_such_user, print_info, print_json, print_message, print_value,
+    BAD_DATA, Failure, UNAVAILABLE, no_json, no_such_user, print_info, print_json, print_message, print_value,
 };
 use super::commands::Call;
 use super::commands::{ask, connect};
@@ -33,9 +33,11 @@ pub(super) fn list_vhost_limits(call: &Call) -> Result<(), Failure> {
     let vhost = call.vhost();
     print_info(call, &format!("Listing limits for vhost \"{vhost}\" ..."))?;
     let all = limits_of_all(call, "vhosts")?;
-    let found = all.into_iter().find(|(name, limits)| name == vhost && has_any(limits));
-    match (found, call.formatter()) {
-        (Some((_, limits)), _) => print_value(call, &limits.to_string()),
+    let Some((_, limits)) = all.into_iter().find(|(name, _)| name == vhost) else {
+        return Err(Failure::new(BAD_DATA, format!("Virtual host '{vhost}' does not exist")));
+    };
+    match (Some(limits).filter(has_any), call.formatter()) {
+        (Some(limits), _) => print_value(call, &limits.to_string()),
         (None, Formatter::Json) => print_json(&json!([])),
         (None, _) => print_value(call, ""),
     }

@@ -40,7 +40,8 @@ pub(super) fn status(call: &Call) -> Result<(), Failure> {
     if call.formatter() == Formatter::Json {
         return print_json(&status_json(overview));
     }
-    print_info(call, "Status of the broker ...")?;
+    let node = overview.get("node").and_then(Value::as_str).unwrap_or(NODE);
+    print_info(call, &format!("Status of node {node} ..."))?;
     let sections: Vec<String> = status_sections(&overview)
         .into_iter()
         .map(|(title, lines)| {

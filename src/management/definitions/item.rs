@@ -10,7 +10,7 @@ use core::fmt;
 use leveret_broker::{ExchangeDeclaration, QueueDeclaration, SHOVEL, VhostChange};
 use leveret_core::command::NAME_BYTES_MAX;
 use leveret_core::definition::{
-    ApplyTo, Parameter, Permission, Policy, PolicyKind, TopicPermission, UserLimits, VhostLimits,
+    ApplyTo, Parameter, Permission, Policy, PolicyKind, TopicPermission, UNLIMITED, UserLimits, VhostLimits,
 };
 use leveret_core::password::{PASSWORD_BYTES_MAX, PasswordHash};
 use leveret_json::{Fields, Value, items, unfit};
@@ -396,10 +396,10 @@ pub fn read_user_limits(mut fields: Fields<'_>) -> Result<UserLimits, String> {
     fields.nothing_else().map(|()| limits)
 }
 
-/// Reads a limit. A negative value means no limit, as in RabbitMQ.
+/// Reads a limit. A negative value means [`UNLIMITED`], as in RabbitMQ.
 fn limit(fields: &mut Fields<'_>, name: &str) -> Result<Option<u32>, String> {
     let value: Option<i64> = fields.number_if_said(name)?;
-    Ok(value.filter(|value| *value >= 0).map(|value| u32::try_from(value).unwrap_or(u32::MAX)))
+    Ok(value.map(|value| u32::try_from(value).unwrap_or(UNLIMITED)))
 }
 
 /// Reads the member `limits`, if it is set: an object, or a list of `[name, value]` pairs. RabbitMQ exports both forms.

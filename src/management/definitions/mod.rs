@@ -40,6 +40,7 @@ pub use item::{
 pub use read::{At, FILE_BYTES_MAX, ReadError, SECTIONS, read};
 pub use read::{DefinitionReader, Step, StepError};
 pub use refusals::Refusals;
+pub(crate) use refusals::cut;
 
 /// Returns the remark about an unknown field.
 pub fn unknown_field(name: &str) -> String {

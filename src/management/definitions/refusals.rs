@@ -5,6 +5,7 @@
 //! # Invariants
 //! - The memory is bounded, whatever the file contains.
 
+use leveret_core::limits::grouped;
 use leveret_json::{Fields, Value};
 
 use super::read::At;
@@ -54,9 +55,7 @@ impl Refusals {
         let group = &mut self.groups[place];
         group.count += 1;
         if group.count <= NAMED_MAX {
-            let mut line = format!("{at}: {why}");
-            line.truncate(line.floor_char_boundary(REASON_BYTES_MAX));
-            group.named.push(line);
+            group.named.push(cut(format!("{at}: {why}"), REASON_BYTES_MAX));
         }
     }
 
@@ -69,11 +68,11 @@ impl Refusals {
     pub fn lines(&self) -> impl Iterator<Item = String> {
         let groups = self.groups.iter().flat_map(|group| {
             let others = group.count.saturating_sub(NAMED_MAX);
-            let more = (others > 0).then(|| format!("… and {} like it", Grouped(others)));
+            let more = (others > 0).then(|| format!("… and {} like it", grouped(others)));
             group.named.iter().cloned().chain(more)
         });
         let rest = self.ungrouped_count;
-        groups.chain((rest > 0).then(|| format!("… and {} for other reasons", Grouped(rest))))
+        groups.chain((rest > 0).then(|| format!("… and {} for other reasons", grouped(rest))))
     }
 }
 
@@ -92,21 +91,14 @@ fn kind_of(at: At, object: &str, why: &str) -> String {
     let kind = names.iter().fold(why.to_string(), |why, name| {
         ['\'', '"'].iter().fold(why, |why, quote| why.replace(&format!("{quote}{name}{quote}"), "''"))
     });
-    let mut kind = format!("{} {kind}", at.section);
-    kind.truncate(kind.floor_char_boundary(REASON_BYTES_MAX));
-    kind
+    cut(format!("{} {kind}", at.section), REASON_BYTES_MAX)
 }
 
-/// A number with a comma after each group of three digits.
-struct Grouped(u64);
-
-impl core::fmt::Display for Grouped {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        match self.0 {
-            small @ 0..1000 => write!(f, "{small}"),
-            large => write!(f, "{},{:03}", Grouped(large / 1000), large % 1000),
-        }
-    }
+/// Cuts a text behind a character, so that it has at most this number of bytes.
+pub(crate) fn cut(mut text: String, bytes_max: usize) -> String {
+    let end = (0..=bytes_max.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text.truncate(end.unwrap_or(0));
+    text
 }
 
 #[cfg(test)]
@@ -135,7 +127,6 @@ mod tests {
                 "bindings[3]: missing field `source`"
             ]
         );
-        assert_eq!(Grouped(1_000_002).to_string(), "1,000,002");
     }
 
     #[test]

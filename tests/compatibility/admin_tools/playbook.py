@@ -10,7 +10,7 @@ import json
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 from harness.environment import ansible_python
 from harness.suite import patience
@@ -109,12 +109,7 @@ NOT_IDEAL = {
     "publish to an exchange": ("changed changed - -", "each run publishes"),
 }
 # Those that differ with Leveret from RabbitMQ: Leveret's reports, and the reason.
-DIFFERENT = {
-    # This entry is a mistake of Leveret's.
-    "vhost limits of one kind": ("changed changed changed same",
-                                 "`set_vhost_limits` forgets the limit -1, which the module looks for"),
-    "vhost limits": ("changed same changed same", "`list_vhost_limits` takes an unknown virtual host for one without limits"),
-}
+DIFFERENT: Dict[str, Tuple[str, str]] = {}
 
 
 def play(side: Side, state: str) -> List[Dict[str, Any]]:

@@ -4,9 +4,8 @@ The module starts `rabbitmqctl` and parses its tables. A line that does not matc
 commands create objects on both brokers, and what the expressions find has to be these objects.
 
 Left out is its type `rabbitmq_plugin`: Leveret has no `rabbitmq-plugins`, and the module takes a missing program for an
-empty list. Left out is `rabbitmqctl eval`, too, with which the module checks passwords: Leveret has no Erlang. What that
-means is tested in `puppet_module.py`, which runs puppet itself, as are queues, exchanges and bindings, which the module
-creates with the `rabbitmqadmin` written in Python.
+empty list. `puppet_module.py`, which runs puppet itself, tests the check of passwords (`rabbitmqctl eval`), and queues,
+exchanges and bindings, which the module creates with the `rabbitmqadmin` written in Python.
 """
 
 from __future__ import annotations
@@ -191,8 +190,6 @@ EXPECTED: Dict[Callable[[Side], Any], Any] = {
                ("plain", "q.plain", "queue", "a.#", {})],
 }
 FACTS = {"version": True, "node": True, "cluster": "plant@example"}
-# The heading of Leveret's `status` says "the broker" in place of the node's name, so the module has no node name.
-FACTS_OF_LEVERET = {**FACTS, "node": False}
 
 
 def check(side: Side) -> None:
@@ -204,7 +201,7 @@ def check(side: Side) -> None:
         side.ask(method, path, body)
     for reader, wanted in EXPECTED.items():
         wrong += check_one(reader, side, wanted)
-    wrong += check_one(facts, side, FACTS if side.is_rabbitmq else FACTS_OF_LEVERET)
+    wrong += check_one(facts, side, FACTS)
     if is_version_3_11(side):
         for words in CREATE_3_11:
             output(side, words)

@@ -878,3 +878,48 @@ fn an_overview_counts_only_what_its_user_may_see() {
     let seen = totals(&mut simulation, ann);
     assert_eq!([&seen["connections"], &seen["queues"]], [0, 1], "connections are her own only: {seen}");
 }
+
+#[test]
+fn answers_have_the_statuses_and_members_that_tools_read() {
+    let mut simulation = Simulation::new(small_limits());
+    let full = r#"{"durable":true,"arguments":{"x-max-length":0,"x-overflow":"reject-publish"}}"#;
+    let message = r#"{"properties":{},"routing_key":"full","payload":"1","payload_encoding":"string"}"#;
+    script(
+        &mut simulation,
+        GUEST,
+        &[
+            // A limit of -1 is none, and tools that set it expect to read it.
+            ("PUT /api/vhost-limits/%2F/max-queues", r#"{"value":-1}"#, "204", ""),
+            ("GET /api/vhost-limits/%2F", "", "200", r#"[{"vhost":"/","value":{"max-queues":-1}}]"#),
+            ("GET /api/vhosts/%2F", "", "200", r#""limits":{"max-queues":-1}"#),
+            ("GET /api/vhosts/%2F", "", "200", r#""cluster_state":{"leveret@"#),
+            ("GET /api/definitions", "", "200", r#""value":{"max-queues":-1}"#),
+            ("PUT /api/user-limits/guest/max-channels", r#"{"value":-1}"#, "204", ""),
+            ("GET /api/user-limits/guest", "", "200", r#""value":{"max-channels":-1}"#),
+            ("PUT /api/queues/%2F/full", full, "201", ""),
+            (
+                "POST /api/exchanges/%2F/amq.default/publish",
+                message,
+                "400",
+                "rejected Unable to publish message. Check queue limits.",
+            ),
+            ("GET /api/users/none/permissions", "", "404", ""),
+            ("GET /api/users/none/topic-permissions", "", "404", ""),
+            ("GET /api/users/guest/topic-permissions", "", "200", ""),
+            ("GET /api/health/checks/port-listener/1", "", "503", r#""missing":1,"ports":["#),
+            (
+                "GET /api/health/checks/protocol-listener/stomp",
+                "",
+                "503",
+                r#""missing":"stomp","protocols":["#,
+            ),
+            ("GET /api/nodes", "", "200", r#""being_drained":false"#),
+            ("GET /api/deprecated-features/used", "", "200", "[]"),
+            ("PUT /api/users/ann", r#"{"password":"p","tags":["monitoring","plant"]}"#, "201", ""),
+            ("GET /api/users/ann", "", "200", r#""tags":["monitoring","plant"]"#),
+            ("PUT /api/users/ann", r#"{"password":"p","tags":[]}"#, "204", ""),
+            ("GET /api/users/ann", "", "200", r#""tags":[]"#),
+            ("PUT /api/users/ann", r#"{"password":"p","tags":[1]}"#, "400", "tags"),
+        ],
+    );
+}
