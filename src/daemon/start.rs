@@ -15,7 +15,7 @@ use leveret_connection::{Identity, MqttSettings};
 use leveret_core::limits::{Megabytes, MemoryTable};
 use leveret_core::version::build_version;
 use leveret_management::definitions::{
-    At, Item, Parsed, Refusals, apply, hash_password, parse, read, unknown_field,
+    At, Findings, Item, Parsed, apply, hash_password, parse, read, unknown_field,
 };
 use leveret_management::request::{Endurance, Machine, Process, StoreView};
 use leveret_server::{CertificateState, Engine, EngineSetup};
@@ -408,7 +408,7 @@ impl core::error::Error for StartError {}
 /// # Errors
 /// The file cannot be read to its end. The text has the name of the file and the line with the error.
 pub(super) fn load(path: &Path, (broker, mut context): (&mut Broker, Context<'_>)) -> Result<(), String> {
-    let (mut made, mut refusals, mut remarks) = (0, Refusals::default(), Refusals::default());
+    let (mut made, mut refusals, mut remarks) = (0, Findings::default(), Findings::default());
     let done = for_each_definition(path, |at, object, parsed| {
         let done = parsed.and_then(|parsed| {
             let Parsed { mut item, unknown_fields } = parsed;
@@ -436,7 +436,7 @@ pub(super) fn load(path: &Path, (broker, mut context): (&mut Broker, Context<'_>
 
 /// Returns warnings about the file `load_definitions`, without creating anything.
 pub(super) fn dry_run_definitions(path: &Path) -> Vec<String> {
-    let mut remarks = Refusals::default();
+    let mut remarks = Findings::default();
     let done = for_each_definition(path, |at, object, parsed| match parsed {
         Ok(parsed) => {
             parsed.unknown_fields.iter().for_each(|name| remarks.add(at, object, &unknown_field(name)));

@@ -24,7 +24,7 @@ use leveret_core::password::PasswordHash;
 use leveret_json::{Fields, Value};
 
 use super::definitions::{self, DefinitionReader, Item, ItemError, Password, Step, StepError};
-use super::definitions::{Comparison, DefinitionComparer, Refusals, Subject};
+use super::definitions::{Comparison, DefinitionComparer, Findings, Subject};
 use super::http::Status;
 use super::json::Json;
 use super::management::{numbers, texts};
@@ -38,7 +38,7 @@ use super::uploads::Spool;
 const OBJECTS_PER_STEP: usize = 8;
 /// Number of bytes of a file after which a step ends.
 const BYTES_PER_STEP: usize = 64 << 10;
-/// The longest text about refused objects in bytes. Escaped, each byte may become six, and the answer is written at once.
+/// The longest text about refused objects in bytes. In JSON, a byte may take six, and the answer is written at once.
 const REASON_BYTES_MAX: usize = 5 << 10;
 /// Maximum length of an object of a file in bytes.
 const OBJECT_BYTES_MAX: usize = 64 << 10;
@@ -85,7 +85,7 @@ pub(super) struct Import {
     dry_run: Option<DryRun>,
     /// The number of objects in the file.
     object_count: u64,
-    refusals: Refusals,
+    refusals: Findings,
 }
 
 impl Upload for Import {

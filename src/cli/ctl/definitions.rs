@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::archive::{ExistingFile, NewFile};
 use crate::progress::{Progress, Total};
-use leveret_management::definitions::{At, FILE_BYTES_MAX, Item, Password, ReadError, Refusals, parse, read};
+use leveret_management::definitions::{At, FILE_BYTES_MAX, Findings, Item, Password, ReadError, parse, read};
 
 use super::access::hash_of;
 use super::client::Client;
@@ -71,8 +71,8 @@ pub(super) fn import(call: &Call) -> Result<(), Failure> {
         batch: String::new(),
         sent: Vec::new(),
         hashes: 0,
-        refusals: Refusals::default(),
-        remarks: Refusals::default(),
+        refusals: Findings::default(),
+        remarks: Findings::default(),
         progress: Progress::start("Import", Total::Bytes(0)),
     };
     let done = if name == "-" {
@@ -120,9 +120,9 @@ struct Importer {
     sent: Vec<(At, String)>,
     /// Number of passwords hashed for the batch.
     hashes: usize,
-    refusals: Refusals,
+    refusals: Findings,
     /// Remarks on definitions that were imported.
-    remarks: Refusals,
+    remarks: Findings,
     progress: Progress,
 }
 

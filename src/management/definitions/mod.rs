@@ -6,7 +6,7 @@
 //! | `item` | parses one object |
 //! | `compare` | compares objects with those of the broker, for a dry run |
 //! | `export` | exports definitions |
-//! | `refusals` | the objects that were not imported, with equal reasons together |
+//! | `findings` | errors and remarks about objects of a file, with equal ones together |
 //! | this file | applies one object to the broker; arguments as field tables |
 //!
 //! # Invariants
@@ -19,9 +19,9 @@
 
 mod compare;
 mod export;
+mod findings;
 mod item;
 mod read;
-mod refusals;
 
 use item::User;
 use leveret_amqp::field::{ArrayWriter, Table, TableWriter};
@@ -33,14 +33,14 @@ use leveret_storage::PendingWrites;
 
 pub use compare::{Comparison, DefinitionComparer, Subject};
 pub use export::{PARTS as EXPORT, VHOST_PARTS as VHOST_EXPORT};
+pub use findings::Findings;
+pub(crate) use findings::cut;
 pub use item::{
     Item, ItemError, Parsed, Password, parse, parse_fields, read_policy, read_user_limits, read_vhost_limits,
     tags, vhost_change,
 };
 pub use read::{At, FILE_BYTES_MAX, ReadError, SECTIONS, read};
 pub use read::{DefinitionReader, Step, StepError};
-pub use refusals::Refusals;
-pub(crate) use refusals::cut;
 
 /// Returns the remark about an unknown field.
 pub fn unknown_field(name: &str) -> String {

@@ -1,6 +1,6 @@
-//! The objects of a definition file that were not imported, with equal reasons together.
+//! Errors and remarks about objects of a definition file, with equal ones together.
 //!
-//! A board that lacks a virtual host or reaches a limit refuses thousands of objects for one reason.
+//! A broker that lacks a virtual host or reaches a limit refuses thousands of objects for one reason.
 //!
 //! # Invariants
 //! - The memory is bounded, whatever the file contains.
@@ -10,41 +10,41 @@ use leveret_json::{Fields, Value};
 
 use super::read::At;
 
-/// The most reasons that are kept.
-const REASONS_MAX: usize = 16;
-/// The number of objects that are named for each reason.
+/// The most different texts that are kept.
+const TEXTS_MAX: usize = 64;
+/// The number of objects that are named for each text.
 const NAMED_MAX: u64 = 3;
-/// The longest reason that is kept, in bytes.
-const REASON_BYTES_MAX: usize = 600;
-/// The fields with the names of an object, which its reason repeats.
+/// The longest text that is kept, in bytes.
+const TEXT_BYTES_MAX: usize = 600;
+/// The fields with the names of an object, which the text about it repeats.
 const NAMES: [&str; 7] = ["name", "vhost", "user", "exchange", "source", "destination", "routing_key"];
 
-/// Refusals for one reason.
+/// Findings with one text.
 #[derive(Debug)]
 struct Group {
-    /// The list and the reason, without the names of objects.
+    /// The list and the text, without the names of objects.
     kind: String,
-    /// The first refusals, each with its position and its reason.
+    /// The first findings, each with its position and its text.
     named: Vec<String>,
     count: u64,
 }
 
-/// The refused objects of one import.
+/// The errors of one import, or its remarks.
 #[derive(Debug, Default)]
-pub struct Refusals {
+pub struct Findings {
     groups: Vec<Group>,
     count: u64,
-    /// The number of refusals for further reasons than [`REASONS_MAX`].
+    /// The number of findings with further texts than [`TEXTS_MAX`].
     ungrouped_count: u64,
 }
 
-impl Refusals {
-    /// Adds an object, given as JSON, and the reason why it was refused.
+impl Findings {
+    /// Adds a finding about an object, given as JSON.
     pub fn add(&mut self, at: At, object: &str, why: &str) {
         self.count += 1;
         let kind = kind_of(at, object, why);
         let known = self.groups.iter().position(|group| group.kind == kind);
-        if known.is_none() && self.groups.len() == REASONS_MAX {
+        if known.is_none() && self.groups.len() == TEXTS_MAX {
             self.ungrouped_count += 1;
             return;
         }
@@ -55,16 +55,16 @@ impl Refusals {
         let group = &mut self.groups[place];
         group.count += 1;
         if group.count <= NAMED_MAX {
-            group.named.push(cut(format!("{at}: {why}"), REASON_BYTES_MAX));
+            group.named.push(cut(format!("{at}: {why}"), TEXT_BYTES_MAX));
         }
     }
 
-    /// Returns the number of refused objects.
+    /// Returns the number of findings.
     pub const fn count(&self) -> u64 {
         self.count
     }
 
-    /// Returns the lines that describe all refusals: the first ones for each reason, and how many there are like them.
+    /// Returns the lines that describe all findings: the first ones with each text, and how many there are like them.
     pub fn lines(&self) -> impl Iterator<Item = String> {
         let groups = self.groups.iter().flat_map(|group| {
             let others = group.count.saturating_sub(NAMED_MAX);
@@ -72,11 +72,11 @@ impl Refusals {
             group.named.iter().cloned().chain(more)
         });
         let rest = self.ungrouped_count;
-        groups.chain((rest > 0).then(|| format!("… and {} for other reasons", grouped(rest))))
+        groups.chain((rest > 0).then(|| format!("… and {} others", grouped(rest))))
     }
 }
 
-/// Returns the list and the reason, without the names that the object itself has.
+/// Returns the list and the text, without the names that the object itself has.
 fn kind_of(at: At, object: &str, why: &str) -> String {
     let fields = Fields::parse(object.as_bytes()).unwrap_or_default();
     let mut names: Vec<_> = NAMES
@@ -91,7 +91,7 @@ fn kind_of(at: At, object: &str, why: &str) -> String {
     let kind = names.iter().fold(why.to_string(), |why, name| {
         ['\'', '"'].iter().fold(why, |why, quote| why.replace(&format!("{quote}{name}{quote}"), "''"))
     });
-    cut(format!("{} {kind}", at.section), REASON_BYTES_MAX)
+    cut(format!("{} {kind}", at.section), TEXT_BYTES_MAX)
 }
 
 /// Cuts a text behind a character, so that it has at most this number of bytes.
@@ -106,17 +106,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusals_for_one_reason_are_counted() {
-        let mut refusals = Refusals::default();
+    fn findings_with_one_text_are_counted() {
+        let mut findings = Findings::default();
         for index in 0..1571 {
             let object = format!(r#"{{"name":"q{index}","vhost":"v"}}"#);
             let why = format!("queue 'q{index}' in vhost 'v': there is no vhost 'v'");
-            refusals.add(At { section: "queues", index }, &object, &why);
+            findings.add(At { section: "queues", index }, &object, &why);
         }
         let at = At { section: "bindings", index: 3 };
-        refusals.add(at, r#"{"vhost":"v"}"#, "missing field `source`");
-        let lines: Vec<String> = refusals.lines().collect();
-        assert_eq!(refusals.count(), 1572);
+        findings.add(at, r#"{"vhost":"v"}"#, "missing field `source`");
+        let lines: Vec<String> = findings.lines().collect();
+        assert_eq!(findings.count(), 1572);
         assert_eq!(
             lines,
             [
@@ -131,13 +131,13 @@ mod tests {
 
     #[test]
     fn a_file_of_different_errors_is_described_in_bounded_space() {
-        let mut refusals = Refusals::default();
+        let mut findings = Findings::default();
         for index in 0..5000 {
-            refusals.add(At { section: "users", index }, "{", &format!("{index} {}", "é".repeat(2000)));
+            findings.add(At { section: "users", index }, "{", &format!("{index} {}", "é".repeat(2000)));
         }
-        let lines: Vec<String> = refusals.lines().collect();
-        assert_eq!(lines.len(), REASONS_MAX + 1);
-        assert!(lines.iter().all(|line| line.len() <= REASON_BYTES_MAX));
-        assert_eq!(lines.last().map(String::as_str), Some("… and 4,984 for other reasons"));
+        let lines: Vec<String> = findings.lines().collect();
+        assert_eq!(lines.len(), TEXTS_MAX + 1);
+        assert!(lines.iter().all(|line| line.len() <= TEXT_BYTES_MAX));
+        assert_eq!(lines.last().map(String::as_str), Some("… and 4,936 others"));
     }
 }
