@@ -17,6 +17,13 @@ use leveret_daemon::StartError;
 const WRITABLE: [&str; 5] = [STATE_DIRECTORY, "/run/leveret", "/tmp", "/var/tmp", "/dev"];
 /// The data directory of the packaged unit. The unit itself waits for its mount.
 const STATE_DIRECTORY: &str = "/var/lib/leveret";
+/// Folders of the system. The sandbox stays closed for them as a whole: a socket or a flight recorder needs a folder of its
+/// own there.
+const OF_SYSTEM: [&str; 13] = [
+    "/", "/bin", "/boot", "/etc", "/home", "/lib", "/proc", "/root", "/run", "/sbin", "/sys", "/usr", "/var",
+];
+/// Folders of the system that also stay closed with all that is in them, except for a data directory.
+const CLOSED: [&str; 2] = ["/etc", "/usr"];
 /// The folders that `ProtectHome=` hides.
 const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
 
@@ -70,12 +77,12 @@ impl Paths {
             paths.add_writable(data.clone());
             paths.mounts = Some(data).filter(|data| data != Path::new(STATE_DIRECTORY));
         }
-        // The broker creates these files, so their folders must be writable. A home directory itself is not bound,
-        // because everything in it would become visible and writable.
+        // The broker creates these files, so their folders must be writable. For a file, a home directory itself is not
+        // bound, because everything in it would become visible and writable. A data directory is what the operator named.
         for file in [&config.unix.path, &config.flight_recorder].into_iter().flatten() {
-            if let Some(folder) =
-                absolute(file).as_deref().and_then(Path::parent).filter(|folder| !is_home(folder))
-            {
+            let is_open =
+                |folder: &&Path| !is_home(folder) && CLOSED.iter().all(|closed| !folder.starts_with(closed));
+            if let Some(folder) = absolute(file).as_deref().and_then(Path::parent).filter(is_open) {
                 paths.add_writable(folder.to_path_buf());
             }
         }
@@ -86,7 +93,8 @@ impl Paths {
     }
 
     fn add_writable(&mut self, folder: PathBuf) {
-        if folder == Path::new("/") || WRITABLE.iter().any(|writable| folder.starts_with(writable)) {
+        let is_of_system = OF_SYSTEM.iter().any(|closed| folder == Path::new(closed));
+        if is_of_system || WRITABLE.iter().any(|writable| folder.starts_with(writable)) {
             return;
         }
         let paths = if is_hidden(&folder) { &mut self.bound } else { &mut self.writable };
@@ -246,6 +254,16 @@ mod tests {
             config.flight_recorder = Some("/run/leveret/flight".into());
         });
         assert_eq!(found, ["[Service]", "ReadWritePaths=\"-/run/plant\""]);
+        // Folders of the system are not opened for a single file, and not as a data directory.
+        for path in
+            ["/run/leveret.sock", "/etc/leveret/leveret.sock", "/home/leveret.sock", "/usr/share/x/sock"]
+        {
+            assert_eq!(lines(|config| config.unix.path = Some(path.into())), ["[Service]"], "{path}");
+        }
+        for path in ["/home", "/etc", "/run"] {
+            let found = lines(|config| config.data_dir = path.into());
+            assert_eq!(found.last().map(String::as_str), Some("[Service]"), "{path}");
+        }
         // The home directory itself remains hidden.
         assert_eq!(lines(|config| config.unix.path = Some("/home/pi/leveret.sock".into())), ["[Service]"]);
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use leveret_core::limits::{Megabytes, grouped};
 
-/// Work that is done by then shows no progress.
+/// Work that takes less time shows no progress.
 const QUIET_FOR: Duration = Duration::from_millis(500);
 const UPDATE_INTERVAL: Duration = Duration::from_millis(250);
 /// The width of a terminal that does not tell its own.
@@ -26,7 +26,7 @@ pub(crate) enum Total {
     Messages(u64),
 }
 
-/// The work that is done, and what of it the terminal shows.
+/// Counts finished work, and writes the line about it.
 pub(crate) struct Progress {
     /// Such as "Backup".
     title: &'static str,

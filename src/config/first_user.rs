@@ -96,8 +96,8 @@ impl Readable for UserName {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LoopbackUsers(pub(super) Vec<String>);
 
-/// The value of RabbitMQ for no loopback user. No user can have been meant: a list with the one user "none" would let
-/// guest connect from other machines, too, without saying so.
+/// RabbitMQ's notation for an empty list. It is refused: as a user of this name, it would let guest connect from other
+/// machines without saying so.
 pub(super) const NO_LOOPBACK_USER: &str = "none";
 
 /// Returns what to write instead of the notation of RabbitMQ's sysctl-style file. `users` are the loopback users that it

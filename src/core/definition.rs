@@ -101,7 +101,8 @@ pub struct Vhost<'a> {
     pub metadata: VhostMetadata<'a>,
 }
 
-/// The value of a limit that is set, but to no limit. RabbitMQ keeps it, and tools that set -1 expect to read it.
+/// A limit that is set to unlimited, -1 in RabbitMQ, as distinct from one that is not set. Tools that set -1 expect to read
+/// it.
 pub const UNLIMITED: u32 = u32::MAX;
 
 /// The limits of a virtual host; `None` is unlimited.

@@ -1,5 +1,5 @@
-//! What the sandbox of the systemd unit forbids: distinguishes a mount that the unit has made read-only or empty from a
-//! file system that the kernel has made read-only. Both refuse a write with the same error.
+//! Detects paths that the systemd unit makes read-only or hides. A file system that the kernel has made read-only refuses a
+//! write with the same error, and needs another repair.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -9,7 +9,7 @@ use std::{env, fs, path};
 /// The folders that `ProtectHome=` hides.
 const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
 
-/// What the unit does to a path.
+/// How the unit denies access to a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Denial {
     /// `ProtectSystem=strict`: the mount is read-only, its file system is not.
@@ -18,8 +18,8 @@ pub(super) enum Denial {
     Hidden,
 }
 
-/// Returns what the unit of this process does to a path, which need not exist. Returns `None` if systemd did not start the
-/// process: then an administrator has made the mount read-only.
+/// Returns how the unit of this process denies access to a path, which need not exist. Returns `None` if systemd did not
+/// start the process: then an administrator has made the mount read-only.
 pub(super) fn denial(path: &Path) -> Option<Denial> {
     env::var_os("INVOCATION_ID")?;
     // Not /proc/mounts, which does not distinguish the flags of a mount from those of its file system.

@@ -256,6 +256,7 @@ pub(super) fn close_all(call: &Call<'_>, context: &mut RequestContext<'_>) -> An
 /// Returns the reason for closing connections that their clients get: the query `reason`, or the header `X-Reason`.
 pub(super) fn reason(request: &Request<'_>, default: &str) -> String {
     let query = request.query_value("reason").and_then(decode);
-    let given = query.unwrap_or_else(|| request.reason.unwrap_or(default).into());
+    let header = request.reason.filter(|reason| !reason.is_empty());
+    let given = query.unwrap_or_else(|| header.unwrap_or(default).into());
     given.chars().filter(|character| !character.is_control()).take(REASON_CHARS_MAX).collect()
 }

@@ -16,6 +16,8 @@ use super::compression::accepts_gzip;
 
 /// The longest request, head and body, in bytes, except for bodies that are taken in parts.
 pub const REQUEST_BYTES_MAX: usize = 64 << 10;
+/// The characters around the value of a header (RFC 9110, section 5.6.3).
+const BLANKS: [char; 2] = [' ', '\t'];
 /// The most headers of a request.
 const HEADERS_MAX: usize = 32;
 /// The most headers `Sec-WebSocket-Protocol` of a request.
@@ -65,8 +67,8 @@ pub struct Request<'a> {
     pub body: &'a [u8],
     /// `Content-Type`, or empty.
     pub media: &'a str,
-    /// The length of the body that the head announces, or that is known otherwise. `None`: the body is chunked, and its
-    /// end has not arrived.
+    /// The length of the body, from `Content-Length` or counted up to the last chunk. `None` while the end of a chunked body
+    /// has not arrived.
     pub body_bytes: Option<usize>,
     /// `X-Reason`: what the clients of closed connections are told.
     pub reason: Option<&'a str>,
@@ -243,8 +245,8 @@ pub struct DecodedBody {
     pub is_whole: bool,
 }
 
-/// Parses the request at the start of `bytes`, which never has more than `bytes_max`. A chunked body is not parsed here:
-/// the caller decodes it with a [`ChunkDecoder`], and then calls this again with the result.
+/// Parses the request at the start of `bytes`, which has at most `bytes_max` bytes. If the result is
+/// [`Parsed::ChunkedBody`], the caller decodes the body with a [`ChunkDecoder`], and calls this again with `decoded`.
 pub fn parse(bytes: &[u8], bytes_max: usize, decoded: Option<DecodedBody>) -> Parsed<'_> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut head = httparse::Request::new(&mut headers);
@@ -263,6 +265,10 @@ pub fn parse(bytes: &[u8], bytes_max: usize, decoded: Option<DecodedBody>) -> Pa
         Ok(known) => known,
         Err(status) => return Parsed::Refused(status),
     };
+    // RFC 9112 permits LF alone as a line end. A parser that takes it for a part of a value would see another body.
+    if (known.body_len > 0 || known.is_chunked) && has_bare_line_feed(&bytes[..head_len]) {
+        return Parsed::Refused(Status::BadRequest);
+    }
     let expects_continue = known.expects_continue;
     let (end, body_bytes) = match (known.is_chunked, decoded) {
         // HTTP/1.0 has no chunked bodies, so a proxy may not have seen this one's end.
@@ -333,7 +339,8 @@ impl<'a> KnownHeaders<'a> {
         let mut known = Self::default();
         let mut has_length = false;
         for header in headers {
-            let value = core::str::from_utf8(header.value).unwrap_or("").trim();
+            // Other characters that Unicode calls white space are part of a value.
+            let value = core::str::from_utf8(header.value).unwrap_or("").trim_matches(BLANKS);
             match header.name {
                 name if name.eq_ignore_ascii_case("content-length") => {
                     // Different parsers would interpret two lengths, or a sign before one, differently.
@@ -406,9 +413,13 @@ pub fn has_tag(tags: &str, tag: u64) -> bool {
     tags.split(',').any(|other| other.trim().trim_start_matches("W/") == tag)
 }
 
+fn has_bare_line_feed(head: &[u8]) -> bool {
+    head.windows(2).any(|pair| pair[1] == b'\n' && pair[0] != b'\r')
+}
+
 /// Returns whether a list contains this word.
 fn has_word(list: &str, word: &str) -> bool {
-    list.split(',').any(|other| other.trim().eq_ignore_ascii_case(word))
+    list.split(',').any(|other| other.trim_matches(BLANKS).eq_ignore_ascii_case(word))
 }
 
 /// Stores the value of a header that may occur once. If it occurred twice, another parser might read the other value
@@ -536,7 +547,8 @@ const SIZE_DIGITS_MAX: usize = 8;
 ///
 /// # Invariants
 /// - Each line ends with CR LF: another parser may take a LF alone for a line end or not.
-/// - Lengths, extensions and trailers are bounded.
+/// - Lengths, extensions and trailers are bounded. Lines without the form of RFC 9112 are refused, because another parser
+///   may understand them otherwise.
 #[derive(Clone, Debug, Default)]
 pub struct ChunkDecoder(ChunkState);
 
@@ -544,6 +556,8 @@ pub struct ChunkDecoder(ChunkState);
 enum ChunkState {
     /// In the length of a chunk; its value and its number of digits up to now.
     Size(usize, usize),
+    /// In blanks behind a length of this value.
+    SizeBlank(usize),
     /// In an extension behind a length of this value, of which this many bytes have arrived.
     Extension(usize, usize),
     /// At the LF behind a length of this value.
@@ -552,8 +566,8 @@ enum ChunkState {
     Content(usize),
     /// At the CR, or the LF, behind a chunk.
     ContentEnd { is_cr_seen: bool },
-    /// In the lines behind the last chunk: the length of the current line, and that of all.
-    Trailer(usize, usize),
+    /// In the header lines behind the last chunk.
+    Trailer { line_bytes: usize, trailer_bytes: usize, has_colon: bool },
     /// At the LF of such a line. The line is empty, which ends the body, or not.
     TrailerEnd { is_empty: bool, trailer_bytes: usize },
     /// The body is complete.
@@ -597,6 +611,11 @@ impl ChunkDecoder {
     }
 }
 
+/// Returns whether a line may contain this byte.
+const fn is_text(byte: u8) -> bool {
+    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+}
+
 impl ChunkState {
     /// Returns the state after a byte outside of a chunk's content.
     fn after(self, byte: u8) -> Result<Self, Status> {
@@ -610,26 +629,37 @@ impl ChunkState {
                 }
             }
             (Self::Size(value, 1..), b'\r') => Ok(Self::SizeEnd(value)),
-            (Self::Size(value, 1..), b';' | b' ' | b'\t') => Ok(Self::Extension(value, 0)),
-            (Self::Extension(value, _), b'\r') => Ok(Self::SizeEnd(value)),
-            (Self::Extension(value, bytes), byte) if byte != b'\n' && bytes < EXTENSION_BYTES_MAX => {
+            (Self::Size(value, 1..) | Self::SizeBlank(value), b' ' | b'\t') => Ok(Self::SizeBlank(value)),
+            (Self::Size(value, 1..) | Self::SizeBlank(value), b';') => Ok(Self::Extension(value, 0)),
+            (Self::SizeBlank(value) | Self::Extension(value, _), b'\r') => Ok(Self::SizeEnd(value)),
+            (Self::Extension(value, bytes), byte) if is_text(byte) && bytes < EXTENSION_BYTES_MAX => {
                 Ok(Self::Extension(value, bytes + 1))
             }
-            (Self::SizeEnd(0), b'\n') => Ok(Self::Trailer(0, 0)),
+            (Self::SizeEnd(0), b'\n') => {
+                Ok(Self::Trailer { line_bytes: 0, trailer_bytes: 0, has_colon: false })
+            }
             (Self::SizeEnd(value), b'\n') => Ok(Self::Content(value)),
             (Self::ContentEnd { is_cr_seen: false }, b'\r') => Ok(Self::ContentEnd { is_cr_seen: true }),
             (Self::ContentEnd { is_cr_seen: true }, b'\n') => Ok(Self::default()),
-            (Self::Trailer(line_bytes, trailer_bytes), b'\r') => {
+            (Self::Trailer { line_bytes, trailer_bytes, has_colon }, b'\r')
+                if line_bytes == 0 || has_colon =>
+            {
                 Ok(Self::TrailerEnd { is_empty: line_bytes == 0, trailer_bytes })
             }
-            (Self::Trailer(line_bytes, trailer_bytes), byte)
-                if byte != b'\n' && trailer_bytes < TRAILER_BYTES_MAX =>
+            // A blank at the beginning would continue the line before.
+            (Self::Trailer { line_bytes: 0, .. }, b' ' | b'\t' | b':') => malformed,
+            (Self::Trailer { line_bytes, trailer_bytes, has_colon }, byte)
+                if is_text(byte) && trailer_bytes < TRAILER_BYTES_MAX =>
             {
-                Ok(Self::Trailer(line_bytes + 1, trailer_bytes + 1))
+                Ok(Self::Trailer {
+                    line_bytes: line_bytes + 1,
+                    trailer_bytes: trailer_bytes + 1,
+                    has_colon: has_colon || byte == b':',
+                })
             }
             (Self::TrailerEnd { is_empty: true, .. }, b'\n') => Ok(Self::Done),
             (Self::TrailerEnd { is_empty: false, trailer_bytes }, b'\n') => {
-                Ok(Self::Trailer(0, trailer_bytes + 2))
+                Ok(Self::Trailer { line_bytes: 0, trailer_bytes: trailer_bytes + 2, has_colon: false })
             }
             _ => malformed,
         }
@@ -709,6 +739,11 @@ mod tests {
             ("transfer-encoding: chunked\r\nTransfer-Encoding: chunked", Status::BadRequest),
             ("transfer-encoding: chunked\r\ncontent-length: 3", Status::BadRequest),
             ("content-length: 0\r\ntransfer-encoding: chunked", Status::BadRequest),
+            ("transfer-encoding: \u{a0}chunked", Status::NotImplemented),
+            ("transfer-encoding: chunked\u{2029}", Status::NotImplemented),
+            ("content-length: \u{3000}5", Status::BadRequest),
+            ("x: y\ncontent-length: 5", Status::BadRequest),
+            ("x: y\ntransfer-encoding: chunked", Status::BadRequest),
         ] {
             assert_eq!(refused(&format!("PUT / HTTP/1.1\r\n{header}\r\n\r\n")), Some(status), "{header}");
         }
@@ -753,6 +788,13 @@ mod tests {
             ("1\r\nx\n", Status::BadRequest),
             ("0\r\n\n", Status::BadRequest),
             ("1;\n", Status::BadRequest),
+            ("1 2\r\n", Status::BadRequest),
+            ("1 \n", Status::BadRequest),
+            ("1;a=\0\r\n", Status::BadRequest),
+            ("0\r\nGET / HTTP/1.1\r\n\r\n", Status::BadRequest),
+            ("0\r\nA: \0\r\n\r\n", Status::BadRequest),
+            ("0\r\n A: b\r\n\r\n", Status::BadRequest),
+            ("0\r\n: b\r\n\r\n", Status::BadRequest),
             ("123456789\r\n", Status::TooLarge),
             (&long_extension, Status::BadRequest),
             (&long_trailer, Status::BadRequest),

@@ -75,7 +75,7 @@ pub(super) fn node_memory(call: &Call<'_>, context: &RequestContext<'_>) -> Answ
     of_node(call, context, || object(|json| node::node_memory(json, context)))
 }
 
-/// Lists attempts to log in. None are counted.
+/// Answers with an empty list, because the broker does not count attempts to log in.
 pub(super) fn attempts(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     of_node(call, context, || object(|json| json.raw(b"[]")))
 }
@@ -173,7 +173,7 @@ pub(super) fn close_of_user(call: &Call<'_>, context: &mut RequestContext<'_>) -
     Ok(done(Status::NoContent))
 }
 
-/// Forgets counted attempts to log in. None are counted.
+/// Answers 204 without an effect, because the broker does not count attempts to log in.
 pub(super) fn reset_attempts(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     Ok(of_node(call, context, || done(Status::NoContent)))
 }

@@ -175,7 +175,8 @@ impl BodyLeft {
         }
     }
 
-    /// Returns whether so much is to come that it is not worth reading only to refuse the request.
+    /// Returns whether the body exceeds [`DISCARDED_BYTES_MAX`]: the rest of a body with a known length, or the content of a
+    /// chunked body up to now.
     const fn is_too_long_to_discard(&self) -> bool {
         let (Self::Bytes(bytes) | Self::Chunked { content_bytes: bytes, .. }) = self;
         *bytes > DISCARDED_BYTES_MAX
@@ -207,7 +208,7 @@ impl BodyLeft {
         Ok(content)
     }
 
-    /// Returns the number of bytes still to come, or a number that is larger.
+    /// Returns an upper bound of the number of bytes still to come.
     const fn bytes_max(&self) -> usize {
         match self {
             Self::Bytes(left) => *left,

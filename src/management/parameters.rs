@@ -35,11 +35,16 @@ pub(super) fn put(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered
 /// The global parameter with the name that clients and operators see as that of the cluster.
 const CLUSTER_NAME: &str = "cluster_name";
 
-/// Returns the cluster name: the global parameter, or else the name of the node.
+/// Returns whether a text can be a cluster name. Operators see it on terminals, so it has no control characters.
+fn is_cluster_name(text: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
+/// Returns the cluster name: the global parameter if it is a name, or else the name of the node.
 pub fn cluster_name(broker: &Broker, node: &str) -> String {
     let is_name = |it: &Parameter<&str, &[u8]>| it.vhost.is_none() && it.name == CLUSTER_NAME;
     let set = broker.views().parameters().find(is_name).and_then(|it| match Value::parse(it.value) {
-        Ok(Value::String(name)) => Some(name.into_owned()),
+        Ok(Value::String(name)) if is_cluster_name(&name) => Some(name.into_owned()),
         _ => None,
     });
     set.unwrap_or_else(|| node.to_string())
@@ -49,8 +54,8 @@ pub fn cluster_name(broker: &Broker, node: &str) -> String {
 pub(super) fn put_cluster_name(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let name = match Fields::parse(call.request.body).map_err(bad)?.value("name") {
         Value::Null => return Err(bad_request("[{key_missing,name}]")),
-        name @ Value::String(_) if (1..=NAME_BYTES_MAX).contains(&name.as_str().map_or(0, str::len)) => name,
-        _ => return Err(bad_request("`name` must be a text of 1 to 255 bytes")),
+        name @ Value::String(_) if name.as_str().is_some_and(is_cluster_name) => name,
+        _ => return Err(bad_request("`name` must be a text of 1 to 255 bytes without control characters")),
     };
     let value = name.compact().map_err(bad)?;
     let parameter = Parameter { vhost: None, component: "", name: CLUSTER_NAME, value: value.as_bytes() };

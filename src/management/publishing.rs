@@ -176,11 +176,12 @@ impl Base64Decoder {
         let mut all = Zeroizing::new(core::mem::take(&mut self.rest));
         all.extend(text.iter().filter(|byte| !byte.is_ascii_whitespace()));
         let is_valid = !self.is_ended || all.is_empty();
-        self.is_ended |= all.contains(&b'=');
-        if !is_last && !self.is_ended {
+        // A group of four, padding included, may cross the end of a piece.
+        if !is_last {
             let whole_len = all.len() / 4 * 4;
             self.rest = all.split_off(whole_len);
         }
+        self.is_ended |= all.contains(&b'=');
         let decoded = BASE64.decode(&*all).ok().filter(|_| is_valid);
         decoded.map(Zeroizing::new).ok_or_else(|| bad_request("the payload is not valid base64"))
     }
@@ -576,5 +577,38 @@ mod split_tests {
         assert!(
             divided(&format!("{{\"x\":\"{}\"}}", "a".repeat(2000)), 100).unwrap_err().contains("1000 bytes")
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn decoded(text: &[u8], split: usize) -> Option<Vec<u8>> {
+        let (mut decoder, (first, last)) = (Base64Decoder::default(), text.split_at(split));
+        let mut bytes = decoder.decode(first, false).ok()?.to_vec();
+        bytes.extend_from_slice(&decoder.decode(last, true).ok()?);
+        Some(bytes)
+    }
+
+    #[test]
+    fn base64_may_be_divided_anywhere() {
+        for (text, wanted) in [
+            ("QUJD\nREVG\r\nRw==\n", Some("ABCDEFG")),
+            ("QUJD REVGR0g=", Some("ABCDEFGH")),
+            (" Q U J D ", Some("ABC")),
+            ("", Some("")),
+            ("QQ==QUJD", None),
+            ("QQ==\nQQ==", None),
+            ("QUJ", None),
+            ("QUJD=", None),
+            ("QQ=", None),
+            ("QU*D", None),
+        ] {
+            for split in 0..=text.len() {
+                let found = decoded(text.as_bytes(), split);
+                assert_eq!(found.as_deref(), wanted.map(str::as_bytes), "{text:?} at {split}");
+            }
+        }
     }
 }

@@ -344,7 +344,7 @@ pub(super) struct Shared<P: Platform> {
     pub(super) scratch: Scratch,
     /// The input read and the work done in the current turn.
     pub(super) budget: TurnBudget,
-    /// What clients are told in connection.start, with the node's name as cluster name.
+    /// The identity in connection.start, with the node's name in place of the cluster name.
     identity: Identity,
 }
 

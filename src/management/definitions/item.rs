@@ -396,10 +396,13 @@ pub fn read_user_limits(mut fields: Fields<'_>) -> Result<UserLimits, String> {
     fields.nothing_else().map(|()| limits)
 }
 
-/// Reads a limit. A negative value means [`UNLIMITED`], as in RabbitMQ.
+/// Reads a limit. A negative value means [`UNLIMITED`], as in RabbitMQ. Values beyond the range are the largest limit.
 fn limit(fields: &mut Fields<'_>, name: &str) -> Result<Option<u32>, String> {
     let value: Option<i64> = fields.number_if_said(name)?;
-    Ok(value.map(|value| u32::try_from(value).unwrap_or(UNLIMITED)))
+    Ok(value.map(|value| match value {
+        ..0 => UNLIMITED,
+        value => u32::try_from(value).unwrap_or(UNLIMITED).min(UNLIMITED - 1),
+    }))
 }
 
 /// Reads the member `limits`, if it is set: an object, or a list of `[name, value]` pairs. RabbitMQ exports both forms.

@@ -205,7 +205,7 @@ impl Bridges {
         broker.parameters_version() != self.parameters_seen
     }
 
-    /// Makes bridges of the parameters, and announces the cluster name that is one of them.
+    /// Applies changed parameters: starts the bridges of shovels, and announces the cluster name.
     #[cold]
     pub(super) fn take_parameters<P: Platform>(&mut self, shared: &mut Shared<P>) {
         self.parameters_seen = shared.broker.parameters_version();
