@@ -9,19 +9,21 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Iterator, List, Tuple
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1] / "support")]
 
 from harness import raw  # noqa: E402
 from harness.brokers import Address, RabbitMq, leveret, rabbitmq  # noqa: E402
+from harness.shapes import differences, shape  # noqa: E402
 from support import Done, ctl  # noqa: E402
 import alike  # noqa: E402
 
 RECORDED = HERE / "as_json.txt"
 
-# `{home}` is a folder of each side, `{port}` the broker's port. Words before `?` are a check of rabbitmq-diagnostics.
+# `{home}` is a folder of each side, `{port}` the broker's port. A line that begins with `?` is a check of
+# rabbitmq-diagnostics.
 SCRIPT = """
 list_queues
 list_queues name messages durable arguments state
@@ -119,22 +121,6 @@ MISSING = {
 }
 
 
-def shape(value: Any) -> Any:
-    """Returns the members of a JSON value with their types. A list has the shape of its items together."""
-    if isinstance(value, dict):
-        return {key: shape(inner) for key, inner in sorted(value.items())}
-    if isinstance(value, list):
-        merged: Dict[str, Any] = {}
-        for inner in map(shape, value):
-            merged = {**merged, **inner} if isinstance(inner, dict) else {"": inner}
-        return [merged]
-    if isinstance(value, bool):
-        return "truth"
-    if isinstance(value, (int, float)):
-        return "number"
-    return "null" if value is None else "text"
-
-
 def outcome(done: Done) -> List[Any]:
     """Returns the exit code, and the shapes of standard output and standard error. A text is only called a text."""
     def read(text: str) -> Any:
@@ -174,22 +160,6 @@ def record() -> None:
     RECORDED.write_text("".join(lines))
 
 
-def differences(path: str, theirs: Any, ours: Any) -> Iterator[str]:
-    """Returns the members that only RabbitMQ has, and those with another type. Leveret may have more members."""
-    if isinstance(theirs, list) and isinstance(ours, list):
-        # A list that is empty on one side says nothing about its items.
-        if theirs[0] and ours[0]:
-            yield from differences(path + "[]", theirs[0], ours[0])
-    elif isinstance(theirs, dict) and isinstance(ours, dict):
-        for key, inner in theirs.items():
-            if key in ours:
-                yield from differences(f"{path}.{key}", inner, ours[key])
-            else:
-                yield f"{path}.{key} is missing"
-    elif theirs != ours:
-        yield f"{path} is {json.dumps(ours)}, not {json.dumps(theirs)}"
-
-
 def json_has_the_types_of_rabbitmqctl() -> None:
     """With `--formatter json`, every command that both have ends with the same exit code, and prints the same types."""
     recorded = [line.split("\t") for line in RECORDED.read_text().splitlines()]
@@ -201,7 +171,7 @@ def json_has_the_types_of_rabbitmqctl() -> None:
         for name, one, other in zip(("status", "output", "error"), json.loads(text), said):
             missing = MISSING.get(line, "-")
             found = differences("", one, other)
-            wrong += [f"{line}: {name}{what}" for what in found if not re.match(rf"{missing} is missing$", what)]
+            wrong += [f"{line}: {name}{what}" for what in found if not re.match(rf"{missing} missing$", what)]
     assert not wrong, "different from RabbitMQ:\n" + "\n".join(wrong)
 
 
