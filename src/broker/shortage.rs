@@ -7,9 +7,11 @@
 use leveret_core::command::QueueId;
 use leveret_core::mem::PoolFull;
 
-/// A pool of memory that publishers use.
+/// The memory, or a pool of it, that publishers use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Pool {
+    /// All memory that messages can have.
+    Memory,
     /// Messages in memory.
     Messages,
     /// The bodies and properties of messages in memory.
@@ -68,6 +70,7 @@ impl Pool {
     /// Returns the configuration key that makes the pool larger.
     pub const fn key(self) -> &'static str {
         match self {
+            Self::Memory => "memory_limit",
             Self::Messages => "messages_max",
             Self::Bodies => "body_bytes_max",
             Self::Assembly => "assembly_bytes_max",
@@ -80,6 +83,7 @@ impl Pool {
 impl From<PoolFull> for Pool {
     fn from(full: PoolFull) -> Self {
         match full {
+            PoolFull::Memory => Self::Memory,
             PoolFull::Messages => Self::Messages,
             PoolFull::Bodies => Self::Bodies,
             PoolFull::Assembly => Self::Assembly,

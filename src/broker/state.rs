@@ -12,7 +12,7 @@ use hashbrown::HashTable;
 use leveret_core::command::{ChannelId, ConnectionId, Name, QueueId, VhostId};
 use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
-use leveret_core::mem::Slab;
+use leveret_core::mem::{Memory, Slab};
 use leveret_storage::{PendingWrites, UNDELIVERED};
 
 use super::Context;
@@ -81,6 +81,8 @@ pub struct Gauges {
 
 /// The broker.
 pub struct Broker {
+    /// The memory of all pools.
+    memory: Memory,
     pub(crate) entropy: Entropy,
     pub(crate) access: Access,
     pub(crate) policies: Policies,
@@ -115,6 +117,11 @@ fn draw_seed(entropy: &mut Entropy) -> u64 {
 }
 
 impl Broker {
+    /// Returns the memory of all pools.
+    pub const fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     /// Returns the queues with their messages and unsettled deliveries.
     pub const fn queues(&self) -> &Queues {
         &self.queues
@@ -140,7 +147,15 @@ impl Broker {
     ///
     /// # Errors
     /// The limits are too low for `/` with its predeclared exchanges, or for guest.
-    pub fn new(limits: &Limits, mut entropy: Entropy) -> Result<Self, Fault> {
+    pub fn new(limits: &Limits, entropy: Entropy) -> Result<Self, Fault> {
+        Self::in_memory(limits, &limits.memory(), entropy)
+    }
+
+    /// Creates the broker of a new store, whose pools have this memory. See [`Self::new`].
+    ///
+    /// # Errors
+    /// The limits are too low for `/` with its predeclared exchanges, or for guest.
+    pub fn in_memory(limits: &Limits, memory: &Memory, mut entropy: Entropy) -> Result<Self, Fault> {
         let seed = draw_seed(&mut entropy);
         let vhosts = limits.vhosts_max as usize;
         let exchanges = limits.exchanges_max as usize + vhosts * PREDECLARED_EXCHANGES;
@@ -148,12 +163,13 @@ impl Broker {
         let frame = limits.frame_max as usize;
         let access = Access::new(limits, &mut entropy, seed);
         let mut broker = Self {
+            memory: memory.clone(),
             entropy,
             access,
             policies: Policies::with_capacity(limits.policies_max as usize),
             parameters: Parameters::with_capacity(limits.parameters_max as usize, seed),
             topology: Topology::with_capacity(exchanges, limits.bindings_max as usize, frame, seed),
-            queues: Queues::new(limits, seed),
+            queues: Queues::new(limits, memory, seed),
             consumers: Consumers::new(limits, seed),
             sessions: Sessions::new(limits, seed),
             retained: Retained::new(limits, seed),
@@ -282,7 +298,7 @@ impl Broker {
     /// This is capacity for queue entries and deliveries, in the share of a queue, in an outbox, or in the
     /// log. The counter also rises when routes change, because a message may then be routed to queues that
     /// have capacity.
-    pub const fn capacity_freed(&self) -> u64 {
+    pub fn capacity_freed(&self) -> u64 {
         self.queues.capacity_freed() + self.revision()
     }
 

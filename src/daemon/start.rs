@@ -73,7 +73,6 @@ impl EventLoop {
             },
             tls_links_max: config.tls_links_max(),
             certificates: CertificateState::of(certificates.as_ref()),
-            is_memory_locked: config.memory_lock,
             management_listeners: management.iter().map(|listener| listener.with_tls).collect(),
             metrics_listeners: config.metrics.len(),
             process: Process {
@@ -269,9 +268,11 @@ fn absolute(path: &Path) -> String {
     path::absolute(path).unwrap_or_else(|_| path.to_path_buf()).display().to_string()
 }
 
-/// Locks all reserved memory, and memory allocated later, so that no page fault delays the broker.
+/// Locks all memory in which the broker stores something, at once or when it does so. The system then never swaps it out.
+///
+/// Addresses that are only reserved must not become resident: together they are larger than `memory_limit`.
 fn lock_memory() -> Result<(), StartError> {
-    let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE;
+    let all = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
     mlockall(all).map_err(|error| StartError::MemoryLock(error.into()))?;
     log::info!("all memory is locked");
     Ok(())

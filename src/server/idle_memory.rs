@@ -17,8 +17,6 @@ const IDLE_BYTES_KEPT: usize = 1 << 20;
 /// The state of the return of idle memory.
 #[derive(Debug)]
 pub(super) struct IdleMemory {
-    /// All memory is locked, so nothing is returned.
-    is_locked: bool,
     due: Deadline,
     /// The code that only the start needs is still in memory.
     is_fresh: bool,
@@ -27,11 +25,9 @@ pub(super) struct IdleMemory {
 }
 
 impl IdleMemory {
-    /// Creates the state at start. Memory that the start no longer needs is returned too, unless all memory
-    /// is locked.
-    pub(super) const fn new(is_locked: bool) -> Self {
-        let due = if is_locked { Deadline::NEVER } else { Now::from_ms(0).after_ms(TRIM_AFTER_MS) };
-        Self { is_locked, due, is_fresh: true, left_bytes: 0 }
+    /// Creates the state at start. Memory that the start no longer needs is returned too.
+    pub(super) const fn new() -> Self {
+        Self { due: Now::from_ms(0).after_ms(TRIM_AFTER_MS), is_fresh: true, left_bytes: 0 }
     }
 
     /// Returns when memory must be returned.
@@ -42,9 +38,6 @@ impl IdleMemory {
     /// Returns whether a bounded part of the memory must be returned now. If not, sets the deadline if
     /// `idle_bytes` are more than what is kept.
     pub(super) fn is_due(&mut self, now: Now, idle_bytes: usize) -> bool {
-        if self.is_locked {
-            return false;
-        }
         if self.due == Deadline::NEVER {
             if idle_bytes > IDLE_BYTES_KEPT && idle_bytes != self.left_bytes {
                 self.due = now.after_ms(TRIM_AFTER_MS);
@@ -70,7 +63,7 @@ mod tests {
     #[test]
     fn what_lies_idle_goes_back_after_a_while_and_what_cannot_is_left_alone() {
         let at = Now::from_ms;
-        let mut idle = IdleMemory::new(false);
+        let mut idle = IdleMemory::new();
         assert!(!idle.is_due(at(10), 0), "memory is idle for a while first");
         assert!(idle.is_due(at(1_000), 0), "what the start left");
         idle.note_returned(2 << 20);
@@ -81,13 +74,6 @@ mod tests {
         assert!(idle.is_due(at(3_000), 0));
         idle.note_returned(5);
         assert!(!idle.is_due(at(9_000), IDLE_BYTES_KEPT), "kept for the next burst");
-        assert_eq!(idle.deadline(), Deadline::NEVER);
-    }
-
-    #[test]
-    fn of_locked_memory_nothing_goes_back() {
-        let mut idle = IdleMemory::new(true);
-        assert!(!idle.is_due(Now::from_ms(9_000), usize::MAX));
         assert_eq!(idle.deadline(), Deadline::NEVER);
     }
 }

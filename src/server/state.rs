@@ -56,8 +56,6 @@ pub struct EngineSetup {
     pub certificates: CertificateState,
     /// Maximum number of bridge links that use TLS at a time.
     pub tls_links_max: usize,
-    /// All memory is locked, so none is returned to the system.
-    pub is_memory_locked: bool,
     /// The description of the process for operators.
     pub process: Process,
     /// The user that the process runs as. Only this user and root may use the control socket.
@@ -117,7 +115,7 @@ impl<P: Platform> Engine<P> {
             resources: SharedResources {
                 settings: Settings::new(&limits, &setup.identity).with_mqtt(setup.mqtt),
                 pools: Pools::new(&limits),
-                messages: Messages::new(limits.message_limits()),
+                messages: Messages::in_memory(limits.message_limits(), broker.memory()),
                 log: LogLimiter::default(),
             },
             broker,
@@ -133,7 +131,7 @@ impl<P: Platform> Engine<P> {
             shared,
             store: None,
             blocked: BlockedPublishers::new(),
-            idle_memory: IdleMemory::new(setup.is_memory_locked),
+            idle_memory: IdleMemory::new(),
             operators: Operators::new(setup.process, setup.own_uid, samples),
             bridges,
         }

@@ -47,7 +47,7 @@ impl ConsumersFixture {
         let messages = Messages::new(limits.message_limits());
         Self {
             consumers: Consumers::new(&limits, 1),
-            queues: Queues::new(&limits, 1),
+            queues: Queues::new(&limits, &limits.memory(), 1),
             quota,
             pending_writes: PendingWrites::new(100),
             messages,

@@ -40,7 +40,7 @@ use leveret_core::batch::Batch;
 use leveret_core::command::QueueId;
 use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
-use leveret_core::mem::{FifoPool, Messages};
+use leveret_core::mem::{FifoPool, Memory, Messages};
 use leveret_storage::PendingWrites;
 use page_in::LostMessages;
 use page_in::Paging;
@@ -159,13 +159,13 @@ pub struct Queues {
 }
 
 impl Queues {
-    pub(crate) fn new(limits: &Limits, seed: u64) -> Self {
+    pub(crate) fn new(limits: &Limits, memory: &Memory, seed: u64) -> Self {
         let (queues, frame) = (limits.queues_max as usize, limits.frame_max as usize);
-        let pool = FifoPool::with_entries(limits.queue_entries_max as usize);
+        let pool = FifoPool::in_memory(limits.queue_entries_max as usize, memory);
         Self {
             settings: Settings {
                 frame_max: frame,
-                chunks_reserve: pool.chunks_max() / 16,
+                chunks_reserve: pool.reserve(),
                 dead_letter_log_bytes: limits.segment_bytes.into(),
                 persist_all: false,
                 messages: limits.messages_max - limits.messages_max / 16,
@@ -360,7 +360,7 @@ impl Queues {
     /// Returns a counter that rises when capacity becomes free that a publisher may wait for.
     ///
     /// It rises for freed queue entries and delivery records (counted by their pools), and with `releases`.
-    pub(crate) const fn capacity_freed(&self) -> u64 {
+    pub(crate) fn capacity_freed(&self) -> u64 {
         self.pool.given() + self.deliveries.freed_total() + self.releases
     }
 

@@ -45,7 +45,7 @@ impl Queues {
 
     /// Returns a counter that rises when memory or queue entries are freed. Queues that wait for these retry
     /// their read when the counter rises.
-    const fn read_capacity_freed(&self, messages: &Messages) -> u64 {
+    fn read_capacity_freed(&self, messages: &Messages) -> u64 {
         messages.capacity_freed() + self.pool.given()
     }
 

@@ -53,7 +53,7 @@ impl QueueFlowFixture {
         let quota = Quota::new(&limits);
         let messages = Messages::new(limits.message_limits());
         Self {
-            queues: Queues::new(&limits, 1),
+            queues: Queues::new(&limits, &limits.memory(), 1),
             consumers: Consumers::new(&limits, 1),
             quota,
             pending_writes: PendingWrites::new(100),

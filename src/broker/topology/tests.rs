@@ -61,7 +61,7 @@ impl TopologyFixture {
             topology: Topology::with_capacity(20, 40, 4096, 1),
             access,
             quota,
-            queues: Queues::new(&limits, 1),
+            queues: Queues::new(&limits, &limits.memory(), 1),
             pending_writes,
             messages,
             work: Work::default(),

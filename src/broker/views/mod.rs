@@ -623,6 +623,7 @@ impl Explained<'_> {
     fn pool(&self, f: &mut fmt::Formatter<'_>, pool: Pool) -> fmt::Result {
         let key = pool.key();
         match pool {
+            Pool::Memory => f.write_str("messages use up their part of memory_limit")?,
             Pool::Messages | Pool::Bodies | Pool::Entries => write!(f, "{key} is used up")?,
             Pool::Assembly => write!(f, "messages that are still being received use up {key}")?,
             Pool::Unacknowledged => write!(f, "unacknowledged deliveries use up {key}")?,
@@ -649,7 +650,7 @@ impl Explained<'_> {
     fn largest_user_of(&self, f: &mut fmt::Formatter<'_>, pool: Pool) -> Result<Option<()>, fmt::Error> {
         let much = |queue: &Queue| match pool {
             Pool::Messages => queue.resident_messages(),
-            Pool::Bodies => queue.backlog.bytes() + queue.unsettled.bytes,
+            Pool::Memory | Pool::Bodies => queue.backlog.bytes() + queue.unsettled.bytes,
             Pool::Entries => queue.backlog.ready().into(),
             Pool::Unacknowledged => queue.unsettled.count.into(),
             Pool::Assembly => 0,
@@ -660,7 +661,7 @@ impl Explained<'_> {
         f.write_str(", most by ")?;
         self.queue(f, queue)?;
         match pool {
-            Pool::Bodies => write!(f, ", {}", Megabytes(much))?,
+            Pool::Memory | Pool::Bodies => write!(f, ", {}", Megabytes(much))?,
             _ => write!(f, ", {much}")?,
         }
         Ok(Some(()))
@@ -671,6 +672,11 @@ impl Explained<'_> {
         let (views, messages) = (self.views, self.messages);
         let bytes = |used: usize, most: usize| (Megabytes(used as u64), Megabytes(most as u64));
         let (used, most) = match pool {
+            Pool::Memory => {
+                let (used, most) = messages.memory_usage();
+                let (used, most) = bytes(used, most);
+                return write!(f, ", {used} of {most}");
+            }
             Pool::Bodies => {
                 let (used, most) = bytes(messages.body_bytes_used(), messages.body_bytes_max());
                 return write!(f, ", {used} of {most}");
@@ -698,13 +704,22 @@ impl Explained<'_> {
             return self.waiters_and_remedy(f, format_args!("this ends by itself"));
         }
         let free = self.views.queues.free_memory(self.messages, Share::Ordinary);
-        let (pool, used) = self.views.queues.records().fullest_pool(free, queue);
+        let (pool, used) = match self.messages.is_limited_by_memory() {
+            true => (
+                Pool::Memory,
+                self.sum_over_levels(queue, |queue| queue.backlog.bytes() + queue.unsettled.bytes),
+            ),
+            false => self.views.queues.records().fullest_pool(free, queue),
+        };
         let key = pool.key();
         write!(f, " uses its whole share of {key}, ")?;
         match pool {
-            Pool::Bodies => {
-                let most = self.messages.body_bytes_max() as u64;
-                write!(f, "{} of {}", Megabytes(used), Megabytes(most))?;
+            Pool::Memory | Pool::Bodies => {
+                let most = match pool {
+                    Pool::Memory => self.messages.memory_usage().1,
+                    _ => self.messages.body_bytes_max(),
+                };
+                write!(f, "{} of {}", Megabytes(used), Megabytes(most as u64))?;
                 self.with_messages(f, self.sum_over_levels(queue, Queue::resident_messages))?;
             }
             Pool::Entries => {

@@ -49,7 +49,7 @@ impl ViewsFixture {
             policies: Policies::with_capacity(4),
             parameters: Parameters::with_capacity(4, 1),
             topology: Topology::with_capacity(20, 40, 4096, 1),
-            queues: Queues::new(&limits, 1),
+            queues: Queues::new(&limits, &limits.memory(), 1),
             consumers: Consumers::new(&limits, 1),
             quota,
             sessions: Sessions::new(&limits, 1),
@@ -240,7 +240,8 @@ fn the_text_names_the_shortage_its_amounts_and_the_remedy() {
 fn each_cause_has_its_text() {
     let mut world = ViewsFixture::new();
     let queue = world.queue("q");
-    let pools = [Pool::Messages, Pool::Bodies, Pool::Assembly, Pool::Entries, Pool::Unacknowledged];
+    let pools =
+        [Pool::Memory, Pool::Messages, Pool::Bodies, Pool::Assembly, Pool::Entries, Pool::Unacknowledged];
     let of_pools = pools.into_iter().map(Shortage::Pool);
     let others = [
         Shortage::QueueMemory(queue),

@@ -14,11 +14,14 @@
 //! # Invariants
 //! - Every unit is in exactly one chain or free.
 //! - A page is whole, split or free. A split page becomes free when its last unit is freed.
-//! - The lowest free page is taken first. After a burst the highest pages are therefore free and can be
+//! - The lowest free page of a touched extent is taken first. After a burst most extents are therefore free and can be
 //!   returned to the system.
 
-use super::give_back::{give_back, lazy_zeroed};
-use super::pool::FreePlaces;
+use bytemuck::Zeroable;
+
+use super::mapped::Region;
+use super::memory::Account;
+use super::places::Places;
 
 /// Bytes of the smaller block.
 pub const BLOCK_UNIT_BYTES: usize = 256;
@@ -26,11 +29,8 @@ pub const BLOCK_UNIT_BYTES: usize = 256;
 pub const PAGE_BYTES: usize = 4096;
 const UNITS_PER_PAGE: usize = PAGE_BYTES / BLOCK_UNIT_BYTES;
 const ALL_UNITS_FREE: u16 = u16::MAX;
-/// Minimum number of consecutive free pages that are returned to the system (32 KiB). Fewer are not worth a
-/// system call.
-const TRIM_RUN_PAGES_MIN: usize = 8;
-/// Pages checked in one step of returning memory (16 MiB): a few system calls.
-pub(super) const TRIM_PAGES: usize = 4096;
+/// Extents checked in one step of returning memory (16 MiB).
+const TRIM_EXTENTS: usize = 1024;
 /// If at least this many bytes are left, a chain takes a whole page for them.
 const WHOLE_PAGE_FROM_BYTES: usize = PAGE_BYTES / 2;
 
@@ -38,102 +38,84 @@ const WHOLE_PAGE_FROM_BYTES: usize = PAGE_BYTES / 2;
 pub(super) type BlockId = u32;
 
 /// The use of a page.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Zeroable)]
+#[repr(u8)]
 enum PageUse {
-    Free,
+    Free = 0,
     /// One block of [`PAGE_BYTES`].
     Whole,
     /// Blocks of [`BLOCK_UNIT_BYTES`].
     Split,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, Zeroable)]
 struct PageState {
     kind: PageUse,
-    /// The page may be resident in memory.
-    resident: bool,
     /// A set bit is a free unit; only used in split pages.
     free_units: u16,
     /// Neighbours on the list of split pages with free units, counted from 1.
     next: u32,
     previous: u32,
+    /// Per unit: the next block of the chain.
+    next_blocks: [BlockId; UNITS_PER_PAGE],
 }
 
 /// The region, and how its pages are used.
 #[derive(Debug)]
 pub(super) struct Blocks {
-    bytes: Box<[u8]>,
-    /// Per unit: the next block of the chain.
-    next: Box<[BlockId]>,
-    pages: Vec<PageState>,
-    places: FreePlaces,
+    bytes: Region<u8>,
+    pages: Region<PageState>,
+    places: Places,
     /// First page of the list of split pages with free units, counted from 1; 0 for none.
     split_free_head: u32,
-    /// Number of free pages that may be resident in memory.
-    pages_idle: usize,
-    /// The page at which the next step of returning memory begins.
+    /// The extent at which the next step of returning memory begins.
     trim_at: usize,
 }
 
 impl Blocks {
     /// Bytes of bookkeeping per page.
-    pub(super) const PAGE_OVERHEAD_BYTES: usize =
-        size_of::<PageState>() + UNITS_PER_PAGE * size_of::<BlockId>();
+    pub(super) const PAGE_OVERHEAD_BYTES: usize = size_of::<PageState>();
 
-    /// Reserves `pages_max` pages without touching them.
-    pub(super) fn with_pages(pages_max: usize) -> Self {
+    /// Reserves addresses for `pages_max` pages.
+    pub(super) fn with_pages(pages_max: usize, account: Account) -> Self {
         Self {
-            bytes: lazy_zeroed(pages_max * PAGE_BYTES),
-            next: lazy_zeroed(pages_max * UNITS_PER_PAGE),
-            pages: Vec::with_capacity(pages_max),
-            places: FreePlaces::new(pages_max),
+            bytes: Region::reserve(pages_max * PAGE_BYTES),
+            pages: Region::reserve(pages_max),
+            places: Places::new(pages_max, PAGE_BYTES, account),
             split_free_head: 0,
-            pages_idle: 0,
             trim_at: 0,
         }
     }
 
+    /// Returns how many pages there are, how many are used, and how many can be.
+    pub(super) const fn places(&self) -> &Places {
+        &self.places
+    }
+
+    #[inline]
     pub(super) const fn pages_used(&self) -> usize {
         self.places.used()
     }
 
+    /// Returns whether a split page has free units.
+    pub(super) const fn has_free_units(&self) -> bool {
+        self.split_free_head != 0
+    }
+
     /// Returns the number of free pages that may be resident in memory.
     pub(super) const fn pages_idle(&self) -> usize {
-        self.pages_idle
+        self.places.free()
     }
 
-    /// Checks the next `count` pages, and returns free ones to the system. Returns whether the end of the
-    /// region was reached.
-    pub(super) fn trim(&mut self, count: usize) -> bool {
-        let start = self.trim_at;
-        let end = (start + count).min(self.pages.len());
-        let mut run = start..start;
-        for index in start..end {
-            if self.pages[index].kind == PageUse::Free {
-                run.end = index + 1;
-            } else {
-                self.give_back(run);
-                run = index + 1..index + 1;
-            }
-        }
-        self.give_back(run);
-        let is_end = end == self.pages.len();
-        // The next pass begins at the first page again.
-        self.trim_at = if is_end { 0 } else { end };
-        is_end
-    }
-
-    /// Returns consecutive free pages to the system, except for parts of a system page at both ends.
-    fn give_back(&mut self, run: core::ops::Range<usize>) {
-        let is_idle = self.pages[run.clone()].iter().any(|page| page.resident);
-        if !is_idle || run.len() < TRIM_RUN_PAGES_MIN {
-            return;
-        }
-        let given = give_back(&mut self.bytes[run.start * PAGE_BYTES..run.end * PAGE_BYTES]);
-        let (first, end) = (given.start.div_ceil(PAGE_BYTES), given.end / PAGE_BYTES);
-        for page in &mut self.pages[run.start + first.min(end)..run.start + end] {
-            self.pages_idle -= usize::from(core::mem::replace(&mut page.resident, false));
-        }
+    /// Returns free extents to the system, one bounded part per call. Returns whether it reached the end.
+    pub(super) fn trim(&mut self) -> bool {
+        let bytes = &mut self.bytes;
+        let give_back = |run: core::ops::Range<usize>| {
+            bytes.give_back(run.start * PAGE_BYTES..run.end * PAGE_BYTES);
+        };
+        let next = self.places.trim(self.trim_at, TRIM_EXTENTS, give_back);
+        self.trim_at = next.unwrap_or(0);
+        next.is_none()
     }
 
     /// Returns the maximum number of free pages that a chain for `bytes` bytes takes.
@@ -161,7 +143,7 @@ impl Blocks {
                 self.free_chain(first);
                 return None;
             };
-            self.next[last as usize - 1] = block;
+            self.set_next(last, block);
             last = block;
             left = left.saturating_sub(self.block_len(block));
         }
@@ -171,7 +153,7 @@ impl Blocks {
     /// Appends `chain` to `block`, which is the last block of its chain.
     pub(super) fn link(&mut self, block: BlockId, chain: BlockId) {
         debug_assert!(self.next(block) == 0, "only the end of a chain is continued");
-        self.next[block as usize - 1] = chain;
+        self.set_next(block, chain);
     }
 
     /// Frees the first block of a chain and returns the next one.
@@ -186,15 +168,23 @@ impl Blocks {
     pub(super) fn free_chain(&mut self, first: BlockId) {
         let mut block = first;
         while block != 0 {
-            let next = self.next[block as usize - 1];
+            let next = self.next(block);
             self.free_block(block);
             block = next;
         }
     }
 
     /// Returns the next block of the chain; 0 at the end.
+    #[inline]
     pub(super) fn next(&self, block: BlockId) -> BlockId {
-        self.next[block as usize - 1]
+        let unit = block as usize - 1;
+        self.pages[unit / UNITS_PER_PAGE].next_blocks[unit % UNITS_PER_PAGE]
+    }
+
+    #[inline]
+    fn set_next(&mut self, block: BlockId, next: BlockId) {
+        let unit = block as usize - 1;
+        self.pages[unit / UNITS_PER_PAGE].next_blocks[unit % UNITS_PER_PAGE] = next;
     }
 
     /// Returns the bytes of a block.
@@ -228,7 +218,7 @@ impl Blocks {
         } else {
             self.take_unit()?
         };
-        self.next[block as usize - 1] = 0;
+        self.set_next(block, 0);
         Some(block)
     }
 
@@ -250,17 +240,14 @@ impl Blocks {
 
     fn take_page(&mut self, kind: PageUse) -> Option<usize> {
         let index = self.places.take()?;
-        if index == self.pages.len() {
-            self.pages.push(PageState {
-                kind: PageUse::Free,
-                resident: false,
-                free_units: 0,
-                next: 0,
-                previous: 0,
-            });
+        if index >= self.pages.len() && !self.pages.open(index + 1)
+            || (index + 1) * PAGE_BYTES > self.bytes.len() && !self.bytes.open((index + 1) * PAGE_BYTES)
+        {
+            self.places.give(index);
+            return None;
         }
-        self.pages_idle -= usize::from(self.pages[index].resident);
-        self.pages[index] = PageState { kind, resident: true, free_units: 0, next: 0, previous: 0 };
+        let page = &mut self.pages[index];
+        (page.kind, page.free_units) = (kind, 0);
         Some(index)
     }
 
@@ -291,10 +278,9 @@ impl Blocks {
     }
 
     fn give_page(&mut self, index: usize) {
-        self.pages[index] =
-            PageState { kind: PageUse::Free, resident: true, free_units: 0, next: 0, previous: 0 };
+        let page = &mut self.pages[index];
+        (page.kind, page.free_units) = (PageUse::Free, 0);
         self.places.give(index);
-        self.pages_idle += 1;
     }
 
     fn link_split(&mut self, index: usize) {
@@ -321,6 +307,7 @@ impl Blocks {
 
 #[cfg(test)]
 mod tests {
+    use super::super::memory::EXTENT_BYTES;
     use super::*;
 
     /// Pages of this pool in the largest page of a system (64 KiB).
@@ -337,7 +324,7 @@ mod tests {
 
     #[test]
     fn chains_waste_less_than_a_unit_below_half_a_page() {
-        let mut blocks = Blocks::with_pages(64);
+        let mut blocks = Blocks::with_pages(64, Account::unlimited());
         for bytes in [1, 255, 256, 257, 2047, 2048, 4096, 4097, 10_000] {
             let chain = blocks.allocate_chain(bytes).unwrap();
             let waste = chain_len(&blocks, chain) - bytes;
@@ -351,7 +338,7 @@ mod tests {
 
     #[test]
     fn a_chain_that_does_not_fit_allocates_nothing() {
-        let mut blocks = Blocks::with_pages(2);
+        let mut blocks = Blocks::with_pages(2, Account::unlimited());
         assert_eq!(blocks.allocate_chain(3 * PAGE_BYTES), None);
         assert_eq!(blocks.pages_used(), 0);
         assert!(blocks.allocate_chain(2 * PAGE_BYTES).is_some());
@@ -359,7 +346,7 @@ mod tests {
 
     #[test]
     fn idle_pages_are_returned_to_the_system_and_can_be_used_again() {
-        let mut blocks = Blocks::with_pages(512);
+        let mut blocks = Blocks::with_pages(512, Account::unlimited());
         let kept = blocks.allocate_chain(PAGE_BYTES).unwrap();
         let chain = blocks.allocate_chain(300 * PAGE_BYTES).unwrap();
         let mut block = chain;
@@ -369,22 +356,24 @@ mod tests {
         }
         blocks.bytes_mut(kept).fill(9);
         blocks.free_chain(chain);
-        assert_eq!(blocks.pages_idle(), 300);
-        assert!(!blocks.trim(200) && blocks.trim(200));
+        let each = EXTENT_BYTES / PAGE_BYTES;
+        let partly_used = |pages: usize| pages.next_multiple_of(each) - pages;
+        assert_eq!(blocks.pages_idle(), 300 + partly_used(301));
+        while !blocks.trim() {}
         let at_the_ends = blocks.pages_idle();
         assert!(at_the_ends <= 4 * SYSTEM_PAGES_MAX, "{at_the_ends} pages stayed");
         assert!(blocks.bytes(kept).iter().all(|&byte| byte == 9), "a neighbour in use keeps its bytes");
         assert!(blocks.allocate_chain(300 * PAGE_BYTES).is_some());
-        assert_eq!((blocks.pages_idle(), blocks.pages_used()), (0, 301));
+        assert_eq!((blocks.pages_idle(), blocks.pages_used()), (partly_used(301), 301));
     }
 
     #[test]
     fn a_larger_burst_after_a_smaller_one_is_returned_completely() {
-        let mut blocks = Blocks::with_pages(512);
+        let mut blocks = Blocks::with_pages(512, Account::unlimited());
         for pages in [200, 500] {
             let chain = blocks.allocate_chain(pages * PAGE_BYTES).unwrap();
             blocks.free_chain(chain);
-            while !blocks.trim(150) {}
+            while !blocks.trim() {}
             let kept = blocks.pages_idle();
             assert!(kept <= 8 * SYSTEM_PAGES_MAX, "{kept} of {pages} pages stayed");
         }
@@ -392,7 +381,7 @@ mod tests {
 
     #[test]
     fn runs_returned_in_pieces_do_not_keep_their_neighbours_resident() {
-        let mut blocks = Blocks::with_pages(512);
+        let mut blocks = Blocks::with_pages(512, Account::unlimited());
         let chains: Vec<_> = (0..512).map(|_| blocks.allocate_chain(PAGE_BYTES).unwrap()).collect();
         let mut idle_at_last = 0;
         for part in 0..8 {
@@ -401,7 +390,7 @@ mod tests {
             for (_, &chain) in chains.iter().enumerate().filter(|(at, _)| at / 8 % 8 == part) {
                 blocks.free_chain(chain);
             }
-            while !blocks.trim(200) {}
+            while !blocks.trim() {}
             idle_at_last = blocks.pages_idle();
         }
         assert!(idle_at_last <= 4 * SYSTEM_PAGES_MAX, "{idle_at_last} pages stayed");
@@ -410,7 +399,7 @@ mod tests {
     /// Random operations: no unit is ever in two chains, and all pages are free at the end.
     #[test]
     fn no_leak_and_no_double_use_in_random_operations() {
-        let mut blocks = Blocks::with_pages(40);
+        let mut blocks = Blocks::with_pages(40, Account::unlimited());
         let mut alive: Vec<(BlockId, u8, usize)> = Vec::new();
         let mut state = 0x9E37_79B9_7F4A_7C15_u64;
         let mut random = move |below: u64| {

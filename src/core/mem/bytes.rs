@@ -6,7 +6,8 @@
 //! - The pool is separate from the blocks of messages. So replies and frames can be kept even if the memory
 //!   for messages is full.
 
-use super::blocks::{BlockId, Blocks, PAGE_BYTES, TRIM_PAGES};
+use super::blocks::{BlockId, Blocks, PAGE_BYTES};
+use super::memory::Account;
 
 /// The blocks of all byte queues of one kind.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ impl BytePool {
     /// Reserves memory for `bytes_max` bytes, rounded up to pages.
     pub fn with_bytes(bytes_max: usize) -> Self {
         let pages_max = bytes_max.div_ceil(PAGE_BYTES);
-        Self { blocks: Blocks::with_pages(pages_max), pages_max }
+        Self { blocks: Blocks::with_pages(pages_max, Account::unlimited()), pages_max }
     }
 
     /// Returns the bytes of free pages.
@@ -39,7 +40,7 @@ impl BytePool {
 
     /// Returns one bounded part of the idle memory to the system. Returns whether that was the last part.
     pub fn trim(&mut self) -> bool {
-        self.blocks.trim(TRIM_PAGES)
+        self.blocks.trim()
     }
 
     /// Returns the bytes of pages that are not free; 0 if every chain is empty.

@@ -13,6 +13,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::MessageId;
+use super::memory::{Class, EXTENT_BYTES, Memory};
 use super::pool::PlainPool;
 
 /// Entries in one chunk.
@@ -49,12 +50,19 @@ struct Chunk {
     next: u32,
 }
 
-const _: () = assert!(CHUNK_BYTES == 256, "no chunk spans two groups of PlainPool");
+const _: () = assert!(CHUNK_BYTES == 256, "no chunk spans two extents");
+const CHUNKS_PER_EXTENT: usize = EXTENT_BYTES / CHUNK_BYTES;
 
 /// The chunks of all queues.
 #[derive(Debug)]
 pub struct FifoPool {
     chunks: PlainPool<Chunk>,
+    /// Number of chunks that there can be while nothing else uses memory, without those for reading back.
+    chunks_max: usize,
+    /// Number of chunks that messages of ordinary publishers may not use.
+    reserve: usize,
+    /// Number of extents that only messages that are read back may use.
+    kept_extents: usize,
 }
 
 /// The entries of one queue, first in, first out.
@@ -73,36 +81,74 @@ pub struct Fifo {
 }
 
 impl FifoPool {
-    /// Reserves chunks for `entries_max` entries, and [`READ_BACK_CHUNKS`].
+    /// Creates a pool for `entries_max` entries with a memory of its own.
     pub fn with_entries(entries_max: usize) -> Self {
-        let chunks_max = entries_max.div_ceil(ENTRIES_PER_CHUNK) + READ_BACK_CHUNKS;
-        Self { chunks: PlainPool::new(chunks_max) }
+        Self::in_memory(entries_max, &Memory::for_messages(Self::bytes(entries_max)))
+    }
+
+    /// Creates a pool for up to `entries_max` entries that shares `memory` with others.
+    pub fn in_memory(entries_max: usize, memory: &Memory) -> Self {
+        // Its own extent has the chunks for reading back.
+        let account = memory.account(Class::Messages, 1);
+        let chunks_in = |extents: usize| extents.saturating_mul(CHUNKS_PER_EXTENT);
+        let extents = account.class_max();
+        let all = (entries_max.div_ceil(ENTRIES_PER_CHUNK) + READ_BACK_CHUNKS).min(chunks_in(extents));
+        let chunks_max = all.saturating_sub(READ_BACK_CHUNKS);
+        Self {
+            // Half of the part that ordinary publishers leave of the memory for slots and blocks: messages whose content is
+            // complete wait for their entries, and hold memory meanwhile.
+            reserve: (chunks_max / 16).min(chunks_in(extents / 32)),
+            kept_extents: all / CHUNKS_PER_EXTENT / 64,
+            chunks_max,
+            chunks: PlainPool::new(all, account),
+        }
+    }
+
+    /// Returns the bytes of all extents of a pool for `entries_max` entries.
+    pub fn bytes(entries_max: usize) -> usize {
+        let chunks = entries_max.div_ceil(ENTRIES_PER_CHUNK) + READ_BACK_CHUNKS;
+        (chunks * CHUNK_BYTES).next_multiple_of(EXTENT_BYTES)
     }
 
     /// Returns whether `chunks` chunks can be taken so that `reserve` chunks remain free.
     #[inline]
-    pub const fn may_take(&self, chunks: usize, reserve: usize) -> bool {
+    pub fn may_take(&self, chunks: usize, reserve: usize) -> bool {
         chunks + reserve <= self.chunks_free()
     }
 
     /// Returns the number of free chunks, without those for reading back.
-    pub const fn chunks_free(&self) -> usize {
-        self.chunks_max().saturating_sub(self.chunks.used())
+    #[inline]
+    pub fn chunks_free(&self) -> usize {
+        let (places, account) = (self.chunks.places(), self.chunks.places().account());
+        let in_extents =
+            account.available().saturating_sub(self.kept_extents).saturating_mul(CHUNKS_PER_EXTENT);
+        (places.free() + in_extents.min(places.untouched())).saturating_sub(READ_BACK_CHUNKS)
+    }
+
+    /// Returns whether at most half of the chunks are in use.
+    #[inline]
+    pub const fn is_half_free(&self) -> bool {
+        self.chunks.used() <= self.chunks_max / 2
+    }
+
+    /// Returns the number of chunks that messages of ordinary publishers may not use.
+    pub const fn reserve(&self) -> usize {
+        self.reserve
     }
 
     /// Returns whether a chunk is free for a message that is read back.
-    pub const fn has_read_back_chunk(&self) -> bool {
-        self.chunks.used() < self.chunks.max()
+    pub fn has_read_back_chunk(&self) -> bool {
+        self.chunks.places().obtainable() > 0
     }
 
-    /// Returns how many chunks were freed since the start.
-    pub const fn given(&self) -> u64 {
-        self.chunks.given()
+    /// Returns how many chunks, and extents of the memory, were freed since the start.
+    pub fn given(&self) -> u64 {
+        self.chunks.places().given() + self.chunks.places().account().given()
     }
 
     /// Returns the number of chunks, without those for reading back.
     pub const fn chunks_max(&self) -> usize {
-        self.chunks.max() - READ_BACK_CHUNKS
+        self.chunks_max
     }
 
     /// Returns the number of chunks in use; 0 if every queue is empty.

@@ -21,6 +21,7 @@
 //! # Invariants
 //! - Ordinary publishers never use the reserve. It is for connections whose progress frees memory, and for
 //!   the broker itself, while ordinary publishers wait.
+//! - Slots, blocks and queue entries share one memory. Each has a maximum of its own besides.
 //! - A refusal returns the full pool. The publisher is admitted when this pool has capacity again.
 //! - All incomplete contents together use at most the assembly share. A single content that is larger than
 //!   the share is admitted while there is no other.
@@ -32,24 +33,42 @@ use core::num::NonZeroU32;
 
 use bytemuck::{Pod, Zeroable};
 
-use super::blocks::{BLOCK_UNIT_BYTES, BlockId, Blocks, PAGE_BYTES, TRIM_PAGES};
+use super::blocks::{BLOCK_UNIT_BYTES, BlockId, Blocks, PAGE_BYTES};
+use super::memory::{Class, EXTENT_BYTES, Memory};
+use super::places::Places;
 use super::pool::PlainPool;
 
 /// The pools of message slots and blocks.
 #[derive(Debug)]
 pub struct Messages {
     slots: PlainPool<Slot>,
+    /// Number of slots that there can be while nothing else uses memory.
+    slots_max: usize,
+    /// `messages_max` is larger, so that the memory limits the number of slots.
+    are_slots_limited_by_memory: bool,
     /// Number of slots that ordinary publishers may not use.
     slots_reserve: usize,
     /// While fewer slots than this are in use, a message of any share gets a slot without further checks,
-    /// unless a message has a claim.
+    /// unless a message has a claim or memory is short.
     slots_unchecked_max: usize,
     blocks: Blocks,
+    /// Number of pages that there can be while nothing else uses memory.
     pages_max: usize,
+    /// `body_bytes_max` is larger, so that the memory limits the number of pages.
+    are_pages_limited_by_memory: bool,
     /// Number of pages that ordinary publishers may not use.
     pages_reserve: usize,
-    /// While at most this many pages are in use, a message of any share gets pages without further checks.
+    /// While at most this many pages are in use, a message of any share gets pages without further checks, unless
+    /// memory is short.
     pages_unchecked_max: usize,
+    /// While more extents than this can be taken, memory is not short.
+    extents_unchecked_min: usize,
+    /// Half of the extents that there can be while nothing else uses memory.
+    extents_half: usize,
+    /// Value of [`Account::given`](super::Account::given) when a message was last refused because there was no extent for it.
+    refused_at: Option<u64>,
+    /// Value of `frees` when idle extents were last returned because a message needed them.
+    reclaimed_at: u64,
     /// Pages reserved to read one message back from the disk, in addition to the part that is always reserved
     /// for reading back.
     read_back_pages: usize,
@@ -63,9 +82,10 @@ pub struct Messages {
     claim: Option<Claim>,
     /// Number of claims since the start.
     claims: u64,
-    /// Number of messages that left the pool since the start, and number of pages that they freed.
+    /// Number of messages that left the pool since the start.
     frees: u64,
-    pages_freed: u64,
+    /// Number of bytes that they freed of the memory or the pool that limits the number of pages.
+    bytes_freed: u64,
     /// Number of pages that left the assembly share, since the start.
     assembly_left: u64,
     /// Number of times capacity was freed although no message left the pool. Either a content became complete and
@@ -77,17 +97,36 @@ impl Messages {
     /// Bytes of bookkeeping for each 4 KiB page of bodies.
     pub const PAGE_OVERHEAD_BYTES: usize = Blocks::PAGE_OVERHEAD_BYTES;
 
-    /// Reserves the pools' address space without touching it.
+    /// Creates pools with a memory of their own, which is as large as both at their maximum.
     pub fn new(limits: MessageLimits) -> Self {
-        let pages_max = limits.body_bytes_max / PAGE_BYTES;
+        Self::in_memory(limits, &Memory::for_messages(limits.bytes()))
+    }
+
+    /// Creates pools that share `memory` with others.
+    pub fn in_memory(limits: MessageLimits, memory: &Memory) -> Self {
+        // Each pool always has an extent, so that a message that is read back can begin.
+        let accounts = [memory.account(Class::Messages, 1), memory.account(Class::Messages, 1)];
+        let extents = accounts[0].class_max();
+        let [of_slots, of_blocks] = accounts;
+        let (slots_max, pages_max) = (
+            limits.messages_max.min(of_slots.available().saturating_mul(SLOTS_PER_EXTENT)),
+            limits.pages_max().min(of_blocks.available().saturating_mul(PAGES_PER_EXTENT)),
+        );
         Self {
-            slots: PlainPool::new(limits.messages_max),
-            slots_reserve: (limits.messages_max / 16).max(read_back_slots(limits.messages_max)),
-            slots_unchecked_max: unchecked_max(limits.messages_max),
-            blocks: Blocks::with_pages(pages_max),
+            slots: PlainPool::new(slots_max, of_slots),
+            slots_max,
+            are_slots_limited_by_memory: limits.messages_max > slots_max,
+            slots_reserve: (slots_max / 16).max(read_back_slots(slots_max)),
+            slots_unchecked_max: unchecked_max(slots_max),
+            blocks: Blocks::with_pages(pages_max, of_blocks),
             pages_max,
+            are_pages_limited_by_memory: limits.pages_max() > pages_max,
             pages_reserve: pages_max / 16,
             pages_unchecked_max: unchecked_max(pages_max),
+            extents_unchecked_min: extents / 8,
+            extents_half: extents / 2,
+            refused_at: None,
+            reclaimed_at: 0,
             read_back_pages: 0,
             assembly_pages: 0,
             assembly_pages_max: limits.assembly_bytes_max.div_ceil(PAGE_BYTES),
@@ -95,7 +134,7 @@ impl Messages {
             claim: None,
             claims: 0,
             frees: 0,
-            pages_freed: 0,
+            bytes_freed: 0,
             assembly_left: 0,
             releases: 0,
         }
@@ -331,10 +370,10 @@ impl Messages {
     /// that waits for capacity would retry again and again.
     pub fn discard(&mut self, id: MessageId) {
         assert!(!self.is_shared(id), "a discarded message has one reference");
-        let pages_freed = self.pages_freed;
+        let bytes_freed = self.bytes_freed;
         self.free(id);
         self.frees -= 1;
-        self.pages_freed = pages_freed;
+        self.bytes_freed = bytes_freed;
     }
 
     /// Returns whether the message was published as mandatory. Only used while a transaction is open.
@@ -382,11 +421,12 @@ impl Messages {
 
     /// Returns whether messages that are also in the log should be evicted from memory.
     ///
-    /// This is so while more than half of the memory for ordinary publishers is used, or while a large
-    /// message waits for pages.
+    /// This is so while more than half of the memory for ordinary publishers is used, while a large
+    /// message waits for pages, or while messages find no extent, although there is free memory in touched ones.
     pub fn is_above_spill_mark(&self) -> bool {
-        self.slots.used() > (self.slots.max() - self.slots_reserve) / 2
-            || self.blocks.pages_used() > self.pages_for_publishers() / 2
+        self.lacks_extents()
+            || self.slots_free() < self.slots_max - (self.slots_max - self.slots_reserve) / 2
+            || self.pages_free() < self.pages_max - self.pages_for_publishers() / 2
             || self.claims_pages()
     }
 
@@ -409,29 +449,87 @@ impl Messages {
         (self.pages_max - self.pages_reserve).saturating_sub(self.read_back_pages)
     }
 
+    /// Returns how many more bytes messages may use, those that ordinary publishers may not use included.
+    fn bytes_free(&self) -> usize {
+        let (slots, blocks) = (self.slots.places().account(), self.blocks.places().account());
+        let extents = blocks.shared() + blocks.reserved() + slots.reserved();
+        extents.saturating_mul(EXTENT_BYTES).saturating_sub(self.bytes_used())
+    }
+
+    const fn bytes_used(&self) -> usize {
+        self.slots.used() * MESSAGE_SLOT_BYTES + self.blocks.pages_used() * PAGE_BYTES
+    }
+
+    /// Returns whether at least half of the memory, of the slots and of the pages is free, and no pages are reserved for a
+    /// message that must be read back.
+    #[inline]
+    pub fn is_half_free(&self) -> bool {
+        self.slots.places().account().available() >= self.extents_half
+            && self.slots.used() <= self.slots_max / 2
+            && self.blocks.pages_used() <= self.pages_max / 2
+            && self.read_back_pages == 0
+    }
+
+    /// Returns whether the memory, and not a maximum of their own, limits the number of slots or pages.
+    pub fn is_limited_by_memory(&self) -> bool {
+        self.are_slots_limited_by_memory
+            || self.are_pages_limited_by_memory
+            || self.slots_free() < self.slots_max - self.slots.used()
+            || self.pages_free() < self.pages_max - self.blocks.pages_used()
+    }
+
+    /// Returns the bytes of slots and pages that are used, and those that can be.
+    pub fn memory_usage(&self) -> (usize, usize) {
+        (self.bytes_used(), self.bytes_used() + self.bytes_free())
+    }
+
+    /// Returns how many more messages and pages fit into memory, the reserve included.
+    ///
+    /// Free places in touched extents of one pool are counted for the other, because idle extents are returned when another
+    /// pool needs them.
+    #[inline]
+    fn free_places(&self) -> (usize, usize) {
+        let (slots, pages) = (self.slots.used(), self.blocks.pages_used());
+        let (of_slots, of_blocks) = (self.slots.places().account(), self.blocks.places().account());
+        let shared = of_blocks.shared();
+        let slots_fit = of_slots.reserved() + of_blocks.spare(pages.div_ceil(PAGES_PER_EXTENT)) + shared;
+        let pages_fit = of_blocks.reserved() + of_slots.spare(slots.div_ceil(SLOTS_PER_EXTENT)) + shared;
+        (
+            slots_fit.saturating_mul(SLOTS_PER_EXTENT).min(self.slots_max) - slots,
+            pages_fit.saturating_mul(PAGES_PER_EXTENT).min(self.pages_max) - pages,
+        )
+    }
+
+    #[inline]
+    fn slots_free(&self) -> usize {
+        self.free_places().0
+    }
+
+    #[inline]
+    fn pages_free(&self) -> usize {
+        self.free_places().1
+    }
+
     /// Returns the slots and the bytes of blocks that are free for ordinary publishers.
     #[inline]
-    pub const fn ordinary_free(&self) -> (usize, usize) {
-        let slots = (self.slots.max() - self.slots_reserve).saturating_sub(self.slots.used());
-        let pages = self.pages_for_publishers().saturating_sub(self.blocks.pages_used());
-        (slots, pages * PAGE_BYTES)
+    pub fn ordinary_free(&self) -> (usize, usize) {
+        let (slots, pages) = self.free_places();
+        let kept_pages = self.pages_reserve + self.read_back_pages;
+        (slots.saturating_sub(self.slots_reserve), pages.saturating_sub(kept_pages) * PAGE_BYTES)
     }
 
     /// Returns the slots and the bytes of blocks that ordinary publishers may use while nothing is in use.
     pub const fn ordinary_max(&self) -> (usize, usize) {
-        (self.slots.max() - self.slots_reserve, self.pages_for_publishers() * PAGE_BYTES)
+        (self.slots_max - self.slots_reserve, self.pages_for_publishers() * PAGE_BYTES)
     }
 
     /// Returns the slots and the bytes of blocks of the reserve that are free, beyond those for ordinary
     /// publishers.
     pub fn reserve_free(&self) -> (usize, usize) {
-        let reserve = |limit: usize, ordinary: usize, used: usize| limit.saturating_sub(used.max(ordinary));
-        let slots_limit = self.slots_limit(Share::Reserve);
-        let slots = reserve(slots_limit, self.slots.max() - self.slots_reserve, self.slots.used());
-        let pages_limit =
-            (self.pages_max - read_back_part(self.pages_max)).saturating_sub(self.read_back_pages);
-        let pages = reserve(pages_limit, self.pages_for_publishers(), self.blocks.pages_used());
-        (slots, pages * PAGE_BYTES)
+        let slots = self.slots_free().min(self.slots_reserve);
+        let pages = self.pages_free().min(self.pages_reserve + self.read_back_pages);
+        let slots = slots.saturating_sub(self.slots_kept_from(Share::Reserve));
+        (slots, pages.saturating_sub(self.pages_kept_from(Share::Reserve, None)) * PAGE_BYTES)
     }
 
     /// Returns approximately how many unused bytes are resident in memory.
@@ -441,8 +539,18 @@ impl Messages {
 
     /// Returns one bounded part of the idle memory to the system. Returns whether that was the last part.
     pub fn trim(&mut self) -> bool {
-        let (slots, blocks) = (self.slots.trim(), self.blocks.trim(TRIM_PAGES));
+        let (slots, blocks) = (self.slots.trim(), self.blocks.trim());
         slots && blocks
+    }
+
+    /// Returns all idle extents to the system, unless too few messages left since the last time.
+    fn reclaim(&mut self) {
+        if self.frees < self.reclaimed_at {
+            return;
+        }
+        // Fewer messages than an extent has pages free no extent, so another search is not worth its time.
+        self.reclaimed_at = self.frees + PAGES_PER_EXTENT as u64;
+        while !self.trim() {}
     }
 
     /// Returns how many messages left the pool since the start.
@@ -462,7 +570,7 @@ impl Messages {
 
     /// Returns the number of message slots.
     pub const fn messages_max(&self) -> usize {
-        self.slots.max()
+        self.slots_max
     }
 
     /// Returns the bytes of blocks in use, in whole pages.
@@ -488,7 +596,13 @@ impl Messages {
     /// Checks whether a content may take `pages` pages. If a large content is refused, it gets the claim,
     /// unless another message has it.
     fn admit_content(&mut self, share: Share, pages: usize, id: MessageId) -> Result<(), PoolFull> {
-        let Err(full) = self.admit_pages(share, pages, Some(id)) else { return Ok(()) };
+        let Err(full) = self.admit_pages(share, pages, Some(id)) else {
+            let found = self.find_pages(share, pages, Some(id));
+            if found.is_err() && share == Share::Ordinary {
+                self.claim(id, pages);
+            }
+            return found;
+        };
         if share == Share::Ordinary && self.claim(id, pages) {
             return Err(full);
         }
@@ -502,10 +616,14 @@ impl Messages {
         self.slots.give(id.index());
         self.frees += 1;
         self.drop_claim(id);
+        // If the memory limits the number of pages, and not their maximum, a slot makes room for pages as well.
+        if self.claim.is_some() && self.pages_free() < self.pages_max - self.blocks.pages_used() {
+            self.bytes_freed += MESSAGE_SLOT_BYTES as u64;
+        }
         if chain != 0 {
             let before = self.blocks.pages_used();
             self.blocks.free_chain(chain);
-            self.pages_freed += (before - self.blocks.pages_used()) as u64;
+            self.bytes_freed += ((before - self.blocks.pages_used()) * PAGE_BYTES) as u64;
         }
     }
 
@@ -723,6 +841,8 @@ const READ_BACK_PART: usize = 64;
 /// Bytes of one message slot.
 pub const MESSAGE_SLOT_BYTES: usize = size_of::<Slot>();
 const _: () = assert!(MESSAGE_SLOT_BYTES == 128, "two cache lines, whatever the target");
+const SLOTS_PER_EXTENT: usize = EXTENT_BYTES / MESSAGE_SLOT_BYTES;
+const PAGES_PER_EXTENT: usize = EXTENT_BYTES / PAGE_BYTES;
 
 /// Identifies a message in the pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -826,9 +946,11 @@ pub enum Share {
     DeadLetter,
 }
 
-/// The pool that is full. Each one has a configuration key for its size.
+/// The memory or the pool that is full. Each one has a configuration key for its size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PoolFull {
+    /// `memory_limit`
+    Memory,
     /// `messages_max`
     Messages,
     /// `body_bytes_max`
@@ -841,6 +963,7 @@ impl PoolFull {
     /// Returns the configuration key to raise.
     pub const fn key(self) -> &'static str {
         match self {
+            Self::Memory => "memory_limit",
             Self::Messages => "messages_max",
             Self::Bodies => "body_bytes_max",
             Self::Assembly => "assembly_bytes_max",
@@ -857,6 +980,18 @@ pub struct MessageLimits {
     pub body_bytes_max: usize,
     /// Bytes of blocks that incomplete contents may hold.
     pub assembly_bytes_max: usize,
+}
+
+impl MessageLimits {
+    const fn pages_max(&self) -> usize {
+        self.body_bytes_max / PAGE_BYTES
+    }
+
+    /// Returns the bytes of all extents of both pools at their maximum.
+    pub fn bytes(&self) -> usize {
+        let (slots, pages) = (self.messages_max * MESSAGE_SLOT_BYTES, self.pages_max() * PAGE_BYTES);
+        slots.next_multiple_of(EXTENT_BYTES) + pages.next_multiple_of(EXTENT_BYTES)
+    }
 }
 
 /// The slot of a message.
@@ -956,6 +1091,14 @@ const fn non_transaction_part(reserve: usize, all: usize) -> usize {
     (reserve + read_back_part(all)).div_ceil(2)
 }
 
+/// Returns whether `count` more places can be used so that extents for `kept_bytes` bytes stay available.
+fn can_take(places: &Places, count: usize, kept_bytes: usize) -> bool {
+    let account = places.account();
+    let kept = kept_bytes / EXTENT_BYTES;
+    count <= places.free()
+        || account.available() > kept && count <= places.obtainable_with(account.available() - kept)
+}
+
 /// Returns the use of a pool up to which messages of all shares are admitted.
 fn unchecked_max(all: usize) -> usize {
     all.saturating_sub((all / 16).max(read_back_slots(all)))
@@ -987,17 +1130,22 @@ struct Claim {
     number: u64,
     /// Number of pages that the message needs.
     pages: usize,
-    /// The value of `pages_freed` when the message began to wait for pages; `None` if it does not.
-    pages_since: Option<u64>,
+    /// The value of `bytes_freed` when the message began to wait for pages; `None` if it does not.
+    bytes_since: Option<u64>,
     /// The value of `assembly_left` when the message began to wait for the assembly share; `None` if it does
     /// not.
     assembly_since: Option<u64>,
 }
 
 impl Claim {
-    /// Returns how many of the pages freed since then are reserved for the message.
-    fn claimed_pages(&self, since: Option<u64>, freed: u64) -> usize {
-        since.map_or(0, |since| self.pages.min((freed - since) as usize))
+    /// Returns how many of the pages of the assembly share that others left since then are reserved for the message.
+    fn claimed_assembly_pages(&self, left: u64) -> usize {
+        self.assembly_since.map_or(0, |since| self.pages.min((left - since) as usize))
+    }
+
+    /// Returns how many of the bytes freed since then are reserved for the message, in pages.
+    fn claimed_pages(&self, bytes_freed: u64) -> usize {
+        self.bytes_since.map_or(0, |since| self.pages.min((bytes_freed - since) as usize / PAGE_BYTES))
     }
 }
 
@@ -1014,11 +1162,12 @@ impl Messages {
     /// not be much lower: N queues that nobody reads hold 2N/(2N + 1) of the pools, and publishers to other queues
     /// would wait for ever.
     pub fn lift_hold(&mut self) -> bool {
-        let low_mark = |part: usize| part - (part / 256).max(1).min(part);
-        let slots = self.slots.max() - self.slots_reserve;
-        let pages = self.pages_max - self.pages_reserve - self.claimed_pages(None);
-        let (slots_low, pages_low) = (low_mark(slots), low_mark(pages.saturating_sub(self.read_back_pages)));
-        self.is_held &= self.slots.used() > slots_low || self.blocks.pages_used() > pages_low;
+        let below_mark = |part: usize| (part / 256).max(1).min(part);
+        let slots = self.slots_max - self.slots_reserve;
+        let kept_pages = self.pages_kept_from(Share::Ordinary, None);
+        let pages = self.pages_max.saturating_sub(kept_pages);
+        self.is_held &= self.slots_free() < self.slots_reserve + below_mark(slots)
+            || self.pages_free() < kept_pages + below_mark(pages);
         !self.is_held
     }
 
@@ -1026,8 +1175,8 @@ impl Messages {
     pub fn has_ordinary_room(&self, bytes: usize) -> bool {
         let pages = Blocks::pages_for(bytes);
         !self.is_held
-            && self.slots.used() < self.slots.max() - self.slots_reserve
-            && self.blocks.pages_used() + pages + self.read_back_pages <= self.pages_max - self.pages_reserve
+            && self.slots_free() > self.slots_reserve
+            && self.pages_free() >= pages + self.read_back_pages + self.pages_reserve
     }
 
     /// Checks whether a message may begin. Its names need `pages` pages (0 or 1).
@@ -1036,6 +1185,7 @@ impl Messages {
         let is_unchecked = self.claim.is_none()
             && self.slots.used() < self.slots_unchecked_max
             && self.blocks.pages_used() <= self.pages_unchecked_max
+            && self.slots.places().account().available() > self.extents_unchecked_min
             && !self.is_held;
         if is_unchecked { Ok(()) } else { self.admit_by_share(share, pages) }
     }
@@ -1043,55 +1193,113 @@ impl Messages {
     /// Checks whether a message of this share may begin.
     #[inline(never)]
     fn admit_by_share(&mut self, share: Share, pages: usize) -> Result<(), PoolFull> {
-        if self.slots.used() >= self.slots_limit(share) {
-            return Err(self.refuse(share, PoolFull::Messages));
+        let kept = self.slots_kept_from(share);
+        if self.slots_free() <= kept {
+            let is_pool_full =
+                !self.are_slots_limited_by_memory && self.slots_max - self.slots.used() <= kept;
+            let full = if is_pool_full { PoolFull::Messages } else { PoolFull::Memory };
+            return Err(self.refuse(share, full));
         }
         if share == Share::Ordinary && self.is_held {
             return Err(self.fullest_pool());
         }
         let admitted = self.admit_pages(share, pages, None);
-        admitted.map_err(|full| self.refuse(share, full))
+        admitted.map_err(|full| self.refuse(share, full))?;
+        let kept_bytes = kept * MESSAGE_SLOT_BYTES;
+        self.find_extents(|messages| can_take(messages.slots.places(), 1, kept_bytes))?;
+        self.find_pages(share, pages, None)
     }
 
-    /// Returns the pool of slots or of pages that is used more, relative to its size. Ordinary publishers
-    /// wait for this pool.
+    /// Checks with `has_extents` whether the pools have the extents for a message, and returns idle ones before it gives up.
+    ///
+    /// A refusal does not make other publishers wait: a message that needs no extent, because it fits into free places,
+    /// may still be admitted.
+    ///
+    /// # Errors
+    /// The memory has too few extents.
+    #[inline]
+    fn find_extents(&mut self, has_extents: impl Fn(&Self) -> bool) -> Result<(), PoolFull> {
+        if has_extents(self) {
+            return Ok(());
+        }
+        self.reclaim();
+        if has_extents(self) {
+            return Ok(());
+        }
+        self.refused_at = Some(self.slots.places().account().given());
+        Err(PoolFull::Memory)
+    }
+
+    /// Returns whether a message found no extent, and neither an extent was given back nor is there one now.
+    fn lacks_extents(&self) -> bool {
+        let account = self.slots.places().account();
+        self.refused_at == Some(account.given()) && account.available() <= self.extents_unchecked_min
+    }
+
+    /// Returns the pool that has less free for ordinary publishers, relative to its size; the memory, if that is why.
+    /// Ordinary publishers wait for this pool.
     #[cold]
     fn fullest_pool(&self) -> PoolFull {
-        let slots = self.slots.used() * self.pages_max;
-        let pages = self.blocks.pages_used() * self.slots.max();
+        if self.is_limited_by_memory() {
+            return PoolFull::Memory;
+        }
+        let (slots, pages) = (self.slots.used() * self.pages_max, self.blocks.pages_used() * self.slots_max);
         if slots >= pages { PoolFull::Messages } else { PoolFull::Bodies }
     }
 
-    /// Returns the number of slots that messages of this share may use.
-    fn slots_limit(&self, share: Share) -> usize {
-        let slots_max = self.slots.max();
+    /// Returns the number of slots that messages of this share may not use.
+    fn slots_kept_from(&self, share: Share) -> usize {
         match share {
-            Share::DeadLetter => slots_max,
-            Share::ReadBack => slots_max - 1,
-            Share::Ordinary => slots_max - self.slots_reserve,
-            Share::Transaction => slots_max - non_transaction_part(self.slots_reserve, slots_max),
-            Share::Reserve => slots_max.saturating_sub(read_back_slots(slots_max)),
+            Share::DeadLetter => 0,
+            Share::ReadBack => 1,
+            Share::Ordinary => self.slots_reserve,
+            Share::Transaction => non_transaction_part(self.slots_reserve, self.slots_max),
+            Share::Reserve => read_back_slots(self.slots_max).min(self.slots_max),
         }
+    }
+
+    /// Returns the number of pages that `requester`, of this share, may not use.
+    #[inline]
+    fn pages_kept_from(&self, share: Share, requester: Option<MessageId>) -> usize {
+        self.read_back_pages * usize::from(!matches!(share, Share::ReadBack | Share::DeadLetter))
+            + match share {
+                Share::ReadBack | Share::DeadLetter => 0,
+                Share::Ordinary => self.pages_reserve + self.claimed_pages(requester),
+                Share::Transaction => non_transaction_part(self.pages_reserve, self.pages_max),
+                Share::Reserve => read_back_part(self.pages_max),
+            }
     }
 
     /// Checks whether `pages` more pages may be taken. Creates no claim, and does not make publishers wait.
     #[inline]
     fn admit_pages(&self, share: Share, pages: usize, requester: Option<MessageId>) -> Result<(), PoolFull> {
-        let pages_max = self.pages_max;
-        let limit = match share {
-            Share::ReadBack | Share::DeadLetter => pages_max,
-            Share::Ordinary => (pages_max - self.pages_reserve - self.claimed_pages(requester))
-                .saturating_sub(self.read_back_pages),
-            Share::Transaction => (pages_max - non_transaction_part(self.pages_reserve, pages_max))
-                .saturating_sub(self.read_back_pages),
-            Share::Reserve => (pages_max - read_back_part(pages_max)).saturating_sub(self.read_back_pages),
-        };
+        let kept = self.pages_kept_from(share, requester);
         // The end of a chain may fit into free units of a split page, so counting whole pages may refuse too
         // much. Content smaller than a page is therefore not refused here while a split page may have free
         // units.
-        let used = self.blocks.pages_used();
-        let is_full = pages > 1 && used + pages > limit || used > limit;
-        if is_full { Err(PoolFull::Bodies) } else { Ok(()) }
+        let free = self.pages_free();
+        let is_full = pages > 1 && pages + kept > free || kept > free;
+        if is_full {
+            let is_pool_full =
+                !self.are_pages_limited_by_memory && self.pages_max - self.blocks.pages_used() <= free;
+            return Err(if is_pool_full { PoolFull::Bodies } else { PoolFull::Memory });
+        }
+        Ok(())
+    }
+
+    /// Checks whether there are extents for `pages` pages, after [`Self::admit_pages`].
+    #[inline]
+    fn find_pages(
+        &mut self,
+        share: Share,
+        pages: usize,
+        requester: Option<MessageId>,
+    ) -> Result<(), PoolFull> {
+        if pages == 0 || pages == 1 && self.blocks.has_free_units() {
+            return Ok(());
+        }
+        let kept_bytes = self.pages_kept_from(share, requester) * PAGE_BYTES;
+        self.find_extents(|messages| can_take(messages.blocks.places(), pages, kept_bytes))
     }
 
     /// Makes all ordinary publishers wait if one was refused. Not called for large messages, which get a
@@ -1104,7 +1312,7 @@ impl Messages {
     /// Returns the number of pages that `requester` may not take because another message has claimed them.
     fn claimed_pages(&self, requester: Option<MessageId>) -> usize {
         let claim = self.claim.filter(|claim| Some(claim.id) != requester);
-        claim.map_or(0, |claim| claim.claimed_pages(claim.pages_since, self.pages_freed))
+        claim.map_or(0, |claim| claim.claimed_pages(self.bytes_freed))
     }
 
     /// Checks whether the body of a content of `pages` pages may begin to arrive.
@@ -1114,7 +1322,7 @@ impl Messages {
     fn admit_assembly(&mut self, share: Share, pages: usize, requester: MessageId) -> Result<(), PoolFull> {
         let is_ordinary = share == Share::Ordinary;
         let claim = self.claim.filter(|claim| is_ordinary && claim.id != requester);
-        let reserved = claim.map_or(0, |claim| claim.claimed_pages(claim.assembly_since, self.assembly_left));
+        let reserved = claim.map_or(0, |claim| claim.claimed_assembly_pages(self.assembly_left));
         let taken = self.assembly_pages + reserved;
         if taken == 0 || taken + pages <= self.assembly_pages_max {
             return Ok(());
@@ -1128,7 +1336,7 @@ impl Messages {
 
     /// Returns whether a large message waits for pages.
     fn claims_pages(&self) -> bool {
-        self.claim.is_some_and(|claim| claim.pages_since.is_some())
+        self.claim.is_some_and(|claim| claim.bytes_since.is_some())
     }
 
     /// Returns the number of the claim of a content that waits for the assembly share; `None` if none waits.
@@ -1138,18 +1346,18 @@ impl Messages {
 
     /// Returns whether the message with the claim would be admitted now.
     pub fn claim_fits(&self) -> bool {
-        let pages_max = self.pages_max - self.pages_reserve;
-        let fits = |claim: Claim| self.blocks.pages_used() + claim.pages + self.read_back_pages <= pages_max;
-        self.claim.is_some_and(|claim| claim.pages_since.is_some() && fits(claim))
+        let fits =
+            |claim: Claim| claim.pages + self.read_back_pages + self.pages_reserve <= self.pages_free();
+        self.claim.is_some_and(|claim| claim.bytes_since.is_some() && fits(claim))
     }
 
     /// Claims pages for a waiting message if it is large and no other message has a claim. Returns whether
     /// the message is large.
     fn claim(&mut self, id: MessageId, pages: usize) -> bool {
         let is_large = pages > (self.pages_max / READ_BACK_PART).max(LARGE_PAGES_MIN);
-        let freed = self.pages_freed;
+        let freed = self.bytes_freed;
         if is_large && let Some(claim) = self.claim_of(id, pages) {
-            claim.pages_since.get_or_insert(freed);
+            claim.bytes_since.get_or_insert(freed);
         }
         is_large
     }
@@ -1160,7 +1368,7 @@ impl Messages {
         if self.claim.is_none() {
             let number = self.claims;
             self.claims += 1;
-            self.claim = Some(Claim { id, number, pages, pages_since: None, assembly_since: None });
+            self.claim = Some(Claim { id, number, pages, bytes_since: None, assembly_since: None });
         }
         self.claim.as_mut().filter(|claim| claim.id == id)
     }
@@ -1170,8 +1378,8 @@ impl Messages {
     fn drop_claim(&mut self, id: MessageId) {
         let Some(claim) = self.claim.filter(|claim| claim.id == id) else { return };
         self.claim = None;
-        let pages = claim.claimed_pages(claim.pages_since, self.pages_freed);
-        let assembly = claim.claimed_pages(claim.assembly_since, self.assembly_left);
+        let pages = claim.claimed_pages(self.bytes_freed);
+        let assembly = claim.claimed_assembly_pages(self.assembly_left);
         self.releases += u64::from(pages + assembly > 0);
     }
 }

@@ -1,13 +1,15 @@
-//! Memory pools for everything whose amount depends on traffic. Their sizes are fixed at start.
+//! Memory pools for everything whose amount depends on traffic. Their addresses are reserved at start.
 //!
-//! | file        | contents |
-//! |-------------|----------|
-//! | `blocks`    | message bytes in 256 B units and whole 4 KiB pages of one region |
-//! | `pool`      | [`Slab`]: records of one type, addressed by index, and doubly linked lists of them; pools of plain data |
-//! | `messages`  | message slots: reference count, lengths, the first bytes inline, the rest in blocks |
-//! | `bytes`     | byte queues of single connections, in a region of their own |
-//! | `fifo`      | queue entries in chunks of a shared pool |
-//! | `give_back` | returns memory to the system |
+//! | file       | contents |
+//! |------------|----------|
+//! | `memory`   | [`Memory`]: the memory that pools share, counted in extents |
+//! | `places`   | the free places of a pool, and the extents that it has taken |
+//! | `blocks`   | message bytes in 256 B units and whole 4 KiB pages of one region |
+//! | `pool`     | [`Slab`]: records of one type, addressed by index, and doubly linked lists of them; pools of plain data |
+//! | `messages` | message slots: reference count, lengths, the first bytes inline, the rest in blocks |
+//! | `bytes`    | byte queues of single connections, in a region of their own |
+//! | `fifo`     | queue entries in chunks of a shared pool |
+//! | `mapped`   | maps memory from the system, and returns it |
 //!
 //! # Invariants
 //! - A pool reserves its address space at start, and never calls the allocator again.
@@ -17,8 +19,10 @@
 mod blocks;
 mod bytes;
 mod fifo;
-mod give_back;
+mod mapped;
+mod memory;
 mod messages;
+mod places;
 mod pool;
 
 use core::cmp::Ordering;
@@ -26,7 +30,8 @@ use core::cmp::Ordering;
 pub use blocks::{BLOCK_UNIT_BYTES, PAGE_BYTES};
 pub use bytes::{ByteChain, BytePool};
 pub use fifo::{CHUNK_BYTES, ENTRIES_PER_CHUNK, Fifo, FifoPool, QueueEntry, READ_BACK_CHUNKS};
-pub use give_back::{can_be_mapped, drop_startup_pages};
+pub use mapped::{can_be_mapped, drop_startup_pages};
+pub use memory::{Account, Class, EXTENT_BYTES, Memory};
 pub use messages::{
     Cursor, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, Messages, PoolFull, Share,
 };

@@ -6,32 +6,32 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::give_back::{give_back, give_back_uninit, lazy_zeroed};
+use super::mapped::{Place, Region, lazy_zeroed};
+use super::memory::Account;
+use super::places::Places;
 
-/// A pool of records of one type, sized once and addressed by index.
+/// A pool of records of one type, addressed by index.
 ///
 /// # Invariants
 /// - The index of a record does not change until the record is removed.
-/// - The lowest free index is used first. After a burst, the memory above the highest record can therefore be
+/// - The lowest free index of a touched extent is used first. After a burst, most memory can therefore be
 ///   returned to the system.
 /// - Inserting never allocates.
-#[derive(Debug)]
 pub struct Slab<T> {
-    records: Vec<Option<T>>,
-    places: FreePlaces,
-    /// Number of places, from the first one, whose memory was used since the last `trim`.
-    touched: usize,
+    records: Region<Place<T>>,
+    places: Places,
 }
 
 impl<T> Slab<T> {
-    /// Reserves memory for `capacity` records without touching it.
+    /// Reserves addresses for `capacity` records.
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { records: Vec::with_capacity(capacity), places: FreePlaces::new(capacity), touched: 0 }
+        let places = Places::new(capacity, size_of::<Place<T>>(), Account::unlimited());
+        Self { records: Region::reserve(capacity), places }
     }
 
-    /// Returns the bytes of one record, with its bit among the free places.
+    /// Returns the bytes of one record, with its bit among the places.
     pub const fn record_bytes() -> usize {
-        size_of::<Option<T>>() + 1
+        size_of::<Place<T>>() + 1
     }
 
     /// Returns the number of records.
@@ -57,10 +57,11 @@ impl<T> Slab<T> {
     /// Inserts a record at the lowest free index. Returns the record if the pool is full.
     pub fn insert(&mut self, record: T) -> Result<usize, T> {
         let Some(index) = self.places.take() else { return Err(record) };
-        match self.records.get_mut(index) {
-            Some(place) => *place = Some(record),
-            None => self.records.push(Some(record)),
+        if index >= self.records.len() && !self.records.open(index + 1) {
+            self.places.give(index);
+            return Err(record);
         }
+        self.records[index].put(record);
         Ok(index)
     }
 
@@ -75,43 +76,36 @@ impl<T> Slab<T> {
     /// Panics if the index is free, which is a bug of the caller.
     #[inline]
     pub fn remove(&mut self, index: usize) -> T {
-        self.places.give(index);
         match self.records[index].take() {
-            Some(record) => record,
+            Some(record) => {
+                self.places.give(index);
+                record
+            }
             None => panic!("slab place {index} was freed twice"),
         }
     }
 
-    /// Returns the bytes above the highest record that may be resident in memory.
+    /// Returns the bytes of unused places that may be resident in memory.
     pub const fn idle_bytes(&self) -> usize {
-        let touched = if self.touched > self.records.len() { self.touched } else { self.records.len() };
-        (touched - self.places.used()) * size_of::<Option<T>>()
+        self.places.free() * size_of::<Place<T>>()
     }
 
-    /// Returns the memory above the highest record to the system.
+    /// Returns the memory of unused extents to the system.
     pub fn trim(&mut self) {
-        self.touched = self.touched.max(self.records.len());
-        self.places.shrink();
-        self.records.truncate(self.places.end());
-        let touched = self.touched - self.records.len();
-        give_back_uninit(&mut self.records.spare_capacity_mut()[..touched]);
-        self.touched = self.records.len();
+        let records = &mut self.records;
+        self.places.trim(0, usize::MAX, |run| records.give_back(run));
     }
 
     /// Returns the record at this index, if there is one.
+    #[inline]
     pub fn get(&self, index: usize) -> Option<&T> {
-        match self.records.get(index) {
-            Some(Some(record)) => Some(record),
-            _ => None,
-        }
+        self.records.get(index).and_then(Place::get)
     }
 
     /// Returns the record at this index for changing, if there is one.
+    #[inline]
     pub fn get_mut(&mut self, index: usize) -> Option<&mut T> {
-        match self.records.get_mut(index) {
-            Some(Some(record)) => Some(record),
-            _ => None,
-        }
+        self.records.get_mut(index).and_then(Place::get_mut)
     }
 
     /// Returns the end of the used indices: every record is below it.
@@ -121,7 +115,22 @@ impl<T> Slab<T> {
 
     /// Returns all records with their indices, in index order.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &T)> + Clone {
-        self.records.iter().enumerate().filter_map(|(index, record)| Some((index, record.as_ref()?)))
+        (0..self.places().min(self.records.len()))
+            .filter_map(|index| Some((index, self.records[index].get()?)))
+    }
+}
+
+impl<T> Drop for Slab<T> {
+    fn drop(&mut self) {
+        for index in 0..self.places().min(self.records.len()) {
+            drop(self.records[index].take());
+        }
+    }
+}
+
+impl<T: core::fmt::Debug> core::fmt::Debug for Slab<T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
     }
 }
 
@@ -130,7 +139,7 @@ impl<T> core::ops::Index<usize> for Slab<T> {
 
     #[inline]
     fn index(&self, index: usize) -> &T {
-        match &self.records[index] {
+        match self.records[index].get() {
             Some(record) => record,
             None => panic!("slab place {index} is free"),
         }
@@ -140,7 +149,7 @@ impl<T> core::ops::Index<usize> for Slab<T> {
 impl<T> core::ops::IndexMut<usize> for Slab<T> {
     #[inline]
     fn index_mut(&mut self, index: usize) -> &mut T {
-        match &mut self.records[index] {
+        match self.records[index].get_mut() {
             Some(record) => record,
             None => panic!("slab place {index} is free"),
         }
@@ -322,201 +331,33 @@ const fn place(link: u32) -> Option<usize> {
     }
 }
 
-const BITS: usize = usize::BITS as usize;
-
-/// The free places of one pool.
-///
-/// ```text
-/// groups  | 1 ...                    a clear bit: that word below is 0
-/// words   | 0 1 0 0 1 0 ...          a clear bit: that word below is 0
-/// bits    | ... | 0 0 1 1 0 | ...    a set bit: that place is free again
-///                                ^ end: places from here on were never taken, or the end was lowered
-/// ```
-///
-/// Because the lowest place is taken, used places stay at the bottom of the region. After a burst its top can be
-/// returned to the system. The bits are separate from the places, so a free place contains nothing that must be
-/// kept.
-///
-/// # Invariants
-/// - A place is taken, or its bit is set, or it is at or above `end`.
-/// - No bit is set below the word `low`.
-/// - Freeing a place accesses three words. Taking one does too, plus those words of the upper levels whose
-///   bits are outdated: a bit is cleared only when a search finds that its word is 0.
-#[derive(Debug)]
-pub(super) struct FreePlaces {
-    /// One bit per place, set if the place was taken and is free again.
-    bits: Box<[usize]>,
-    /// One bit per word of `bits`, and one per word of `words`: clear if that word is 0.
-    words: Box<[usize]>,
-    groups: Box<[usize]>,
-    /// The lowest word of `bits` that may be non-zero.
-    low: usize,
-    /// All taken places are below this one.
-    end: usize,
-    /// Number of places.
-    max: usize,
-    /// Number of free places below `end`.
-    freed: usize,
-    /// Number of places freed since the start.
-    given: u64,
-}
-
-impl FreePlaces {
-    /// Returns `max` free places.
-    pub(super) fn new(max: usize) -> Self {
-        let level = |below: usize| vec![0; below.div_ceil(BITS)].into_boxed_slice();
-        let bits = level(max);
-        let words = level(bits.len());
-        let groups = level(words.len());
-        Self { bits, words, groups, low: 0, end: 0, max, freed: 0, given: 0 }
-    }
-
-    /// Returns the number of taken places.
-    #[inline]
-    pub(super) const fn used(&self) -> usize {
-        self.end - self.freed
-    }
-
-    /// Returns the number of places freed since the start. A caller that waits for a place retries when it
-    /// rises.
-    pub(super) const fn given(&self) -> u64 {
-        self.given
-    }
-
-    /// Returns the number of places.
-    pub(super) const fn max(&self) -> usize {
-        self.max
-    }
-
-    /// Returns the end: all taken places are below it.
-    pub(super) const fn end(&self) -> usize {
-        self.end
-    }
-
-    /// Takes the lowest free place.
-    #[inline]
-    pub(super) fn take(&mut self) -> Option<usize> {
-        if self.freed == 0 {
-            if self.end == self.max {
-                return None;
-            }
-            self.end += 1;
-            return Some(self.end - 1);
-        }
-        if self.bits[self.low] == 0 {
-            self.low = self.lowest()?;
-        }
-        let bits = &mut self.bits[self.low];
-        let place = self.low * BITS + bits.trailing_zeros() as usize;
-        *bits &= *bits - 1;
-        self.freed -= 1;
-        Some(place)
-    }
-
-    /// Returns the lowest non-zero word of `bits`.
-    #[cold]
-    fn lowest(&mut self) -> Option<usize> {
-        loop {
-            let group = self.groups.iter().position(|group| *group != 0)?;
-            let word = group * BITS + self.groups[group].trailing_zeros() as usize;
-            match self.words[word] {
-                0 => self.groups[group] &= self.groups[group] - 1,
-                found => {
-                    let at = word * BITS + found.trailing_zeros() as usize;
-                    if self.bits[at] != 0 {
-                        return Some(at);
-                    }
-                    self.words[word] &= found - 1;
-                }
-            }
-        }
-    }
-
-    /// Frees a place.
-    ///
-    /// # Panics
-    /// Panics if the place is free already, which is a bug of the caller.
-    #[inline]
-    pub(super) fn give(&mut self, place: usize) {
-        let (at, bit) = (place / BITS, 1 << (place % BITS));
-        let old = self.bits[at];
-        assert!(place < self.end && old & bit == 0, "place {place} was freed twice");
-        self.given += 1;
-        self.bits[at] = old | bit;
-        if old == 0 {
-            self.words[at / BITS] |= 1 << (at % BITS);
-            self.groups[at / BITS / BITS] |= 1 << (at / BITS % BITS);
-            self.low = self.low.min(at);
-        }
-        self.freed += 1;
-    }
-
-    /// Returns whether no place in `range` is taken. Its ends are multiples of a word, or at or above `end`.
-    pub(super) fn are_free(&self, range: core::ops::Range<usize>) -> bool {
-        debug_assert!(range.start.is_multiple_of(BITS), "whole words only");
-        let top = range.end.min(self.end);
-        let mut at = range.start;
-        while at < top {
-            let here = (top - at).min(BITS);
-            if (self.bits[at / BITS].trailing_ones() as usize) < here {
-                return false;
-            }
-            at += here;
-        }
-        true
-    }
-
-    /// Lowers the end to just above the highest taken place.
-    pub(super) fn shrink(&mut self) {
-        while let Some(last) = self.end.checked_sub(1) {
-            let (at, bit) = (last / BITS, last % BITS);
-            let run = (self.bits[at] << (BITS - 1 - bit)).leading_ones() as usize;
-            if run == 0 {
-                return;
-            }
-            let kept = (bit + 1 - run) as u32;
-            self.bits[at] &= !usize::MAX.checked_shl(kept).unwrap_or(0);
-            self.end -= run;
-            self.freed -= run;
-        }
-    }
-}
-
-/// Bytes of a group: the largest page size of supported boards.
-const GROUP_BYTES: usize = 64 << 10;
-/// Number of groups checked in one step of returning memory.
-const TRIM_GROUPS: usize = 256;
+/// Number of extents checked in one step of returning memory.
+const TRIM_EXTENTS: usize = 1024;
 
 /// A pool of plain values.
 ///
 /// # Invariants
-/// - The lowest free place is taken first.
+/// - The lowest free place of a touched extent is taken first.
 /// - Taking a place never allocates.
-/// - Places are grouped. A group without used places can be returned to the system and reads as zeros afterwards.
+/// - An extent without used places can be returned to the system and reads as zeros afterwards.
 #[derive(Debug)]
 pub(super) struct PlainPool<T> {
-    places: FreePlaces,
-    data: Box<[T]>,
-    /// Per group: whether it may be resident in memory.
-    resident: Box<[bool]>,
-    resident_groups: usize,
-    /// The group at which the next step of returning memory begins.
+    places: Places,
+    data: Region<T>,
+    /// The extent at which the next step of returning memory begins.
     trim_at: usize,
 }
 
 impl<T: Pod> PlainPool<T> {
-    const GROUP: usize = GROUP_BYTES / size_of::<T>();
+    /// Reserves addresses for `max` values.
+    pub(super) fn new(max: usize, account: Account) -> Self {
+        Self { places: Places::new(max, size_of::<T>(), account), data: Region::reserve(max), trim_at: 0 }
+    }
 
-    /// Reserves memory for `max` values without touching it.
-    pub(super) fn new(max: usize) -> Self {
-        const { assert!(Self::GROUP.is_multiple_of(64), "groups are whole words of FreePlaces") };
-        Self {
-            places: FreePlaces::new(max),
-            data: lazy_zeroed(max),
-            resident: vec![false; max.div_ceil(Self::GROUP)].into_boxed_slice(),
-            resident_groups: 0,
-            trim_at: 0,
-        }
+    /// Returns how many places there are, how many are used, and how many can be.
+    #[inline]
+    pub(super) const fn places(&self) -> &Places {
+        &self.places
     }
 
     /// Returns the number of places in use.
@@ -525,24 +366,13 @@ impl<T: Pod> PlainPool<T> {
         self.places.used()
     }
 
-    /// Returns the number of places freed since the start.
-    pub(super) const fn given(&self) -> u64 {
-        self.places.given()
-    }
-
-    /// Returns the number of places.
-    pub(super) const fn max(&self) -> usize {
-        self.places.max()
-    }
-
     /// Takes a place. Its value is an earlier one, or zero.
     #[inline]
     pub(super) fn take(&mut self) -> Option<usize> {
         let place = self.places.take()?;
-        let resident = &mut self.resident[place / Self::GROUP];
-        if !*resident {
-            *resident = true;
-            self.resident_groups += 1;
+        if place >= self.data.len() && !self.data.open(place + 1) {
+            self.places.give(place);
+            return None;
         }
         Some(place)
     }
@@ -553,40 +383,17 @@ impl<T: Pod> PlainPool<T> {
         self.places.give(place);
     }
 
-    /// Returns about how many unused bytes are resident in memory.
+    /// Returns how many unused bytes may be resident in memory.
     pub(super) const fn idle_bytes(&self) -> usize {
-        (self.resident_groups * Self::GROUP).saturating_sub(self.places.used()) * size_of::<T>()
+        self.places.free() * size_of::<T>()
     }
 
-    /// Returns idle groups to the system, one bounded part per call. Returns whether it reached the end.
+    /// Returns idle extents to the system, one bounded part per call. Returns whether it reached the end.
     pub(super) fn trim(&mut self) -> bool {
-        self.places.shrink();
-        let groups = self.resident.len();
-        let start = if self.trim_at < groups { self.trim_at } else { 0 };
-        let end = (start + TRIM_GROUPS).min(groups);
-        self.trim_at = end;
-        let mut run = start..start;
-        for group in start..end {
-            let from = group * Self::GROUP;
-            if self.resident[group] && self.places.are_free(from..from + Self::GROUP) {
-                run.end = group + 1;
-            } else {
-                self.give_back(run);
-                run = group + 1..group + 1;
-            }
-        }
-        self.give_back(run);
-        end == groups
-    }
-
-    fn give_back(&mut self, run: core::ops::Range<usize>) {
-        if run.is_empty() {
-            return;
-        }
-        let top = (run.end * Self::GROUP).min(self.data.len());
-        give_back(bytemuck::cast_slice_mut(&mut self.data[run.start * Self::GROUP..top]));
-        self.resident_groups -= run.len();
-        self.resident[run].fill(false);
+        let data = &mut self.data;
+        let next = self.places.trim(self.trim_at, TRIM_EXTENTS, |run| data.give_back(run));
+        self.trim_at = next.unwrap_or(0);
+        next.is_none()
     }
 }
 
@@ -651,6 +458,7 @@ mod tests {
 
 #[cfg(test)]
 mod slab_tests {
+    use super::super::memory::EXTENT_BYTES;
     use super::*;
 
     #[test]
@@ -665,6 +473,45 @@ mod slab_tests {
         assert_eq!((slab[second], slab.get(first), slab.len()), ("b", Some(&"c"), 3));
     }
 
+    /// The memory of removed records is returned, wherever they were, and the other records stay.
+    #[test]
+    fn memory_between_records_is_returned() {
+        let each = EXTENT_BYTES.div_ceil(size_of::<Place<[u64; 12]>>());
+        let mut slab = Slab::with_capacity(100 * each);
+        (0..10 * each).for_each(|number| assert_eq!(slab.insert([number as u64; 12]), Ok(number)));
+        let kept = [0, 4 * each + 7, 10 * each - 1];
+        for index in (0..10 * each).filter(|index| !kept.contains(index)) {
+            assert_eq!(slab.remove(index)[0], index as u64);
+        }
+        slab.trim();
+        assert!(
+            slab.places.account().held() <= 6,
+            "each of three extents overlaps two of the memory at most"
+        );
+        assert_eq!(
+            slab.iter().map(|(index, record)| (index, record[0])).collect::<Vec<_>>(),
+            kept.map(|index| (index, index as u64))
+        );
+        assert_eq!((slab.get(2 * each), slab.get(200 * each), slab.len()), (None, None, 3));
+        assert_eq!(slab.insert([77; 12]), Ok(1), "a place of an extent that stayed");
+        for index in kept {
+            assert_eq!(slab.remove(index)[11], index as u64);
+        }
+    }
+
+    /// A record that the pool still has is dropped with it.
+    #[test]
+    fn records_are_dropped_once() {
+        let record = std::rc::Rc::new(());
+        let mut slab = Slab::with_capacity(10_000);
+        (0..5_000).for_each(|_| drop(slab.insert(record.clone())));
+        (0..4_000).for_each(|index| drop(slab.remove(index)));
+        slab.trim();
+        assert_eq!(std::rc::Rc::strong_count(&record), 1_001);
+        drop(slab);
+        assert_eq!(std::rc::Rc::strong_count(&record), 1);
+    }
+
     #[test]
     #[should_panic(expected = "freed twice")]
     fn removing_twice_panics() {
@@ -676,91 +523,31 @@ mod slab_tests {
 }
 
 #[cfg(test)]
-mod places_tests {
-    use super::*;
-    use std::collections::BTreeSet;
-
-    #[test]
-    fn the_lowest_is_taken_first_and_the_end_follows_the_highest() {
-        let mut places = FreePlaces::new(300);
-        for place in 0..300 {
-            assert_eq!(places.take(), Some(place));
-        }
-        assert_eq!(places.take(), None);
-        for place in [299, 7, 200, 70, 298] {
-            places.give(place);
-        }
-        assert_eq!((places.take(), places.take()), (Some(7), Some(70)));
-        places.shrink();
-        assert_eq!((places.end(), places.used()), (298, 297));
-        assert_eq!((places.take(), places.take()), (Some(200), Some(298)));
-    }
-
-    #[test]
-    #[should_panic(expected = "freed twice")]
-    fn freeing_twice_panics() {
-        let mut places = FreePlaces::new(4);
-        places.take();
-        places.take();
-        places.give(0);
-        places.give(0);
-    }
-
-    /// Random operations give the same results as a plain set of the taken places.
-    #[test]
-    fn behaves_like_a_set_of_taken_places() {
-        const MAX: usize = 9_000;
-        let mut places = FreePlaces::new(MAX);
-        let mut taken = BTreeSet::new();
-        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-        let mut random = move |below: usize| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state % below as u64) as usize
-        };
-        for step in 0..40_000 {
-            // The pool fills and empties in turns.
-            if random(100) < if step / 10_000 % 2 == 0 { 80 } else { 20 } {
-                let free = (0..MAX).find(|place| !taken.contains(place));
-                let place = places.take();
-                assert_eq!(place, free);
-                taken.extend(place);
-            } else if let Some(&place) = taken.iter().nth(random(taken.len().max(1))) {
-                places.give(place);
-                taken.remove(&place);
-            }
-            if random(500) == 0 {
-                places.shrink();
-                assert_eq!(places.end(), taken.last().map_or(0, |last| last + 1));
-            }
-            if random(100) == 0 {
-                let start = random(MAX / BITS) * BITS;
-                let end = start + BITS * (1 + random(4));
-                assert_eq!(places.are_free(start..end), taken.range(start..end).next().is_none());
-            }
-            assert_eq!(places.used(), taken.len());
-        }
-    }
-}
-
-#[cfg(test)]
 mod plain_tests {
+    use super::super::memory::EXTENT_BYTES;
     use super::*;
 
     #[test]
-    fn unused_groups_are_returned_to_the_system_and_their_neighbours_stay() {
-        let mut pool = PlainPool::<[u64; 16]>::new(4_000);
+    fn unused_extents_are_returned_to_the_system_and_their_neighbours_stay() {
+        let each = EXTENT_BYTES / 128;
+        let mut pool = PlainPool::<[u64; 16]>::new(4_000, Account::unlimited());
         let mut places: Vec<usize> = (0..4_000).map_while(|_| pool.take()).collect();
         assert_eq!((places.len(), pool.take()), (4_000, None));
         places.iter().for_each(|&place| pool[place] = [place as u64; 16]);
-        // Two places stay in use: one in the fourth group, one near the end.
-        let stragglers = [3 * 512 + 5, 3_999];
+        // Two places stay in use: one in the fourth extent, one near the end.
+        let stragglers = [3 * each + 5, 3_999];
         places.retain(|place| !stragglers.contains(place));
         places.iter().for_each(|&place| pool.give(place));
         while !pool.trim() {}
-        assert_eq!(pool.idle_bytes() / 128, 2 * 512 - 2, "two groups stay, for two places in use");
+        let of_the_last = 4_000 - 3_999 / each * each;
+        assert_eq!(
+            pool.idle_bytes() / 128,
+            each + of_the_last - 2,
+            "two extents stay, for two places in use"
+        );
         stragglers.iter().for_each(|&place| assert_eq!(pool[place], [place as u64; 16]));
-        assert_eq!((pool.take(), pool[512]), (Some(0), [0; 16]), "the lowest; the second group went back");
+        assert_eq!(pool.take(), Some(3 * each), "the lowest place of an extent that stayed");
+        while pool.take() != Some(each) {}
+        assert_eq!(pool[each], [0; 16], "the second extent went back");
     }
 }

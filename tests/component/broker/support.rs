@@ -7,7 +7,7 @@ use leveret_core::batch::Batch;
 use leveret_core::command::{ChannelId, Command, ConnectionId, Outbox, Outcome, Settlement};
 use leveret_core::definition::Permission;
 use leveret_core::limits::Limits;
-use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
+use leveret_core::mem::{Memory, MessageFlags, MessageId, Messages, Share};
 use leveret_core::password::PasswordHash;
 use leveret_storage::PendingWrites;
 
@@ -53,12 +53,18 @@ impl TestBroker {
     }
 
     pub fn with(limits: &Limits) -> Self {
+        Self::in_memory(limits, &limits.memory())
+    }
+
+    /// Creates a broker whose pools have this memory.
+    pub fn in_memory(limits: &Limits, memory: &Memory) -> Self {
+        let entropy = Box::new(leveret_test_support::random::entropy());
         Self {
-            broker: Broker::new(limits, Box::new(leveret_test_support::random::entropy())).unwrap(),
+            broker: Broker::in_memory(limits, memory, entropy).unwrap(),
             pending_writes: PendingWrites::new(limits.messages_max as usize),
             work: Work::default(),
             awaited: Batch::NONE,
-            messages: Messages::new(limits.message_limits()),
+            messages: Messages::in_memory(limits.message_limits(), memory),
         }
     }
 

@@ -35,7 +35,7 @@ const DEPENDS_ON: [(&str, &[&str]); 13] = [
     ),
 ];
 
-const UNSAFE_FILE: &str = "core/mem/give_back.rs";
+const UNSAFE_FILE: &str = "core/mem/mapped.rs";
 
 /// Packages that receive time and bytes from above.
 const WITHOUT_CLOCK: [&str; 9] =

@@ -227,6 +227,13 @@ fn bring_about(shortage: Shortage) -> (Simulation, &'static [&'static str], Opti
 /// Exhausts a pool by all clients together.
 fn use_up(pool: Pool) -> (Simulation, &'static [&'static str], Option<Pool>) {
     match pool {
+        Pool::Memory => {
+            // Bodies and slots together are as large as both pools may be alone.
+            let mut simulation = Simulation::with_extents(limits(), 40);
+            flood_all(&mut simulation, 2_000);
+            let text = &["memory: messages use up their part of memory_limit, ", "raise memory_limit"];
+            (simulation, text, Some(Pool::Messages))
+        }
         Pool::Messages => {
             let mut simulation = Simulation::new(limits());
             flood_all(&mut simulation, 8);

@@ -247,18 +247,6 @@ fn idle_connections_without_heartbeats_cause_no_turn_at_all() {
     simulation.end(&[]);
 }
 
-/// No memory is released then, so no release may be due.
-#[test]
-fn the_loop_sleeps_with_all_memory_locked() {
-    let mut simulation = Simulation::with_memory_locked(small_limits(), true);
-    simulation.open(&[1]);
-    simulation.pass_ms(60_000);
-    let before = simulation.turns;
-    simulation.pass_ms(DAY_MS);
-    assert_eq!(simulation.turns, before);
-    simulation.end(&[]);
-}
-
 #[test]
 fn a_client_that_does_not_finish_the_handshake_is_closed_in_time() {
     let timeout = u64::from(Limits::default().handshake_timeout_ms);

@@ -25,6 +25,8 @@ pub const INDEX_BYTES: usize = 2 << 20;
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub limits: Limits,
+    /// The pools of messages share less memory than all of them need at their maximum: this many eighths.
+    pub memory_eighths: usize,
     pub settings: Settings,
     pub persist_all: bool,
     /// Each helper takes less than this many milliseconds.
@@ -153,6 +155,10 @@ impl Plan {
         random.once_in(3);
         let mut plan = Self {
             limits,
+            memory_eighths: {
+                let random = &mut Random::of(seed, "memory", &[]);
+                if random.once_in(3) { 4 + random.below(4) as usize } else { 8 }
+            },
             settings,
             persist_all: {
                 let persist_all = random.once_in(8);

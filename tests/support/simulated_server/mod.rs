@@ -41,6 +41,7 @@ use leveret_amqp::{Method, Table};
 use leveret_broker::{Broker, Gauges, restore};
 use leveret_connection::{Identity, MqttSettings};
 use leveret_core::limits::Limits;
+use leveret_core::mem;
 use leveret_core::password::PasswordHash;
 use leveret_core::time::{Deadline, Now};
 use leveret_management::request::{Endurance, Machine, Process, StoreView};
@@ -129,17 +130,20 @@ pub struct Simulation {
 
 impl Simulation {
     pub fn new(limits: Limits) -> Self {
-        Self::with_memory_locked(limits, false)
+        let memory = limits.memory();
+        Self::with_seed(limits, &memory, 1)
     }
 
-    pub fn with_memory_locked(limits: Limits, is_memory_locked: bool) -> Self {
-        Self::with_seed(limits, is_memory_locked, 1)
+    /// Starts a broker whose pools share `extents` extents of memory.
+    pub fn with_extents(limits: Limits, extents: usize) -> Self {
+        Self::with_seed(limits, &mem::Memory::new(extents, [0; 3]), 1)
     }
 
-    fn with_seed(limits: Limits, is_memory_locked: bool, seed: u64) -> Self {
+    fn with_seed(limits: Limits, memory: &mem::Memory, seed: u64) -> Self {
         let mut random = Random::new(seed);
         let entropy = move |bytes: &mut [u8]| bytes.fill_with(|| random.below(256) as u8);
-        let mut broker = Broker::new(&limits, Box::new(entropy)).expect("the limits have room for a broker");
+        let mut broker =
+            Broker::in_memory(&limits, memory, Box::new(entropy)).expect("the limits have room for a broker");
         broker.set_first_user(Some(("guest", GUEST)));
         let setup = EngineSetup {
             limits: limits.clone(),
@@ -152,7 +156,6 @@ impl Simulation {
             management_listeners: vec![false, false],
             metrics_listeners: 1,
             certificates: Default::default(),
-            is_memory_locked,
             process: process(),
             own_uid: 0,
         };
@@ -182,7 +185,7 @@ impl Simulation {
     /// Starts a broker with the store on a disk whose power was cut or whose broker is gone. Its random numbers differ
     /// from those of the first broker.
     pub fn restarted(limits: Limits, disk: &SimDisk, settings: Settings) -> Self {
-        let mut simulation = Self::with_seed(limits, false, 2);
+        let mut simulation = Self::with_seed(limits.clone(), &limits.memory(), 2);
         let mut disk = disk.clone();
         disk.start(Trouble::Never);
         let identity = StoreIdentity { id: *b"0123456789abcdef", secret: 0x5EC2E7 };

@@ -306,3 +306,150 @@ fn a_dead_letter_has_a_slot_when_messages_that_were_read_back_fill_the_pool() {
         assert_eq!(pool.messages_used(), 63, "{letter:?} is in the place of its message");
     }
 }
+
+/// Returns a pool without a maximum of its own, with a memory of this many extents.
+fn pool_of_extents(extents: usize) -> Messages {
+    let limits =
+        MessageLimits { messages_max: 1 << 20, body_bytes_max: 1 << 30, assembly_bytes_max: 1 << 30 };
+    Messages::in_memory(limits, &Memory::new(extents, [0; 3]))
+}
+
+/// Publishes messages with bodies of `pages` pages until the pool refuses one.
+fn fill(pool: &mut Messages, pages: usize) -> (Vec<MessageId>, PoolFull) {
+    let mut all = Vec::new();
+    loop {
+        let id = match pool.begin("", b"q", Share::Ordinary) {
+            Ok(id) => id,
+            Err(full) => return (all, full),
+        };
+        if let Err(full) = reserve(pool, id, pages) {
+            pool.discard(id);
+            return (all, full);
+        }
+        pool.append_body(id, &vec![7; pages * PAGE_BYTES]);
+        pool.finish(id);
+        all.push(id);
+    }
+}
+
+fn held_extents(pool: &Messages) -> usize {
+    pool.slots.places().account().held() + pool.blocks.places().account().held()
+}
+
+#[test]
+fn slots_and_blocks_take_what_the_other_does_not_use() {
+    let mut pool = pool_of_extents(64);
+    let bytes = 64 * EXTENT_BYTES;
+    for pages in [1, 0, 3, 0] {
+        let (all, full) = fill(&mut pool, pages);
+        assert_eq!(full, PoolFull::Memory);
+        let used = all.len() * (MESSAGE_SLOT_BYTES + pages * PAGE_BYTES);
+        assert!(used > bytes / 16 * 14, "{used} of {bytes} with {pages} pages each");
+        assert!(held_extents(&pool) <= 61, "a sixteenth is for connections whose progress frees memory");
+        let reserve = pool.begin("", b"q", Share::Reserve).unwrap();
+        pool.release(reserve);
+        all.into_iter().for_each(|id| pool.release(id));
+        assert!(pool.lift_hold());
+    }
+}
+
+/// One small message stays in each extent of all slots. Bodies then find no extent, although most memory is free.
+/// Small messages go on in the free slots, and each extent is returned with its last message.
+#[test]
+fn messages_that_stay_in_every_extent_keep_it_from_bodies_and_not_from_small_messages() {
+    let mut pool = pool_of_extents(64);
+    let (all, _) = fill(&mut pool, 0);
+    let each = EXTENT_BYTES / MESSAGE_SLOT_BYTES;
+    let (kept, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|id| id.index() % each == 9);
+    others.into_iter().for_each(|id| pool.release(id));
+    assert!(pool.lift_hold() && kept.len() >= 58);
+    let large = begun(&mut pool);
+    assert_eq!(reserve(&mut pool, large, 40), Err(PoolFull::Memory));
+    assert!(!pool.is_held(), "others need no extent");
+    let small: Vec<_> = (0..1_000).map(|_| begun(&mut pool)).collect();
+    small.into_iter().for_each(|id| pool.release(id));
+    kept.into_iter().for_each(|id| pool.release(id));
+    assert_eq!(reserve(&mut pool, large, 40), Ok(()));
+}
+
+/// A large message that waits is admitted when small ones that need no pages have left, and others do not take its memory.
+#[test]
+fn slots_that_become_free_are_claimed_for_a_large_body() {
+    let mut pool = pool_of_extents(64);
+    let (all, _) = fill(&mut pool, 0);
+    let mut all = std::collections::VecDeque::from(all);
+    pool.release(all.pop_front().unwrap());
+    pool.release(all.pop_front().unwrap());
+    pool.lift_hold();
+    let large = pool.begin("", b"q", Share::Reserve).unwrap();
+    assert_eq!(reserve(&mut pool, large, 40), Err(PoolFull::Memory));
+    let mut turns = 0;
+    while reserve(&mut pool, large, 40).is_err() {
+        turns += 1;
+        pool.release(all.pop_front().expect("it is admitted after one turnover"));
+        if turns % 2 == 0
+            && let Ok(id) = pool.begin("", b"q", Share::Ordinary)
+        {
+            all.push_back(id);
+        }
+        pool.lift_hold();
+    }
+}
+
+/// Whatever is refused, nothing is half done, and the pools never hold more extents than the memory has.
+#[test]
+fn a_memory_of_few_extents_refuses_and_changes_nothing() {
+    let shares = [Share::Ordinary, Share::Transaction, Share::Reserve, Share::ReadBack, Share::DeadLetter];
+    for extents in 2..24 {
+        let mut pool = pool_of_extents(extents);
+        let mut state = 0x9E37_79B9_7F4A_7C15_u64 ^ extents as u64;
+        let mut random = move |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % below as u64) as usize
+        };
+        let mut alive: Vec<(MessageId, usize)> = Vec::new();
+        let mut refused = 0;
+        for _ in 0..4_000 {
+            let (share, bytes) = (shares[random(5)], random(3) * random(9_000));
+            let before = (pool.messages_used(), pool.body_bytes_used());
+            if random(5) < 2 && !alive.is_empty() {
+                let (id, bytes) = alive.swap_remove(random(alive.len()));
+                assert!(body(&pool, id, 0).iter().all(|byte| *byte == bytes as u8));
+                pool.release(id);
+                continue;
+            }
+            match pool.begin("amq.topic", &vec![b'k'; random(256)], share) {
+                Ok(id) => {
+                    let content = pool.reserve_content(id, b"p", MessageFlags::NONE, bytes as u32, share);
+                    if content.is_ok() {
+                        pool.append_body(id, &vec![bytes as u8; bytes]);
+                        pool.finish(id);
+                        alive.push((id, bytes));
+                    } else {
+                        refused += 1;
+                        pool.discard(id);
+                        assert_eq!((pool.messages_used(), pool.body_bytes_used()), before);
+                    }
+                }
+                Err(_) => {
+                    refused += 1;
+                    assert_eq!((pool.messages_used(), pool.body_bytes_used()), before);
+                }
+            }
+            pool.lift_hold();
+            assert!(held_extents(&pool) <= extents);
+            if random(100) == 0 {
+                while !pool.trim() {}
+            }
+        }
+        assert!(refused > 0, "{extents} extents");
+        alive.into_iter().for_each(|(id, _)| pool.release(id));
+        while !pool.trim() {}
+        assert_eq!(
+            (held_extents(&pool), pool.messages_used(), pool.bytes_free()),
+            (0, 0, extents * EXTENT_BYTES)
+        );
+    }
+}

@@ -1,9 +1,12 @@
-//! Returns unused memory to the system, while its addresses stay reserved.
+//! Memory that is mapped from the system: reserved as addresses at start, made accessible as far as it is used, and
+//! returned while it is unused. This is the only file with `unsafe` code.
 //!
-//! Without this, the process stayed 16.9 MB larger after one message of 16 MiB (measured). On a board with 64
+//! Without the return, the process stayed 16.9 MB larger after one message of 16 MiB (measured). On a board with 64
 //! MB, a burst must not take memory permanently. Freeing the pools and allocating them again would have the
-//! same effect, but then messages would have to wait for the allocator. This is the only file with `unsafe`
-//! code.
+//! same effect, but then messages would have to wait for the allocator.
+//!
+//! A mapping begins without access rights, so the kernel does not count it as used memory, even with
+//! `vm.overcommit_memory=2`.
 //!
 //! The pages of the program itself are dropped once, after the start. A third of the pages that are mapped
 //! then were needed only for the start (configuration, certificates, recovery). Pages that are needed again
@@ -15,15 +18,19 @@
 //! - Only pages of the program that cannot have been written to are dropped.
 
 use core::mem::MaybeUninit;
-use core::ops::Range;
+use core::ops::{Deref, DerefMut, Range};
+use core::ptr::NonNull;
 use std::fs::File;
 use std::io::{self, Read};
 
-use bytemuck::Pod;
+use bytemuck::{Pod, Zeroable};
 
 /// Maximum number of bytes read of the list of mappings, which usually is shorter. Mappings after them are
 /// not dropped.
 const MAPS_BYTES: usize = 8 << 10;
+
+/// The readable part grows in steps of this many bytes, to save system calls.
+const STEP_BYTES: usize = 256 << 10;
 
 /// Allocates `count` zeros that are not resident until they are written to.
 ///
@@ -42,13 +49,6 @@ pub(super) fn lazy_zeroed<T: Pod>(count: usize) -> Box<[T]> {
 pub(super) fn give_back(range: &mut [u8]) -> Range<usize> {
     // SAFETY: the slice is borrowed mutably, and any bytes, zeros included, are valid values.
     unsafe { advise(range.as_mut_ptr(), range.len()) }
-}
-
-/// Returns the whole system pages within uninitialised memory to the system.
-#[allow(unsafe_code, reason = "madvise is a call to the system, and there is no safe form of it")]
-pub(super) fn give_back_uninit<T>(room: &mut [MaybeUninit<T>]) {
-    // SAFETY: the slice is borrowed mutably, and uninitialised memory may have any contents.
-    unsafe { advise(room.as_mut_ptr().cast(), size_of_val(room)) };
 }
 
 /// Returns whether the system would currently provide memory for all these sizes in bytes, each contiguous.
@@ -131,11 +131,173 @@ unsafe fn advise(first: *mut u8, bytes: usize) -> Range<usize> {
         return 0..0;
     }
     // SAFETY: the caller guarantees the range; this part of it begins and ends at page boundaries.
-    let result = unsafe { libc::madvise(first.add(start).cast(), len, libc::MADV_DONTNEED) };
-    if result != 0 {
-        log::debug!("the system did not take back {len} bytes: {}", io::Error::last_os_error());
+    let result = unsafe {
+        let first = first.add(start).cast();
+        match libc::madvise(first, len, libc::MADV_DONTNEED) {
+            0 => Ok(()),
+            _ => drop_locked(first, len),
+        }
+    };
+    if let Err(error) = result {
+        log::debug!("the system did not take back {len} bytes: {error}");
     }
     start..start + len
+}
+
+/// An array of `max` values, of which the first `len` can be accessed. They begin as zeros.
+#[derive(Debug)]
+pub(super) struct Region<T> {
+    first: NonNull<T>,
+    len: usize,
+    max: usize,
+}
+
+impl<T: Zeroable> Region<T> {
+    /// Reserves addresses for `max` values.
+    ///
+    /// # Panics
+    /// Panics if the system does not provide the addresses. The start checks this before, with
+    /// [`can_be_mapped`](super::can_be_mapped).
+    #[allow(unsafe_code, reason = "mmap is a call to the system, and there is no safe form of it")]
+    pub(super) fn reserve(max: usize) -> Self {
+        let bytes = Self::bytes_of(max);
+        if bytes == 0 {
+            return Self { first: NonNull::dangling(), len: max, max };
+        }
+        let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        // SAFETY: a new anonymous mapping, at an address that the system chooses, overlaps no other memory.
+        let first = unsafe { libc::mmap(core::ptr::null_mut(), bytes, libc::PROT_NONE, kind, -1, 0) };
+        match NonNull::new(first.cast::<T>()) {
+            Some(first) if first.as_ptr().cast() != libc::MAP_FAILED => Self { first, len: 0, max },
+            _ => panic!("the system does not provide {bytes} bytes of addresses"),
+        }
+    }
+
+    /// Makes at least the first `count` values accessible. Returns `false`, and changes nothing, if the system does not
+    /// provide the memory.
+    #[allow(unsafe_code, reason = "mprotect is a call to the system, and there is no safe form of it")]
+    pub(super) fn open(&mut self, count: usize) -> bool {
+        if count <= self.len {
+            return true;
+        }
+        assert!(count <= self.max, "a pool uses only the addresses that it has reserved");
+        let bytes = Self::bytes_of(count).next_multiple_of(STEP_BYTES).min(Self::bytes_of(self.max));
+        // SAFETY: the range is the beginning of the mapping, which belongs to `self`.
+        let result =
+            unsafe { libc::mprotect(self.first.as_ptr().cast(), bytes, libc::PROT_READ | libc::PROT_WRITE) };
+        if result == 0 {
+            self.len = bytes / size_of::<T>();
+        }
+        result == 0
+    }
+
+    /// Returns the whole system pages within a range of values to the system. The values become zeros.
+    #[allow(unsafe_code, reason = "madvise is a call to the system, and there is no safe form of it")]
+    pub(super) fn give_back(&mut self, range: Range<usize>) {
+        // What was never accessible is not resident.
+        let end = range.end.min(self.len);
+        let values = &mut self[range.start.min(end)..end];
+        // SAFETY: the range is borrowed mutably, belongs to an anonymous mapping, and zeros are valid values.
+        unsafe { advise(values.as_mut_ptr().cast(), size_of_val(values)) };
+    }
+}
+
+impl<T> Region<T> {
+    const fn bytes_of(count: usize) -> usize {
+        count.saturating_mul(size_of::<T>())
+    }
+}
+
+impl<T> Deref for Region<T> {
+    type Target = [T];
+
+    #[inline]
+    #[allow(unsafe_code, reason = "the memory is mapped by hand")]
+    fn deref(&self) -> &[T] {
+        // SAFETY: the first `len` values are readable, and each was written or is zero, which is valid.
+        unsafe { core::slice::from_raw_parts(self.first.as_ptr(), self.len) }
+    }
+}
+
+impl<T> DerefMut for Region<T> {
+    #[inline]
+    #[allow(unsafe_code, reason = "the memory is mapped by hand")]
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above; `self` is borrowed mutably.
+        unsafe { core::slice::from_raw_parts_mut(self.first.as_ptr(), self.len) }
+    }
+}
+
+impl<T> Drop for Region<T> {
+    #[allow(unsafe_code, reason = "munmap is a call to the system, and there is no safe form of it")]
+    fn drop(&mut self) {
+        let bytes = Self::bytes_of(self.max);
+        if bytes > 0 {
+            // SAFETY: the mapping was created by `reserve`, and no reference to it exists any more.
+            unsafe { libc::munmap(self.first.as_ptr().cast(), bytes) };
+        }
+    }
+}
+
+/// The memory of one record, which may be unused. Zeros are an unused place.
+pub(super) struct Place<T> {
+    record: MaybeUninit<T>,
+    is_used: bool,
+}
+
+// SAFETY: a `MaybeUninit` has no invalid bytes, and zero is `false`.
+#[allow(unsafe_code, reason = "returned memory reads as zeros, for which the standard library has no trait")]
+unsafe impl<T> Zeroable for Place<T> {}
+
+impl<T> Place<T> {
+    /// Returns the record, if the place is used.
+    #[inline]
+    #[allow(unsafe_code, reason = "an `Option` does not guarantee that zeros are `None`")]
+    pub(super) const fn get(&self) -> Option<&T> {
+        // SAFETY: `is_used` is set only while there is a record.
+        if self.is_used { Some(unsafe { self.record.assume_init_ref() }) } else { None }
+    }
+
+    /// Returns the record for changing, if the place is used.
+    #[inline]
+    #[allow(unsafe_code, reason = "an `Option` does not guarantee that zeros are `None`")]
+    pub(super) const fn get_mut(&mut self) -> Option<&mut T> {
+        // SAFETY: `is_used` is set only while there is a record.
+        if self.is_used { Some(unsafe { self.record.assume_init_mut() }) } else { None }
+    }
+
+    /// Stores a record in an unused place.
+    #[inline]
+    pub(super) fn put(&mut self, record: T) {
+        assert!(!self.is_used, "a record is stored only in an unused place");
+        self.record.write(record);
+        self.is_used = true;
+    }
+
+    /// Moves the record out, if the place is used.
+    #[inline]
+    #[allow(unsafe_code, reason = "an `Option` does not guarantee that zeros are `None`")]
+    pub(super) fn take(&mut self) -> Option<T> {
+        let was_used = core::mem::replace(&mut self.is_used, false);
+        // SAFETY: there was a record, and nothing reads it again, because `is_used` is cleared.
+        was_used.then(|| unsafe { self.record.assume_init_read() })
+    }
+}
+
+/// Returns locked pages (`memory_lock`) to the system. Later ones at these addresses are locked when they are touched.
+///
+/// # Safety
+/// As for [`advise`], and the range begins and ends at page boundaries.
+#[cold]
+#[allow(unsafe_code, reason = "munlock is a call to the system, and there is no safe form of it")]
+unsafe fn drop_locked(first: *mut libc::c_void, bytes: usize) -> rustix::io::Result<()> {
+    use rustix::mm::{Advice, MlockFlags, madvise, mlock_with, munlock};
+    // SAFETY: the caller guarantees the range.
+    unsafe {
+        munlock(first, bytes)?;
+        madvise(first, bytes, Advice::LinuxDontNeed)?;
+        mlock_with(first, bytes, MlockFlags::ONFAULT)
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,226 @@
+//! The memory that all pools share, counted in extents.
+//!
+//! A pool reserves addresses for as many records as it could ever have. An *extent* of them becomes resident when a
+//! record is first stored in it; before that, the pool takes the extent from this counter. When the extent has no record
+//! any more, its pages are returned to the system, and the extent is given back here. Extents are counted and not
+//! records, so the resident memory is bounded even if each extent has only one record.
+//!
+//! Each pool belongs to a class. A class has a floor: other classes cannot take that part, even while it is unused.
+//! So clients can log in, consume and acknowledge although messages or definitions use all other memory.
+//!
+//! # Invariants
+//! - The extents of all pools together are at most the extents of the memory.
+//! - A class can always reach its floor, and a pool its own.
+
+use core::cell::Cell;
+use std::rc::Rc;
+
+/// Bytes of an extent: four pages of the kernel on most boards, one page on a Raspberry Pi 5. Where pages are larger, a pool
+/// takes several extents at once.
+pub const EXTENT_BYTES: usize = 16 << 10;
+
+/// What a pool's records are for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Class {
+    /// Connections, channels, consumers, deliveries, and the input and output that waits.
+    Clients,
+    /// Queues, exchanges, bindings, users, permissions, policies, parameters, sessions and subscriptions.
+    Definitions,
+    /// Messages, their bodies, and their entries in queues.
+    Messages,
+}
+
+/// Number of classes.
+const CLASSES: usize = 3;
+
+/// The memory of all pools of a broker.
+#[derive(Clone, Debug)]
+pub struct Memory(Rc<Counts>);
+
+#[derive(Debug)]
+struct Counts {
+    extents: usize,
+    classes: [ClassCounts; CLASSES],
+    /// Number of extents given back since the start.
+    given: Cell<u64>,
+    /// An account was refused since [`Memory::take_refused`] was called last.
+    is_refused: Cell<bool>,
+}
+
+#[derive(Debug)]
+struct ClassCounts {
+    floor: usize,
+    /// Extents of all its pools; of a pool that has not reached its own floor, that floor.
+    used: Cell<usize>,
+    /// Extents that its pools can take beyond their own floors.
+    available: Cell<usize>,
+}
+
+impl Memory {
+    /// Creates a memory of this many extents. `floors` are extents that only the pools of a class can take, in the order of
+    /// [`Class`]; their sum is at most `extents`.
+    pub fn new(extents: usize, floors: [usize; CLASSES]) -> Self {
+        let class = |floor| ClassCounts { floor, used: Cell::new(0), available: Cell::new(0) };
+        let counts =
+            Counts { extents, classes: floors.map(class), given: Cell::new(0), is_refused: Cell::new(false) };
+        counts.update();
+        Self(Rc::new(counts))
+    }
+
+    /// Creates a memory for messages of at least this many bytes.
+    pub fn for_messages(bytes: usize) -> Self {
+        Self::new(bytes.div_ceil(EXTENT_BYTES), [0; CLASSES])
+    }
+
+    /// Returns a memory without an end, for a pool of which only the number of records is limited.
+    pub fn unlimited() -> Self {
+        Self::new(usize::MAX / 2, [0; CLASSES])
+    }
+
+    /// Opens the account of a pool. `floor` is the number of extents that the pool can always take.
+    pub fn account(&self, class: Class, floor: usize) -> Account {
+        let used = &self.0.classes[class as usize].used;
+        used.set(used.get() + floor);
+        self.0.update();
+        Account { counts: Rc::clone(&self.0), class, held: 0, floor }
+    }
+
+    /// Returns whether an account was refused an extent since the last call.
+    ///
+    /// Idle extents should then be returned at once, because another pool needs them.
+    pub fn take_refused(&self) -> bool {
+        self.0.is_refused.replace(false)
+    }
+}
+
+impl Counts {
+    /// Computes again what each class can take.
+    fn update(&self) {
+        let reserved = |class: &ClassCounts| class.used.get().max(class.floor);
+        let all: usize = self.classes.iter().map(reserved).sum();
+        for class in &self.classes {
+            let others = all - reserved(class);
+            class.available.set(self.extents.saturating_sub(others + class.used.get()));
+        }
+    }
+}
+
+/// The extents of one pool.
+#[derive(Debug)]
+pub struct Account {
+    counts: Rc<Counts>,
+    class: Class,
+    held: usize,
+    /// Number of extents that only this pool can take.
+    floor: usize,
+}
+
+impl Account {
+    /// Returns the account of a pool of which only the number of records is limited.
+    pub fn unlimited() -> Self {
+        Memory::unlimited().account(Class::Clients, 0)
+    }
+
+    /// Returns the number of extents that this pool holds.
+    #[inline]
+    pub const fn held(&self) -> usize {
+        self.held
+    }
+
+    /// Returns the number of extents that this pool holds, or can always take.
+    #[inline]
+    pub const fn reserved(&self) -> usize {
+        if self.held > self.floor { self.held } else { self.floor }
+    }
+
+    /// Returns how many more extents this pool can take.
+    #[inline]
+    pub fn available(&self) -> usize {
+        self.floor.saturating_sub(self.held) + self.shared()
+    }
+
+    /// Returns how many more extents each pool of this class can take beyond its own floor.
+    #[inline]
+    pub fn shared(&self) -> usize {
+        self.class().available.get()
+    }
+
+    /// Returns how many extents other pools of the class could take if this pool returned its idle ones, with
+    /// `used_min` extents as the fewest that its records fit into.
+    #[inline]
+    pub fn spare(&self, used_min: usize) -> usize {
+        self.reserved().saturating_sub(used_min.max(self.floor))
+    }
+
+    /// Returns the number of extents that all accounts gave back since the start. It rises whenever a pool that was refused
+    /// may succeed.
+    pub fn given(&self) -> u64 {
+        self.counts.given.get()
+    }
+
+    /// Returns the number of extents that the pools of this class can have together now.
+    pub fn class_max(&self) -> usize {
+        self.class().used.get() + self.class().available.get()
+    }
+
+    /// Takes `count` extents, or none. Returns whether it took them.
+    pub(super) fn take(&mut self, count: usize) -> bool {
+        if count > self.available() {
+            self.counts.is_refused.set(true);
+            return false;
+        }
+        self.change(self.held + count);
+        true
+    }
+
+    /// Gives `count` extents back.
+    pub(super) fn give(&mut self, count: usize) {
+        self.change(self.held - count);
+        let given = &self.counts.given;
+        given.set(given.get() + count as u64);
+    }
+
+    fn change(&mut self, held: usize) {
+        let used = &self.class().used;
+        used.set(used.get() - self.reserved() + held.max(self.floor));
+        self.held = held;
+        self.counts.update();
+    }
+
+    fn class(&self) -> &ClassCounts {
+        &self.counts.classes[self.class as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_class_takes_what_is_free_but_not_the_floors_of_others() {
+        let memory = Memory::new(100, [10, 20, 30]);
+        let [mut clients, mut definitions, mut messages] =
+            [Class::Clients, Class::Definitions, Class::Messages].map(|class| memory.account(class, 0));
+        assert_eq!([clients.available(), definitions.available(), messages.available()], [50, 60, 70]);
+        assert!(!messages.take(71) && memory.take_refused() && !memory.take_refused());
+        assert!(messages.take(70));
+        assert_eq!([clients.available(), definitions.available(), messages.available()], [10, 20, 0]);
+        assert!(clients.take(10) && definitions.take(20));
+        assert!(!clients.take(1) && !definitions.take(1) && !messages.take(1));
+        messages.give(45);
+        assert_eq!([clients.available(), definitions.available(), messages.available()], [40, 40, 45]);
+        assert_eq!((messages.given(), messages.held(), messages.class_max()), (45, 25, 70));
+    }
+
+    #[test]
+    fn a_pool_can_always_take_its_own_floor() {
+        let memory = Memory::new(10, [0; CLASSES]);
+        let mut large = memory.account(Class::Messages, 0);
+        let mut small = memory.account(Class::Messages, 2);
+        assert_eq!((large.available(), small.available()), (8, 10));
+        assert!(large.take(8) && !large.take(1));
+        assert!(small.take(2) && !small.take(1));
+        small.give(2);
+        assert_eq!((large.available(), small.available()), (0, 2));
+    }
+}
