@@ -501,7 +501,7 @@ impl Broker {
 
     /// Returns the number of free connection records. Records of lost connections that are still being
     /// cleared are not free.
-    pub const fn connections_free(&self) -> usize {
+    pub fn connections_free(&self) -> usize {
         self.consumers.connections_fill().free_count()
     }
 

@@ -18,7 +18,7 @@
 use core::ops::{Index, IndexMut};
 
 use leveret_core::command::{ChannelId, ConsumerId, QueueId, Settlement, SubscriptionDelivery};
-use leveret_core::mem::{Links, List, MessageId, Slab, sort_by_key};
+use leveret_core::mem::{Class, Links, List, Memory, MessageId, Slab, sort_by_key};
 
 use crate::republish::Reason;
 
@@ -225,10 +225,10 @@ impl Deliveries {
     /// power of two.
     pub(crate) const RECORD_BYTES: usize = Slab::<Delivered>::record_bytes() + 2 * size_of::<u32>();
 
-    pub(crate) fn with_capacity(capacity: usize) -> Self {
+    pub(crate) fn with_capacity(capacity: usize, memory: &Memory) -> Self {
         let buckets = capacity.next_power_of_two();
         Self {
-            slab: Slab::with_capacity(capacity),
+            slab: Slab::in_memory(capacity, memory, Class::Clients),
             buckets: vec![0; buckets].into_boxed_slice(),
             requeued_count: 0,
             evictable: List::default(),
@@ -443,7 +443,7 @@ impl Deliveries {
 
     /// Returns the number of free delivery records.
     #[inline]
-    pub(crate) const fn free_count(&self) -> usize {
+    pub(crate) fn free_count(&self) -> usize {
         self.slab.free_count()
     }
 
@@ -464,7 +464,7 @@ impl Deliveries {
 
     /// Returns whether half of all records are those of requeued messages. Such messages may stay in their
     /// queues for any time, so others must still find free records for new deliveries.
-    pub(crate) const fn are_half_requeued(&self) -> bool {
+    pub(crate) fn are_half_requeued(&self) -> bool {
         2 * self.requeued_count >= self.slab.len() + self.slab.free_count()
     }
 
@@ -621,7 +621,7 @@ mod records_tests {
 
     #[test]
     fn tags_are_found_in_any_order_while_one_stays_unacknowledged() {
-        let mut pool = Deliveries::with_capacity(64);
+        let mut pool = Deliveries::with_capacity(64, &Memory::unlimited());
         let sleepy = pool.insert(new(3, 1, 0), 0, (0, 0)).unwrap();
         for tag in 2..100_000_u64 {
             let index = pool.insert(new(3, tag, tag), 0, (0, 0)).unwrap();
@@ -639,7 +639,7 @@ mod records_tests {
 
     #[test]
     fn requeued_messages_are_taken_by_offset_in_any_order_of_requeueing() {
-        let mut pool = Deliveries::with_capacity(5000);
+        let mut pool = Deliveries::with_capacity(5000, &Memory::unlimited());
         let mut heap = RequeuedHeap::default();
         let mut state = 7_u64;
         for tag in 0..5000 {

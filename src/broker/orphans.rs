@@ -507,7 +507,7 @@ mod tests {
     use leveret_core::definition::{self, Definition, DestinationName};
     use leveret_core::error::Fault;
     use leveret_core::limits::Limits;
-    use leveret_core::mem::{MessageLimits, Messages};
+    use leveret_core::mem::{Memory, MessageLimits, Messages};
     use leveret_storage::{LogEntry, PendingWrites};
 
     /// What a start found, and the objects that it borrows.
@@ -527,7 +527,12 @@ mod tests {
         /// Records at most this many definitions that were left out.
         fn new(left_out_max: usize) -> Self {
             let limits = Limits::default();
-            let mut access = Access::new(&limits, &mut (Box::new(|bytes: &mut [u8]| bytes.fill(7)) as _), 1);
+            let mut access = Access::new(
+                &limits,
+                &Memory::unlimited(),
+                &mut (Box::new(|bytes: &mut [u8]| bytes.fill(7)) as _),
+                1,
+            );
             let vhost = access.add_vhost(FIRST_VHOST).unwrap();
             let mut pending_writes = PendingWrites::new(64);
             pending_writes.start(1, true, u64::MAX);

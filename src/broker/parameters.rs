@@ -21,7 +21,7 @@ use foldhash::quality::FixedState;
 use leveret_core::batch::Batch;
 use leveret_core::command::{NAME_BYTES_MAX, VhostId};
 use leveret_core::definition::{Definition, Parameter};
-use leveret_core::mem::Slab;
+use leveret_core::mem::{Class, Memory, Slab};
 use leveret_storage::PendingWrites;
 
 use crate::access::OperatorFault;
@@ -74,9 +74,9 @@ impl Parameters {
     pub(crate) const PARAMETER_BYTES: usize =
         Slab::<ParameterRecord>::record_bytes() + PARAMETER_BYTES_MAX + 2 * 256 + 3 * 16;
 
-    pub(crate) fn with_capacity(parameters: usize, seed: u64) -> Self {
+    pub(crate) fn with_capacity(parameters: usize, memory: &Memory, seed: u64) -> Self {
         Self {
-            records: Slab::with_capacity(parameters),
+            records: Slab::in_memory(parameters, memory, Class::Definitions),
             version: 0,
             check: refuse_all_values,
             shovels_max: 0,
@@ -259,7 +259,7 @@ impl Parameters {
 
     /// Returns the maximum number of parameters.
     pub(crate) const fn max(&self) -> usize {
-        self.records.len() + self.records.free_count()
+        self.records.capacity()
     }
 
     /// Returns the number of places that parameters have used since the start.
@@ -446,7 +446,7 @@ mod tests {
         fn new(shovels_max: usize) -> Self {
             let mut pending_writes = PendingWrites::new(16);
             pending_writes.start(1, true, u64::MAX);
-            let mut parameters = Parameters::with_capacity(4, 7);
+            let mut parameters = Parameters::with_capacity(4, &Memory::unlimited(), 7);
             parameters.set_check(check);
             parameters.set_shovel_places(shovels_max);
             Self { parameters, pending_writes }

@@ -69,11 +69,15 @@ impl Declared {
     }
 }
 
-/// Free capacity that the caller has to pass, because the quota does not count queues.
+/// Free capacity that the caller has to pass, because the quota counts neither queues nor memory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct FreeCapacity {
     /// Number of queues that still fit.
     pub(crate) queues: usize,
+    /// Number of exchanges for which there is memory.
+    pub(crate) exchanges: usize,
+    /// Number of places of bindings for which there is memory.
+    pub(crate) bindings: usize,
 }
 
 /// Pools whose records are created and freed with connections.
@@ -468,8 +472,10 @@ impl Quota {
     ) -> Result<(), Fault> {
         let free_count = match declared {
             Declared::Queue => free_capacity.queues,
-            Declared::Exchange => self.sizes.exchanges - self.exchanges,
-            Declared::Binding(_) => self.sizes.binding_places - self.binding_places,
+            Declared::Exchange => free_capacity.exchanges.min(self.sizes.exchanges - self.exchanges),
+            Declared::Binding(_) => {
+                free_capacity.bindings.min(self.sizes.binding_places - self.binding_places)
+            }
         };
         let places = declared.places();
         let names_bytes_free = self.names_bytes_free();
@@ -652,7 +658,7 @@ mod tests {
         let mut quota = quota();
         let connection = connected(&mut quota, 0);
         let declarer = Some(quota.declarer(connection));
-        let free_count = |queues| FreeCapacity { queues };
+        let free_count = |queues| FreeCapacity { queues, exchanges: 100, bindings: 100 };
         quota.declare(Declared::Queue, 10, declarer, free_count(100)).unwrap();
         quota.declare(Declared::Exchange, 20, declarer, free_count(99)).unwrap();
         quota.declare(Declared::Binding(3), 30, declarer, free_count(99)).unwrap();
@@ -676,15 +682,32 @@ mod tests {
         let connection = connected(&mut quota, 0);
         let declarer = Some(quota.declarer(connection));
         let mut count = 0;
-        while quota.declare(Declared::Exchange, 1, declarer, FreeCapacity { queues: 0 }).is_ok() {
+        while quota
+            .declare(
+                Declared::Exchange,
+                1,
+                declarer,
+                FreeCapacity { queues: 0, exchanges: 100, bindings: 100 },
+            )
+            .is_ok()
+        {
             count += 1;
         }
         assert_eq!(count, 93);
         // Durable objects are restored at start whatever the shares are.
         for _ in 93..100 {
-            quota.declare(Declared::Exchange, 1, None, FreeCapacity { queues: 0 }).unwrap();
+            quota
+                .declare(
+                    Declared::Exchange,
+                    1,
+                    None,
+                    FreeCapacity { queues: 0, exchanges: 100, bindings: 100 },
+                )
+                .unwrap();
         }
-        let fault = quota.declare(Declared::Exchange, 1, None, FreeCapacity { queues: 0 }).unwrap_err();
+        let fault = quota
+            .declare(Declared::Exchange, 1, None, FreeCapacity { queues: 0, exchanges: 100, bindings: 100 })
+            .unwrap_err();
         assert!(fault.text.contains("raise exchanges_max"), "{fault:?}");
     }
 

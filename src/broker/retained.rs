@@ -26,7 +26,7 @@ use leveret_core::command::{BindingId, ChannelId, ConnectionId, Name, Outcome, Q
 use leveret_core::definition::{self, Definition};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
-use leveret_core::mem::{MessageFlags, MessageId, Messages, Share, Slab};
+use leveret_core::mem::{Class, Memory, MessageFlags, MessageId, Messages, Share, Slab};
 use leveret_core::topic::exchange_separators;
 use leveret_storage::{PendingWrites, Urgency};
 
@@ -145,10 +145,10 @@ impl Retained {
     pub(crate) const RECORD_BYTES: usize =
         Slab::<RetainedMessage>::record_bytes() + IndexTable::ENTRY_BYTES + 2 * 16;
 
-    pub(crate) fn new(limits: &Limits, seed: u64) -> Self {
+    pub(crate) fn new(limits: &Limits, memory: &Memory, seed: u64) -> Self {
         let count = limits.retained_max as usize;
         Self {
-            slab: Slab::with_capacity(count),
+            slab: Slab::in_memory(count, memory, Class::Definitions),
             table: IndexTable::with_capacity(count, seed),
             bytes: 0,
             bytes_max: limits.retained_bytes_max as usize,

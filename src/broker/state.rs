@@ -31,7 +31,7 @@ use super::policy::Policies;
 use super::publish::Publishing;
 use super::queue_flow::{DelayWheel, Getting, QueueSchedule, Queues};
 use super::queue_records::Queue;
-use super::quota::{Declared, Declarer, FreeCapacity, Quota};
+use super::quota::{Declared, Declarer, Quota};
 use super::reply_text::QueueText;
 use super::republish::{Firehose, Reason, RepublishState, Republisher, TracedName};
 use super::retained::{Replay, Retained};
@@ -148,7 +148,7 @@ impl Broker {
     /// # Errors
     /// The limits are too low for `/` with its predeclared exchanges, or for guest.
     pub fn new(limits: &Limits, entropy: Entropy) -> Result<Self, Fault> {
-        Self::in_memory(limits, &limits.memory(), entropy)
+        Self::in_memory(limits, &Memory::unlimited(), entropy)
     }
 
     /// Creates the broker of a new store, whose pools have this memory. See [`Self::new`].
@@ -161,18 +161,18 @@ impl Broker {
         let exchanges = limits.exchanges_max as usize + vhosts * PREDECLARED_EXCHANGES;
         let (queues, connections) = (limits.queues_max as usize, limits.connection_records());
         let frame = limits.frame_max as usize;
-        let access = Access::new(limits, &mut entropy, seed);
+        let access = Access::new(limits, memory, &mut entropy, seed);
         let mut broker = Self {
             memory: memory.clone(),
             entropy,
             access,
-            policies: Policies::with_capacity(limits.policies_max as usize),
-            parameters: Parameters::with_capacity(limits.parameters_max as usize, seed),
-            topology: Topology::with_capacity(exchanges, limits.bindings_max as usize, frame, seed),
+            policies: Policies::with_capacity(limits.policies_max as usize, memory),
+            parameters: Parameters::with_capacity(limits.parameters_max as usize, memory, seed),
+            topology: Topology::with_capacity(exchanges, limits.bindings_max as usize, frame, memory, seed),
             queues: Queues::new(limits, memory, seed),
-            consumers: Consumers::new(limits, seed),
-            sessions: Sessions::new(limits, seed),
-            retained: Retained::new(limits, seed),
+            consumers: Consumers::new(limits, memory, seed),
+            sessions: Sessions::new(limits, memory, seed),
+            retained: Retained::new(limits, memory, seed),
             wills: Wills::default(),
             recovery: Recovery::new(queues + limits.exchanges_max as usize, seed),
             jobs: Jobs::with_capacity(queues + exchanges + 2 * connections + vhosts + 16),
@@ -377,6 +377,9 @@ impl Broker {
 
     /// Adds a virtual host with its predeclared exchanges.
     pub(crate) fn add_vhost(&mut self, name: &str) -> Result<VhostId, Fault> {
+        if self.topology.free_exchanges() < PREDECLARED_EXCHANGES {
+            return Err(super::reply_text::out_of("vhosts_max"));
+        }
         let vhost = self.access.add_vhost(name)?;
         self.note_users();
         for (exchange, kind, internal) in PREDECLARED {
@@ -424,12 +427,7 @@ impl Broker {
         names_bytes: usize,
         declarer: Option<Declarer>,
     ) -> Result<(), Fault> {
-        self.quota.declare(
-            declared,
-            names_bytes,
-            declarer,
-            FreeCapacity { queues: self.queues.records().free_count() },
-        )
+        self.quota.declare(declared, names_bytes, declarer, self.topology.free_capacity(&self.queues))
     }
 
     /// Frees the record of a cleared queue if no delivery, job or level refers to it any more.

@@ -15,7 +15,7 @@ use foldhash::fast::RandomState;
 use leveret_amqp::Method;
 use leveret_core::batch::Batch;
 use leveret_core::command::{ChannelId, ConnectionId, Name, ReplyOrder};
-use leveret_core::mem::Slab;
+use leveret_core::mem::{Class, Memory, Slab};
 use leveret_core::time::Now;
 
 use super::publish::Content;
@@ -166,9 +166,9 @@ impl Channels {
     /// Memory of a channel in bytes: its record, and its part of the hash table.
     pub(super) const RECORD_BYTES: usize = Slab::<Channel>::record_bytes() + size_of::<Slot>() * 2;
 
-    pub(super) fn new(channels_max: usize) -> Self {
+    pub(super) fn new(channels_max: usize, memory: &Memory) -> Self {
         Self {
-            records: Slab::with_capacity(channels_max + REFUSED_MAX),
+            records: Slab::in_memory(channels_max + REFUSED_MAX, memory, Class::Clients),
             buckets: vec![NONE; channels_max.next_power_of_two()].into_boxed_slice(),
             hasher: RandomState::default(),
         }
@@ -440,7 +440,7 @@ mod tests {
 
     #[test]
     fn channels_are_found_by_owner_and_number_until_they_close() {
-        let mut channels = Channels::new(128 - REFUSED_MAX);
+        let mut channels = Channels::new(128 - REFUSED_MAX, &Memory::unlimited());
         let owners: Vec<ConnectionId> = (0..8).map(ConnectionId::from_index).collect();
         let mut own = [OwnChannels::NONE; 8];
         for (owner, own) in owners.iter().zip(&mut own) {

@@ -17,7 +17,7 @@ use leveret_core::command::{ChannelId, ConnectionId, Name, ReplyOrder};
 use leveret_core::error::Fault;
 use leveret_core::limits::{FRAME_BYTES_MIN, Limits};
 use leveret_core::log_limiter::{LogKind, LogLimiter, LogSource};
-use leveret_core::mem::{ByteChain, BytePool, Messages, Share};
+use leveret_core::mem::{ByteChain, BytePool, Memory, Messages, Share};
 use leveret_core::time::{Deadline, Now};
 
 use super::channel::{ChannelState, Channels, ConfirmList, NONE, OwnChannels, Slot};
@@ -461,11 +461,16 @@ pub struct Pools {
 }
 
 impl Pools {
-    /// Reserves the pools without touching their memory.
+    /// Reserves the pools, with a memory of their own.
     pub fn new(limits: &Limits) -> Self {
+        Self::in_memory(limits, &Memory::unlimited())
+    }
+
+    /// Reserves the pools, whose extents are taken from `memory`.
+    pub fn in_memory(limits: &Limits, memory: &Memory) -> Self {
         let replies = limits.replies_pool_bytes();
         Self {
-            channels: Channels::new(limits.channels_max as usize),
+            channels: Channels::new(limits.channels_max as usize, memory),
             replies: BytePool::with_bytes(replies),
             clients: ClientPool::new(limits.connection_places() as usize),
             cancelled_tag: Name::new(),

@@ -114,7 +114,7 @@ impl<P: Platform> Engine<P> {
             lists: Lists::with_capacity(peers),
             resources: SharedResources {
                 settings: Settings::new(&limits, &setup.identity).with_mqtt(setup.mqtt),
-                pools: Pools::new(&limits),
+                pools: Pools::in_memory(&limits, broker.memory()),
                 messages: Messages::in_memory(limits.message_limits(), broker.memory()),
                 log: LogLimiter::default(),
             },

@@ -36,7 +36,7 @@ use leveret_core::definition::{
     self, ACCESS_STORED_KEY, Definition, Permission, TopicPermission, UserLimits, VhostLimits, VhostMetadata,
 };
 use leveret_core::limits::Limits;
-use leveret_core::mem::Slab;
+use leveret_core::mem::{Class, Memory, Slab};
 use leveret_core::password::{self, PasswordHash};
 use leveret_storage::{Mode, PendingWrites};
 use ring::hmac;
@@ -121,16 +121,16 @@ pub struct Access {
 }
 
 impl Access {
-    pub(crate) fn new(limits: &Limits, entropy: &mut Entropy, seed: u64) -> Self {
+    pub(crate) fn new(limits: &Limits, memory: &Memory, entropy: &mut Entropy, seed: u64) -> Self {
         let mut key = [0; 32];
         entropy(&mut key);
         let permissions = limits.permissions_max as usize;
         Self {
-            vhosts: Slab::with_capacity(limits.vhosts_max as usize),
-            users: Slab::with_capacity(limits.users_max as usize),
-            permissions: Slab::with_capacity(permissions),
+            vhosts: Slab::in_memory(limits.vhosts_max as usize, memory, Class::Definitions),
+            users: Slab::in_memory(limits.users_max as usize, memory, Class::Definitions),
+            permissions: Slab::in_memory(permissions, memory, Class::Definitions),
             permission_table: IndexTable::with_capacity(permissions, seed),
-            topic_permissions: Slab::with_capacity(permissions),
+            topic_permissions: Slab::in_memory(permissions, memory, Class::Definitions),
             topic_permission_table: IndexTable::with_capacity(permissions, seed),
             pattern_bytes: PatternBytes::with_max(limits.patterns_bytes_max as usize),
             loopback_users: vec![GUEST.into()],
@@ -697,7 +697,7 @@ mod tests {
     fn access() -> (Access, PendingWrites) {
         let limits = Limits::default();
         let mut entropy: crate::Entropy = Box::new(|bytes| bytes.fill(7));
-        let mut access = Access::new(&limits, &mut entropy, 1);
+        let mut access = Access::new(&limits, &Memory::unlimited(), &mut entropy, 1);
         access.add_vhost(FIRST_VHOST).unwrap();
         access.add_guest().unwrap();
         (access, PendingWrites::new(64))

@@ -250,7 +250,8 @@ impl Access {
         ];
         let old = self.find_permission(user, vhost);
         let freed = old.map_or(0, |old| bytes_of(&self.permissions[old].patterns));
-        self.replace_pattern_bytes(old.is_none(), bytes_of(&patterns), freed)?;
+        let is_full = self.permissions.is_full();
+        self.replace_pattern_bytes(old.is_none().then_some(is_full), bytes_of(&patterns), freed)?;
         match old {
             Some(old) => self.permissions[old].patterns = patterns,
             None => {
@@ -284,7 +285,8 @@ impl Access {
             [write.map_err(|error| bad("write", error))?, read.map_err(|error| bad("read", error))?];
         let old = self.find_topic_permission(user, vhost, exchange);
         let freed = old.map_or(0, |old| bytes_of(&self.topic_permissions[old].patterns));
-        self.replace_pattern_bytes(old.is_none(), bytes_of(&patterns), freed)?;
+        let is_full = self.topic_permissions.is_full();
+        self.replace_pattern_bytes(old.is_none().then_some(is_full), bytes_of(&patterns), freed)?;
         match old {
             Some(old) => self.topic_permissions[old].patterns = patterns,
             None => {
@@ -300,15 +302,16 @@ impl Access {
     }
 
     /// Counts the `bytes` of a permission's new patterns, and subtracts the `freed` bytes of its previous
-    /// ones.
+    /// ones. `is_full` is whether its pool has no place; `None` for a permission that exists.
     fn replace_pattern_bytes(
         &mut self,
-        is_new: bool,
+        is_full: Option<bool>,
         bytes: usize,
         freed: usize,
     ) -> Result<(), OperatorFault> {
-        let permissions_max = self.permissions.len() + self.permissions.free_count();
-        if is_new && self.permissions.len() + self.topic_permissions.len() >= permissions_max {
+        let is_at_limit =
+            self.permissions.len() + self.topic_permissions.len() >= self.permissions.capacity();
+        if is_full.is_some_and(|is_full| is_full || is_at_limit) {
             return Err(OperatorFault::NoCapacity("permissions_max"));
         }
         self.pattern_bytes.replace(bytes, freed)

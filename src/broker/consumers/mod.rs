@@ -29,7 +29,7 @@ use leveret_core::command::{
 };
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
-use leveret_core::mem::{Links, List, MessageId, Slab};
+use leveret_core::mem::{Class, Links, List, Memory, MessageId, Slab};
 
 use crate::access::Identity;
 use crate::context::Work;
@@ -85,7 +85,7 @@ impl Fill {
         Self { used: self.used.min(max), max }
     }
 
-    const fn of<T>(slab: &Slab<T>) -> Self {
+    fn of<T>(slab: &Slab<T>) -> Self {
         Self { used: slab.len(), max: slab.len() + slab.free_count() }
     }
 
@@ -96,13 +96,13 @@ impl Fill {
 }
 
 impl Consumers {
-    pub(crate) fn new(limits: &Limits, seed: u64) -> Self {
+    pub(crate) fn new(limits: &Limits, memory: &Memory, seed: u64) -> Self {
         let (connections, consumers) = (limits.connection_records(), limits.consumers_max as usize);
         let channels = limits.channels_max as usize + limits.bridge_links() + limits.bridges_max as usize;
         Self {
-            connections: Slab::with_capacity(connections),
-            channels: Slab::with_capacity(channels),
-            slab: Slab::with_capacity(consumers),
+            connections: Slab::in_memory(connections, memory, Class::Clients),
+            channels: Slab::in_memory(channels, memory, Class::Clients),
+            slab: Slab::in_memory(consumers, memory, Class::Clients),
             table: IndexTable::with_capacity(consumers, seed),
             output: VecDeque::with_capacity(connections),
             forced: VecDeque::with_capacity(limits.connection_places() as usize),
@@ -172,15 +172,15 @@ impl Consumers {
 
     // ---- counts
 
-    pub(crate) const fn connections_fill(&self) -> Fill {
+    pub(crate) fn connections_fill(&self) -> Fill {
         Fill::of(&self.connections)
     }
 
-    pub(crate) const fn channels_fill(&self) -> Fill {
+    pub(crate) fn channels_fill(&self) -> Fill {
         Fill::of(&self.channels)
     }
 
-    pub(crate) const fn consumers_fill(&self) -> Fill {
+    pub(crate) fn consumers_fill(&self) -> Fill {
         Fill::of(&self.slab)
     }
 

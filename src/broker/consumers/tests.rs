@@ -13,7 +13,7 @@ use crate::quota::Quota;
 use leveret_core::command::{ChannelId, ConnectionId, Name, QueueId, VhostId};
 use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
-use leveret_core::mem::{MessageFlags, Messages, Share};
+use leveret_core::mem::{Memory, MessageFlags, Messages, Share};
 use leveret_storage::{PendingWrites, Urgency};
 
 /// Consumers and the objects that they borrow.
@@ -46,8 +46,8 @@ impl ConsumersFixture {
         let quota = Quota::new(&limits);
         let messages = Messages::new(limits.message_limits());
         Self {
-            consumers: Consumers::new(&limits, 1),
-            queues: Queues::new(&limits, &limits.memory(), 1),
+            consumers: Consumers::new(&limits, &Memory::unlimited(), 1),
+            queues: Queues::new(&limits, &Memory::unlimited(), 1),
             quota,
             pending_writes: PendingWrites::new(100),
             messages,
@@ -62,8 +62,9 @@ impl ConsumersFixture {
 
     /// Creates a queue with this many messages of 10 bytes.
     fn queue(&mut self, single_active: bool, messages: usize) -> QueueId {
-        let settings =
-            QueueSettings::of(&Policies::with_capacity(0).effective_policy(&[], Applied::default()));
+        let settings = QueueSettings::of(
+            &Policies::with_capacity(0, &Memory::unlimited()).effective_policy(&[], Applied::default()),
+        );
         let settings = QueueSettings { single_active, ..settings };
         let queue = self.queues.records_mut().insert(Queue::new(self.vhost, "q", &[], settings)).unwrap();
         (0..messages).for_each(|_| self.put(queue));

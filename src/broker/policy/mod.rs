@@ -27,7 +27,7 @@ use leveret_amqp::field::Table;
 use leveret_core::batch::Batch;
 use leveret_core::command::{NAME_BYTES_MAX, PolicyId, VhostId};
 use leveret_core::definition::{ApplyTo, Definition, Policy, PolicyKind};
-use leveret_core::mem::Slab;
+use leveret_core::mem::{Class, Memory, Slab};
 use leveret_storage::PendingWrites;
 
 use crate::access::{OperatorFault, Pattern, PatternBytes};
@@ -133,8 +133,11 @@ impl Policies {
     pub(crate) const POLICY_BYTES: usize =
         Slab::<PolicyRecord>::record_bytes() + DEFINITION_BYTES_MAX + 2 * 256 + 4 * 16;
 
-    pub(crate) fn with_capacity(policies: usize) -> Self {
-        Self { records: Slab::with_capacity(policies), notification: PolicyNotification::default() }
+    pub(crate) fn with_capacity(policies: usize, memory: &Memory) -> Self {
+        Self {
+            records: Slab::in_memory(policies, memory, Class::Definitions),
+            notification: PolicyNotification::default(),
+        }
     }
 
     // ---- changes
@@ -354,7 +357,7 @@ impl Policies {
 
     /// Returns the maximum number of policies.
     pub(crate) const fn max(&self) -> usize {
-        self.records.len() + self.records.free_count()
+        self.records.capacity()
     }
 
     /// Returns the number of places that policies have used since the start.
@@ -430,7 +433,7 @@ mod tests {
             let mut pending_writes = PendingWrites::new(16);
             pending_writes.start(1, true, u64::MAX);
             let patterns = PatternBytes::with_max(1 << 20);
-            Self { policies: Policies::with_capacity(4), patterns, pending_writes }
+            Self { policies: Policies::with_capacity(4, &Memory::unlimited()), patterns, pending_writes }
         }
 
         fn set(&mut self, said: Policy<&str, &[u8]>) -> Result<Batch, OperatorFault> {
@@ -484,7 +487,7 @@ mod tests {
     #[test]
     fn the_highest_priority_counts_and_then_the_name() {
         let mut world = PolicyFixture::new();
-        world.policies = Policies::with_capacity(8);
+        world.policies = Policies::with_capacity(8, &Memory::unlimited());
         let (expires, quorum) = (table("expires", "1"), table("queue-mode", "lazy"));
         let queues = |name, pattern, priority| Policy {
             apply_to: ApplyTo::Queues,

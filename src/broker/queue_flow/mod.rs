@@ -171,9 +171,9 @@ impl Queues {
                 messages: limits.messages_max - limits.messages_max / 16,
                 body_bytes: limits.body_bytes_max - limits.body_bytes_max / 16,
             },
-            records: Records::with_capacity(queues, seed),
+            records: Records::with_capacity(queues, memory, seed),
             pool,
-            deliveries: Deliveries::with_capacity(limits.unacknowledged_max as usize),
+            deliveries: Deliveries::with_capacity(limits.unacknowledged_max as usize, memory),
             schedule: QueueSchedule::with_capacity(queues),
             delay_wheel: DelayWheel::new(queues, limits.messages_max as usize),
             trim_list: TrimList::with_capacity(queues),
@@ -234,7 +234,7 @@ impl Queues {
     }
 
     /// Returns the number of further queues and levels that fit.
-    pub const fn free_count(&self) -> usize {
+    pub fn free_count(&self) -> usize {
         self.records.free_count()
     }
 

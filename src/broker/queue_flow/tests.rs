@@ -17,7 +17,7 @@ use leveret_amqp::Writer;
 use leveret_amqp::field::TableWriter;
 use leveret_core::command::{ChannelId, Name, QueueId, VhostId};
 use leveret_core::limits::Limits;
-use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
+use leveret_core::mem::{Memory, MessageFlags, MessageId, Messages, Share};
 use leveret_storage::{PendingWrites, Urgency};
 
 /// Queues and the objects that they borrow.
@@ -53,8 +53,8 @@ impl QueueFlowFixture {
         let quota = Quota::new(&limits);
         let messages = Messages::new(limits.message_limits());
         Self {
-            queues: Queues::new(&limits, &limits.memory(), 1),
-            consumers: Consumers::new(&limits, 1),
+            queues: Queues::new(&limits, &Memory::unlimited(), 1),
+            consumers: Consumers::new(&limits, &Memory::unlimited(), 1),
             quota,
             pending_writes: PendingWrites::new(100),
             messages,
@@ -64,7 +64,7 @@ impl QueueFlowFixture {
     }
 
     fn record(&mut self, name: &str, arguments: &[u8]) -> Queue {
-        let policies = Policies::with_capacity(0);
+        let policies = Policies::with_capacity(0, &Memory::unlimited());
         let settings = QueueSettings::of(&policies.effective_policy(arguments, Applied::default()));
         let mut record = Queue::new(self.vhost, name, arguments, settings);
         record.rank = first_rank(&mut self.pending_writes, &record, 0);

@@ -253,7 +253,12 @@ impl Records {
         (record.rank, record.delayed_exchange) =
             (Rank::Level { queue, priority, below }, queue_record.delayed_exchange);
         record.is_forwarded = queue_record.is_forwarded;
-        quota.declare(Declared::Queue, 0, declarer, FreeCapacity { queues: self.slab.free_count() })?;
+        quota.declare(
+            Declared::Queue,
+            0,
+            declarer,
+            FreeCapacity { queues: self.slab.free_count(), exchanges: 0, bindings: 0 },
+        )?;
         record.declared.declarer = declarer;
         record.serial = self.next_serial();
         let has_dead_letters = record.dead_letters_logged();

@@ -60,7 +60,7 @@ mod tests {
     use crate::quota::Quota;
     use leveret_core::command::{QueueId, VhostId};
     use leveret_core::limits::Limits;
-    use leveret_core::mem::{FifoPool, MessageFlags, MessageId, MessageLimits, Messages, Share};
+    use leveret_core::mem::{FifoPool, Memory, MessageFlags, MessageId, MessageLimits, Messages, Share};
     use leveret_storage::PendingWrites;
 
     /// The records, and the pools that a backlog uses.
@@ -78,7 +78,9 @@ mod tests {
     }
 
     fn settings() -> QueueSettings {
-        QueueSettings::of(&Policies::with_capacity(0).effective_policy(&[], Applied::default()))
+        QueueSettings::of(
+            &Policies::with_capacity(0, &Memory::unlimited()).effective_policy(&[], Applied::default()),
+        )
     }
 
     impl QueueRecordsFixture {
@@ -92,9 +94,9 @@ mod tests {
                 assembly_bytes_max: 1 << 16,
             });
             Self {
-                records: Records::with_capacity(8, 1),
+                records: Records::with_capacity(8, &Memory::unlimited(), 1),
                 pool: FifoPool::with_entries(1_000),
-                deliveries: Deliveries::with_capacity(16),
+                deliveries: Deliveries::with_capacity(16, &Memory::unlimited()),
                 messages,
                 quota,
                 pending_writes: PendingWrites::new(16),

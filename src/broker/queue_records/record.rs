@@ -11,7 +11,7 @@ use core::ops::{Index, IndexMut};
 use leveret_core::command::{ConnectionId, ExchangeId, QueueId, SessionId, VhostId};
 use leveret_core::definition::{self, Definition};
 use leveret_core::error::Fault;
-use leveret_core::mem::{FifoPool, Links, List, Slab};
+use leveret_core::mem::{Class, FifoPool, Links, List, Memory, Slab};
 use leveret_storage::{Appended, Mode, PendingWrites};
 
 use super::backlog::{Backlog, EntryContent, Size};
@@ -367,9 +367,9 @@ impl IndexMut<QueueId> for Records {
 impl Records {
     /// Reserves capacity for this many queues and levels. `seed` makes the hash table's collisions
     /// unpredictable for clients.
-    pub(crate) fn with_capacity(queues: usize, seed: u64) -> Self {
+    pub(crate) fn with_capacity(queues: usize, memory: &Memory, seed: u64) -> Self {
         Self {
-            slab: Slab::with_capacity(queues),
+            slab: Slab::in_memory(queues, memory, Class::Definitions),
             table: IndexTable::with_capacity(queues, seed),
             ready: List::default(),
             requeue_counts_due: RequeueCountsDue::default(),
@@ -387,7 +387,7 @@ impl Records {
     }
 
     /// Returns the number of further queues and levels that fit.
-    pub(crate) const fn free_count(&self) -> usize {
+    pub(crate) fn free_count(&self) -> usize {
         self.slab.free_count()
     }
 

@@ -56,7 +56,7 @@ use leveret_core::command::{
 use leveret_core::definition::SessionPart;
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
-use leveret_core::mem::Slab;
+use leveret_core::mem::{Class, Memory, Slab};
 
 use super::access::{Resource, Right};
 use super::consumers::{ConsumerState, Consumers, Mode, NewConsumer};
@@ -399,10 +399,10 @@ impl Sessions {
         + 2 * size_of::<SessionId>()
         + Wills::LATE_BYTES;
 
-    pub(crate) fn new(limits: &Limits, seed: u64) -> Self {
+    pub(crate) fn new(limits: &Limits, memory: &Memory, seed: u64) -> Self {
         let sessions = limits.connection_places() as usize + limits.mqtt_sessions_max as usize;
         Self {
-            slab: Slab::with_capacity(sessions),
+            slab: Slab::in_memory(sessions, memory, Class::Definitions),
             table: IndexTable::with_capacity(sessions, seed),
             limits: SessionLimits {
                 kept_max: limits.mqtt_sessions_max as usize,

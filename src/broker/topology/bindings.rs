@@ -15,7 +15,7 @@ use leveret_amqp::field::{Table, Value};
 use leveret_core::command::{BindingId, ExchangeId, VhostId};
 use leveret_core::definition::{self, Definition, DestinationName};
 use leveret_core::error::Fault;
-use leveret_core::mem::{Links, List, Slab};
+use leveret_core::mem::{Class, Links, List, Memory, Slab};
 use leveret_storage::{Mode, PendingWrites};
 
 use super::select::{self, Rule};
@@ -104,6 +104,20 @@ impl Topology {
         Ok(())
     }
 
+    /// Returns how many queues, exchanges and bindings still fit into memory.
+    pub(crate) fn free_capacity(&self, queues: &Queues) -> FreeCapacity {
+        FreeCapacity {
+            queues: queues.records().free_count(),
+            exchanges: self.free_exchanges(),
+            bindings: self.bindings.free_count().min(self.pair_index.free_count()),
+        }
+    }
+
+    /// Returns how many exchanges still fit into memory, with their nodes.
+    pub(crate) fn free_exchanges(&self) -> usize {
+        self.exchanges.free_count().min(self.trie.free_count())
+    }
+
     /// Counts a binding in the quota and adds it to all lists, without appending it to the log.
     ///
     /// # Errors
@@ -119,16 +133,13 @@ impl Topology {
         assert!(!is_deleted, "nothing is bound to a deleted exchange");
         let key = new.routing_key.as_bytes();
         let (declared, bytes) = (new.declared(kind), new.bytes(kind));
-        // Every exchange that can still be created needs a root node, so a binding must not use those nodes.
-        if self.trie.missing_nodes(root, kind, key) > self.trie.free_count() - self.exchanges.free_count() {
+        // Every exchange that can still be created needs a root node, so a binding must not use those nodes. If the memory
+        // limits both, an exchange checks for its node instead.
+        let nodes_free = self.trie.free_count().saturating_sub(self.exchanges.free_count());
+        if self.trie.missing_nodes(root, kind, key) > nodes_free {
             return Err(out_of("bindings_max"));
         }
-        quota.declare(
-            declared,
-            bytes,
-            cx.declarer,
-            FreeCapacity { queues: queues.records().free_count() },
-        )?;
+        quota.declare(declared, bytes, cx.declarer, self.free_capacity(queues))?;
         let node = self.trie.node_for(root, kind, key);
         let record = Binding {
             source: new.source,
@@ -346,9 +357,9 @@ impl PairIndex {
     /// Bytes of memory that one indexed pair takes, with its bucket.
     pub(super) const BYTES_PER_PAIR: usize = Slab::<IndexedPair>::record_bytes() + size_of::<List>();
 
-    pub(super) fn with_capacity(bindings_max: usize, seed: u64) -> Self {
+    pub(super) fn with_capacity(bindings_max: usize, memory: &Memory, seed: u64) -> Self {
         Self {
-            pairs: Slab::with_capacity(bindings_max),
+            pairs: Slab::in_memory(bindings_max, memory, Class::Definitions),
             buckets: List::table(bindings_max.max(1)),
             hasher: FixedState::with_seed(seed),
         }
@@ -378,6 +389,10 @@ impl PairIndex {
             count += 1;
         }
         (first, count)
+    }
+
+    fn free_count(&self) -> usize {
+        self.pairs.free_count()
     }
 
     fn insert_pair(&mut self, binding: usize, (at, hash): (u32, u32), any: bool, next: Option<u32>) -> u32 {

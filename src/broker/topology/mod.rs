@@ -34,7 +34,7 @@ use leveret_core::batch::Batch;
 use leveret_core::command::{ExchangeId, QueueId, VhostId};
 use leveret_core::definition::{self, Definition};
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::mem::{Links, List, MessageId, Messages, Slab};
+use leveret_core::mem::{Class, Links, List, Memory, MessageId, Messages, Slab};
 use select::Trie;
 
 use crate::arguments::{self, inequivalent_flag};
@@ -98,15 +98,21 @@ impl Topology {
         select::HeaderPositions::bytes(frame_max)
     }
 
-    pub(crate) fn with_capacity(exchanges: usize, bindings: usize, frame_max: usize, seed: u64) -> Self {
+    pub(crate) fn with_capacity(
+        exchanges: usize,
+        bindings: usize,
+        frame_max: usize,
+        memory: &Memory,
+        seed: u64,
+    ) -> Self {
         let nodes = exchanges + bindings * NODES_PER_BINDING;
         Self {
-            exchanges: Slab::with_capacity(exchanges),
+            exchanges: Slab::in_memory(exchanges, memory, Class::Definitions),
             exchange_table: IndexTable::with_capacity(exchanges, seed),
-            bindings: Slab::with_capacity(bindings),
+            bindings: Slab::in_memory(bindings, memory, Class::Definitions),
             binding_table: IndexTable::with_capacity(bindings, seed),
-            pair_index: PairIndex::with_capacity(bindings, seed),
-            trie: Trie::with_capacity(nodes, seed),
+            pair_index: PairIndex::with_capacity(bindings, memory, seed),
+            trie: Trie::with_capacity(nodes, memory, seed),
             header_positions: select::HeaderPositions::for_frames(frame_max, seed),
             to_visit: Vec::with_capacity(exchanges),
             route_count: 0,

@@ -17,7 +17,7 @@ use foldhash::quality::FixedState;
 use leveret_amqp::field::{Array, Table, Value};
 use leveret_core::command::{ExchangeId, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::mem::{List, Slab};
+use leveret_core::mem::{Class, List, Memory, Slab};
 
 use super::bindings::{IndexedPair, PairIndex};
 use super::{Binding, Destination, Exchange, ExchangeKind, Topology, find_exchange};
@@ -594,9 +594,9 @@ impl Trie {
     pub(super) const NODE_BYTES: usize =
         Slab::<Node>::record_bytes() + IndexTable::ENTRY_BYTES + 2 * size_of::<usize>();
 
-    pub(super) fn with_capacity(nodes_max: usize, seed: u64) -> Self {
+    pub(super) fn with_capacity(nodes_max: usize, memory: &Memory, seed: u64) -> Self {
         Self {
-            nodes: Slab::with_capacity(nodes_max),
+            nodes: Slab::in_memory(nodes_max, memory, Class::Definitions),
             table: IndexTable::with_capacity(nodes_max, seed),
             reached: Vec::with_capacity(nodes_max),
             next: Vec::with_capacity(nodes_max),

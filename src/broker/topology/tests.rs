@@ -16,7 +16,7 @@ use leveret_amqp::field::{Table, TableWriter};
 use leveret_core::command::{BindingId, ExchangeId, QueueId, VhostId};
 use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
-use leveret_core::mem::Messages;
+use leveret_core::mem::{Memory, Messages};
 use leveret_storage::{LogEntry, PendingWrites};
 
 /// A topology with everything its methods borrow.
@@ -53,15 +53,20 @@ impl TopologyFixture {
         let limits = Limits { exchanges_max: 20, bindings_max: 40, ..Limits::default() };
         let mut pending_writes = PendingWrites::new(64);
         pending_writes.start(1, true, u64::MAX);
-        let mut access = Access::new(&limits, &mut (Box::new(|bytes: &mut [u8]| bytes.fill(7)) as _), 1);
+        let mut access = Access::new(
+            &limits,
+            &Memory::unlimited(),
+            &mut (Box::new(|bytes: &mut [u8]| bytes.fill(7)) as _),
+            1,
+        );
         let vhost = access.add_vhost(FIRST_VHOST).unwrap();
         let quota = Quota::new(&limits);
         let messages = Messages::new(limits.message_limits());
         Self {
-            topology: Topology::with_capacity(20, 40, 4096, 1),
+            topology: Topology::with_capacity(20, 40, 4096, &Memory::unlimited(), 1),
             access,
             quota,
-            queues: Queues::new(&limits, &limits.memory(), 1),
+            queues: Queues::new(&limits, &Memory::unlimited(), 1),
             pending_writes,
             messages,
             work: Work::default(),
@@ -73,7 +78,8 @@ impl TopologyFixture {
     fn add(&mut self, declaration: ExchangeDeclaration<'_>) -> ExchangeId {
         let vhost = self.vhost;
         if !declaration.exchange.is_empty() {
-            let (bytes, room) = (declaration.bytes(), FreeCapacity { queues: 0 });
+            let (bytes, room) =
+                (declaration.bytes(), FreeCapacity { queues: 0, exchanges: 20, bindings: 40 });
             self.quota.declare(Declared::Exchange, bytes, None, room).unwrap();
         }
         let is_logged = declaration.durable && !declaration.exchange.is_empty();
@@ -87,7 +93,7 @@ impl TopologyFixture {
     }
 
     fn record(&self, name: &str) -> Queue {
-        let policies = Policies::with_capacity(0);
+        let policies = Policies::with_capacity(0, &Memory::unlimited());
         let settings = QueueSettings::of(&policies.effective_policy(&[], Applied::default()));
         Queue::new(self.vhost, name, &[], settings)
     }

@@ -16,7 +16,7 @@ use crate::shortage::{Pool, Shortage, WaitingPublishers};
 use crate::topology::{ExchangeDeclaration, NewExchange, Topology};
 use leveret_core::command::{ConnectionId, Name, QueueId, VhostId};
 use leveret_core::limits::Limits;
-use leveret_core::mem::{MessageFlags, Messages, Share};
+use leveret_core::mem::{Memory, MessageFlags, Messages, Share};
 use leveret_storage::{PendingWrites, Urgency};
 
 /// The parts that views borrow, and the objects that these borrow.
@@ -40,20 +40,25 @@ impl ViewsFixture {
     /// Capacity for 100 messages and 12 queues.
     fn new() -> Self {
         let limits = Limits { queues_max: 12, messages_max: 100, ..Limits::default() };
-        let mut access = Access::new(&limits, &mut (Box::new(|bytes: &mut [u8]| bytes.fill(7)) as _), 1);
+        let mut access = Access::new(
+            &limits,
+            &Memory::unlimited(),
+            &mut (Box::new(|bytes: &mut [u8]| bytes.fill(7)) as _),
+            1,
+        );
         let vhost = access.add_vhost(FIRST_VHOST).unwrap();
         let quota = Quota::new(&limits);
         let messages = Messages::new(limits.message_limits());
         Self {
             access,
-            policies: Policies::with_capacity(4),
-            parameters: Parameters::with_capacity(4, 1),
-            topology: Topology::with_capacity(20, 40, 4096, 1),
-            queues: Queues::new(&limits, &limits.memory(), 1),
-            consumers: Consumers::new(&limits, 1),
+            policies: Policies::with_capacity(4, &Memory::unlimited()),
+            parameters: Parameters::with_capacity(4, &Memory::unlimited(), 1),
+            topology: Topology::with_capacity(20, 40, 4096, &Memory::unlimited(), 1),
+            queues: Queues::new(&limits, &Memory::unlimited(), 1),
+            consumers: Consumers::new(&limits, &Memory::unlimited(), 1),
             quota,
-            sessions: Sessions::new(&limits, 1),
-            retained: Retained::new(&limits, 1),
+            sessions: Sessions::new(&limits, &Memory::unlimited(), 1),
+            retained: Retained::new(&limits, &Memory::unlimited(), 1),
             pending_writes: PendingWrites::new(64),
             messages,
             work: Work::default(),

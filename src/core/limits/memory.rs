@@ -9,8 +9,7 @@ use super::Limits;
 use crate::log_limiter::LogLimiter;
 use crate::mem::READ_BACK_CHUNKS;
 use crate::mem::{
-    BytePool, CHUNK_BYTES, ENTRIES_PER_CHUNK, FifoPool, MESSAGE_SLOT_BYTES, Memory, MessageLimits, Messages,
-    PAGE_BYTES,
+    BytePool, CHUNK_BYTES, ENTRIES_PER_CHUNK, MESSAGE_SLOT_BYTES, MessageLimits, Messages, PAGE_BYTES,
 };
 
 /// Memory of the program itself: code, constants, C library and logger. Measured, rounded up.
@@ -183,11 +182,6 @@ impl Limits {
             body_bytes_max: self.body_bytes_max as usize,
             assembly_bytes_max: self.assembly_bytes_max as usize,
         }
-    }
-
-    /// Returns the memory of the pools whose extents are counted, large enough for all of them at their maximum.
-    pub fn memory(&self) -> Memory {
-        Memory::for_messages(self.message_limits().bytes() + FifoPool::bytes(self.queue_entries_max as usize))
     }
 
     /// Returns the maximum number of channels of one connection, which connection.tune announces.

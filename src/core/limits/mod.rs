@@ -165,8 +165,8 @@ impl Default for Limits {
             policies_max: 64,
             parameters_max: 16,
             patterns_bytes_max: 400 << 10,
-            messages_max: 170_000,
-            body_bytes_max: 34 << 20,
+            messages_max: 163_000,
+            body_bytes_max: 35 << 20,
             assembly_bytes_max: 18 << 20,
             queue_entries_max: 400_000,
             unacknowledged_max: 65_536,
@@ -552,10 +552,10 @@ mod check_tests {
         assert!(limits.check(&SIZES, u64::MAX).unwrap_err().to_string().starts_with("assembly_bytes_max"));
         let limits = Limits { index_bytes_max: 60 << 10, ..Limits::default() };
         assert_eq!(limits.check(&SIZES, u64::MAX).unwrap_err().key(), "index_bytes_max");
-        let limits = Limits { mqtt_session_bytes_max: (34 << 20) + 1, ..Limits::default() };
+        let limits = Limits { mqtt_session_bytes_max: (35 << 20) + 1, ..Limits::default() };
         let error = limits.check(&SIZES, u64::MAX).unwrap_err();
         assert_eq!(error.to_string(), "mqtt_session_bytes_max must be at most body_bytes_max");
-        let limits = Limits { mqtt_session_bytes_max: 34 << 20, ..Limits::default() };
+        let limits = Limits { mqtt_session_bytes_max: 35 << 20, ..Limits::default() };
         assert!(limits.check(&SIZES, u64::MAX).is_ok());
         let limits = Limits { mqtt_subscriptions_max: 0, ..Limits::default() };
         assert_eq!(limits.check(&SIZES, u64::MAX).unwrap_err().key(), "mqtt_subscriptions_max");

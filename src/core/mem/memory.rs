@@ -19,6 +19,10 @@ use std::rc::Rc;
 /// takes several extents at once.
 pub const EXTENT_BYTES: usize = 16 << 10;
 
+/// Number of extents of each class that only a command which has checked all its pools can take: more than the pools that
+/// one command takes a record from.
+pub const COMMAND_EXTENTS: usize = 16;
+
 /// What a pool's records are for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Class {
@@ -83,6 +87,11 @@ impl Memory {
         used.set(used.get() + floor);
         self.0.update();
         Account { counts: Rc::clone(&self.0), class, held: 0, floor }
+    }
+
+    /// Returns the number of extents that all pools hold together, own floors that they have not reached included.
+    pub fn extents_used(&self) -> usize {
+        self.0.classes.iter().map(|class| class.used.get()).sum()
     }
 
     /// Returns whether an account was refused an extent since the last call.

@@ -31,7 +31,7 @@ pub use blocks::{BLOCK_UNIT_BYTES, PAGE_BYTES};
 pub use bytes::{ByteChain, BytePool};
 pub use fifo::{CHUNK_BYTES, ENTRIES_PER_CHUNK, Fifo, FifoPool, QueueEntry, READ_BACK_CHUNKS};
 pub use mapped::{can_be_mapped, drop_startup_pages};
-pub use memory::{Account, Class, EXTENT_BYTES, Memory};
+pub use memory::{Account, COMMAND_EXTENTS, Class, EXTENT_BYTES, Memory};
 pub use messages::{
     Cursor, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, Messages, PoolFull, Share,
 };

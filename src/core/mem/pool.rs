@@ -7,7 +7,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::mapped::{Place, Region, lazy_zeroed};
-use super::memory::Account;
+use super::memory::{Account, COMMAND_EXTENTS, Class, Memory};
 use super::places::Places;
 
 /// A pool of records of one type, addressed by index.
@@ -23,9 +23,14 @@ pub struct Slab<T> {
 }
 
 impl<T> Slab<T> {
-    /// Reserves addresses for `capacity` records.
+    /// Reserves addresses for `capacity` records, with a memory of their own.
     pub fn with_capacity(capacity: usize) -> Self {
-        let places = Places::new(capacity, size_of::<Place<T>>(), Account::unlimited());
+        Self::in_memory(capacity, &Memory::unlimited(), Class::Clients)
+    }
+
+    /// Reserves addresses for `capacity` records, whose extents are taken from `memory`.
+    pub fn in_memory(capacity: usize, memory: &Memory, class: Class) -> Self {
+        let places = Places::new(capacity, size_of::<Place<T>>(), memory.account(class, 0));
         Self { records: Region::reserve(capacity), places }
     }
 
@@ -44,17 +49,27 @@ impl<T> Slab<T> {
         self.len() == 0
     }
 
+    /// Returns the number of records that there can be while nothing else uses memory.
+    pub const fn capacity(&self) -> usize {
+        self.places.max()
+    }
+
     /// Returns whether no further record fits.
-    pub const fn is_full(&self) -> bool {
+    pub fn is_full(&self) -> bool {
         self.free_count() == 0
     }
 
-    /// Returns how many more records fit.
-    pub const fn free_count(&self) -> usize {
-        self.places.max() - self.places.used()
+    /// Returns how many more records fit, so that [`COMMAND_EXTENTS`] stay available.
+    ///
+    /// A command checks all pools that it needs, and then takes from them. It takes few extents, so that none of its takes
+    /// fails after the first one has succeeded.
+    #[inline]
+    pub fn free_count(&self) -> usize {
+        self.places.obtainable_with(self.places.account().shared().saturating_sub(COMMAND_EXTENTS))
     }
 
-    /// Inserts a record at the lowest free index. Returns the record if the pool is full.
+    /// Inserts a record at the lowest free index. Returns the record if the pool is full, with the extents that
+    /// [`Self::free_count`] does not count.
     pub fn insert(&mut self, record: T) -> Result<usize, T> {
         let Some(index) = self.places.take() else { return Err(record) };
         if index >= self.records.len() && !self.records.open(index + 1) {

@@ -12,7 +12,7 @@ mod delayed;
 mod expiry;
 mod expiry_room;
 mod firehose;
-
+mod memory;
 mod offsets;
 mod orphans;
 mod overdue;

@@ -53,7 +53,7 @@ impl TestBroker {
     }
 
     pub fn with(limits: &Limits) -> Self {
-        Self::in_memory(limits, &limits.memory())
+        Self::in_memory(limits, &Memory::unlimited())
     }
 
     /// Creates a broker whose pools have this memory.

@@ -9,6 +9,7 @@
 
 use super::deaths::CHAINS;
 use leveret_core::limits::Limits;
+use leveret_core::mem::{COMMAND_EXTENTS, EXTENT_BYTES, FifoPool};
 use leveret_storage::Settings;
 use leveret_test_support::random::Random;
 
@@ -25,8 +26,8 @@ pub const INDEX_BYTES: usize = 2 << 20;
 #[derive(Clone, Debug)]
 pub struct Plan {
     pub limits: Limits,
-    /// The pools of messages share less memory than all of them need at their maximum: this many eighths.
-    pub memory_eighths: usize,
+    /// Extents of the memory for clients, definitions and messages; `None` if only the limits bound the pools.
+    pub extents: Option<[usize; 3]>,
     pub settings: Settings,
     pub persist_all: bool,
     /// Each helper takes less than this many milliseconds.
@@ -108,6 +109,14 @@ pub enum Habit {
     Deaths(usize),
 }
 
+/// Returns for every third seed a memory in which the pools cannot reach their limits.
+fn extents_of(limits: &Limits, random: &mut Random) -> Option<[usize; 3]> {
+    let bytes = limits.message_limits().bytes() + FifoPool::bytes(limits.queue_entries_max as usize);
+    let messages = bytes / EXTENT_BYTES * (4 + random.below(5) as usize) / 8;
+    let [clients, definitions] = [(); 2].map(|()| COMMAND_EXTENTS + 16 + random.below(24) as usize);
+    random.once_in(3).then_some([clients, definitions, messages.max(3)])
+}
+
 impl Plan {
     pub fn of(seed: u64) -> Self {
         let random = &mut Random::of(seed, "plan", &[]);
@@ -154,11 +163,8 @@ impl Plan {
         // Takes the random number of a removed setting, so that every seed keeps its meaning.
         random.once_in(3);
         let mut plan = Self {
+            extents: extents_of(&limits, &mut Random::of(seed, "memory", &[])),
             limits,
-            memory_eighths: {
-                let random = &mut Random::of(seed, "memory", &[]);
-                if random.once_in(3) { 4 + random.below(4) as usize } else { 8 }
-            },
             settings,
             persist_all: {
                 let persist_all = random.once_in(8);

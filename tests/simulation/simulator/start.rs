@@ -13,7 +13,7 @@ use super::harm::is_told;
 use leveret_broker::{Broker, Context, levels_of, restore};
 use leveret_connection::MqttSettings;
 use leveret_core::definition::{self, Definition, DestinationName};
-use leveret_core::mem::{self, FifoPool};
+use leveret_core::mem;
 use leveret_core::password::PasswordHash;
 use leveret_core::time::Now;
 use leveret_management::request::{Machine, Process, StoreView};
@@ -104,8 +104,10 @@ pub fn engine_on(plan: &Plan, disk: &SimDisk, (seed, life): (u64, u64)) -> Engin
     let limits = plan.limits.clone();
     let mut entropy = Random::of(seed, "entropy", &[life]);
     let fill = move |bytes: &mut [u8]| bytes.iter_mut().for_each(|byte| *byte = entropy.below(256) as u8);
-    let bytes = limits.message_limits().bytes() + FifoPool::bytes(limits.queue_entries_max as usize);
-    let memory = mem::Memory::for_messages(bytes / 8 * plan.memory_eighths);
+    let memory = plan.extents.map_or_else(mem::Memory::unlimited, |floors| {
+        // Each class has what the others leave, which is its floor.
+        mem::Memory::new(floors.iter().sum(), floors)
+    });
     let broker =
         Broker::in_memory(&limits, &memory, Box::new(fill)).expect("the limits have room for a broker");
     let helpers = Helpers::new(Some(disk.clone()), (seed, life), plan.slowness_ms);

@@ -130,8 +130,7 @@ pub struct Simulation {
 
 impl Simulation {
     pub fn new(limits: Limits) -> Self {
-        let memory = limits.memory();
-        Self::with_seed(limits, &memory, 1)
+        Self::with_seed(limits, &mem::Memory::unlimited(), 1)
     }
 
     /// Starts a broker whose pools share `extents` extents of memory.
@@ -185,7 +184,7 @@ impl Simulation {
     /// Starts a broker with the store on a disk whose power was cut or whose broker is gone. Its random numbers differ
     /// from those of the first broker.
     pub fn restarted(limits: Limits, disk: &SimDisk, settings: Settings) -> Self {
-        let mut simulation = Self::with_seed(limits.clone(), &limits.memory(), 2);
+        let mut simulation = Self::with_seed(limits, &mem::Memory::unlimited(), 2);
         let mut disk = disk.clone();
         disk.start(Trouble::Never);
         let identity = StoreIdentity { id: *b"0123456789abcdef", secret: 0x5EC2E7 };

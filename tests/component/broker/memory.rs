@@ -1,0 +1,158 @@
+//! A broker whose pools share a memory of few extents: what is refused changes nothing, and everything is given back.
+
+use leveret_broker::{Broker, Gauges};
+use leveret_core::command::{Command, ConnectionId, Outcome};
+use leveret_core::limits::Limits;
+use leveret_core::mem::{COMMAND_EXTENTS, Memory};
+use leveret_core::password::PasswordHash;
+use leveret_test_support::random::Random;
+
+use super::support::{At, TestBroker};
+
+const NO_FLOORS: [usize; 3] = [0; 3];
+
+/// Limits that no memory of this file allows to reach.
+fn wide() -> Limits {
+    Limits {
+        connections_max: 20_000,
+        channels_max: 40_000,
+        consumers_max: 40_000,
+        queues_max: 20_000,
+        exchanges_max: 20_000,
+        bindings_max: 40_000,
+        names_bytes_max: 64 << 20,
+        users_max: 20_000,
+        vhosts_max: 2_000,
+        permissions_max: 20_000,
+        ..Limits::default()
+    }
+}
+
+fn gauges(broker: &Broker) -> (Gauges, usize, usize) {
+    (broker.gauges(), broker.access().users().count(), broker.access().vhosts().count())
+}
+
+/// Opens a connection with a channel, or as much of it as the memory allows.
+fn connect(node: &mut TestBroker) -> Option<At> {
+    let connection = node.broker.connect()?;
+    let login = Command::LoginExternal { user: "guest", from_loopback: true };
+    for command in [login, Command::OpenVhost { vhost: "/" }] {
+        assert_eq!(node.broker.apply(&mut context!(node), connection, None, command).0, Outcome::Done);
+    }
+    match node.broker.apply(&mut context!(node), connection, None, Command::OpenChannel { number: 1 }).0 {
+        Outcome::ChannelOpened(channel) => Some(At { connection, channel }),
+        Outcome::Fault(_) => {
+            disconnect(node, connection);
+            None
+        }
+        other => panic!("channel.open answered {other:?}"),
+    }
+}
+
+fn disconnect(node: &mut TestBroker, connection: ConnectionId) {
+    node.broker.release(&mut context!(node), connection);
+    node.broker.run_jobs(&mut context!(node));
+}
+
+/// One random change by an operator or a client. Returns whether it was refused.
+fn change(node: &mut TestBroker, at: At, random: &mut Random, serial: u32) -> bool {
+    let name = format!("{}{serial}", "name".repeat(random.below(4) as usize));
+    let arguments: &[u8] = &[];
+    let words = ".word".repeat(random.below(20) as usize);
+    let key = format!("{name}{words}");
+    let command = match random.below(8) {
+        0 | 1 => Command::QueueDeclare {
+            queue: &name,
+            passive: false,
+            durable: random.once_in(2),
+            exclusive: false,
+            auto_delete: false,
+            arguments,
+        },
+        2 => Command::ExchangeDeclare {
+            exchange: &name,
+            kind: "topic",
+            passive: false,
+            durable: true,
+            auto_delete: false,
+            internal: false,
+            arguments,
+        },
+        3..=5 => Command::QueueBind { queue: "q", exchange: "amq.topic", routing_key: &key, arguments },
+        6 => {
+            let hash = PasswordHash::NoPassword;
+            return node.broker.put_user(&mut node.pending_writes, &name, hash, "").is_err();
+        }
+        _ => return node.broker.put_vhost(&mut node.pending_writes, &name).is_err(),
+    };
+    matches!(node.ask(at, command), Outcome::Fault(_))
+}
+
+/// Every small memory: definitions until several of every kind were refused.
+#[test]
+fn a_refused_definition_changes_nothing_in_a_memory_of_any_size() {
+    for extents in COMMAND_EXTENTS + 20..COMMAND_EXTENTS + 80 {
+        let memory = Memory::new(extents, NO_FLOORS);
+        let mut node = TestBroker::in_memory(&wide(), &memory);
+        let random = &mut Random::new(extents as u64);
+        let at = connect(&mut node).expect("there is memory for a connection");
+        node.declare(at, "q", false);
+        let mut refused = 0;
+        for serial in 0..100_000 {
+            let before = gauges(&node.broker);
+            if change(&mut node, at, random, serial) {
+                refused += 1;
+                assert_eq!(gauges(&node.broker), before, "with {extents} extents");
+            }
+            assert!(memory.extents_used() <= extents);
+            if refused == 40 {
+                break;
+            }
+        }
+        assert_eq!(refused, 40, "with {extents} extents");
+        // What is kept for commands that have begun is enough for a client to delete.
+        node.done(at, Command::QueueDelete { queue: "q", if_unused: false, if_empty: false });
+        node.broker.run_jobs(&mut context!(node));
+    }
+}
+
+/// Clients take all memory with connections, and give it back.
+#[test]
+fn connections_are_refused_without_an_extent_and_give_back_what_they_had() {
+    let memory = Memory::new(COMMAND_EXTENTS + 40, NO_FLOORS);
+    let mut node = TestBroker::in_memory(&wide(), &memory);
+    let before = memory.extents_used();
+    for _ in 0..3 {
+        let mut all = Vec::new();
+        while let Some(at) = connect(&mut node) {
+            all.push(at);
+        }
+        assert!(all.len() > 200, "{} connections", all.len());
+        assert!(memory.extents_used() <= COMMAND_EXTENTS + 40);
+        all.into_iter().for_each(|at| disconnect(&mut node, at.connection));
+        while !node.broker.trim() {}
+        assert_eq!(memory.extents_used(), before);
+    }
+}
+
+/// Definitions may use everything except the floors of the other classes.
+#[test]
+fn clients_connect_and_publish_although_definitions_have_used_up_the_memory() {
+    let floors = [COMMAND_EXTENTS + 12, COMMAND_EXTENTS + 12, 20];
+    let memory = Memory::new(200, floors);
+    let mut node = TestBroker::in_memory(&wide(), &memory);
+    let at = connect(&mut node).expect("there is memory for a connection");
+    node.declare(at, "q", false);
+    let random = &mut Random::new(7);
+    let refused = (0..100_000).filter(|serial| change(&mut node, at, random, *serial)).take(100);
+    assert_eq!(refused.count(), 100);
+    assert!(memory.extents_used() > 120, "{}", memory.extents_used());
+    let others: Vec<At> = (0..20).map(|_| connect(&mut node).expect("clients have a floor")).collect();
+    for other in &others {
+        node.consume(*other, "q");
+    }
+    node.publish(others[0], "q", 500);
+    let first = node.turns(others[0]) as usize;
+    let delivered = others[1..].iter().map(|other| node.outbox_bodies(*other).len()).sum::<usize>();
+    assert_eq!(first + delivered, 500);
+}
