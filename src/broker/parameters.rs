@@ -74,6 +74,11 @@ impl Parameters {
     pub(crate) const PARAMETER_BYTES: usize =
         Slab::<ParameterRecord>::record_bytes() + PARAMETER_BYTES_MAX + 2 * 256 + 3 * 16;
 
+    /// Returns unused memory to the system.
+    pub(crate) fn trim(&mut self) {
+        self.records.trim();
+    }
+
     pub(crate) fn with_capacity(parameters: usize, memory: &Memory, seed: u64) -> Self {
         Self {
             records: Slab::in_memory(parameters, memory, Class::Definitions),

@@ -60,7 +60,10 @@ pub fn restore(
         Access::Whole => {}
     }
     broker.recovery_mut().set_damage(damage);
-    restore_definitions(broker, context, log, (disk, &definitions))?;
+    broker.memory().set_restoring(true);
+    let restored = restore_definitions(broker, context, log, (disk, &definitions));
+    broker.memory().set_restoring(false);
+    restored?;
     if matches!(access, Access::New | Access::Silent) || access == Access::Whole && is_thin {
         broker.access_mut().write_access(context.pending_writes_mut());
     }

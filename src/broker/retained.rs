@@ -145,11 +145,17 @@ impl Retained {
     pub(crate) const RECORD_BYTES: usize =
         Slab::<RetainedMessage>::record_bytes() + IndexTable::ENTRY_BYTES + 2 * 16;
 
+    /// Returns unused memory to the system.
+    pub(crate) fn trim(&mut self) {
+        self.slab.trim();
+        self.table.trim(self.slab.places());
+    }
+
     pub(crate) fn new(limits: &Limits, memory: &Memory, seed: u64) -> Self {
         let count = limits.retained_max as usize;
         Self {
             slab: Slab::in_memory(count, memory, Class::Definitions),
-            table: IndexTable::with_capacity(count, seed),
+            table: IndexTable::in_memory(count, memory, Class::Definitions, seed),
             bytes: 0,
             bytes_max: limits.retained_bytes_max as usize,
             write_ms: None,
@@ -207,7 +213,7 @@ impl Retained {
             return at;
         }
         let record = RetainedMessage { vhost, key: key.into(), content, is_due: false };
-        let at = self.slab.insert(record).expect("the caller has checked the capacity");
+        let at = self.slab.insert_checked(record);
         self.table.insert((vhost, key), at);
         self.bytes += self.bytes_of(at);
         at

@@ -8,11 +8,10 @@ use core::hash::{BuildHasher, Hash};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use foldhash::quality::FixedState;
-use hashbrown::HashTable;
 use leveret_core::command::{ChannelId, ConnectionId, Name, QueueId, VhostId};
 use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
-use leveret_core::mem::{Memory, Slab};
+use leveret_core::mem::{Class, HashIndex, Memory, Slab};
 use leveret_storage::{PendingWrites, UNDELIVERED};
 
 use super::Context;
@@ -221,14 +220,21 @@ impl Broker {
     }
 
     /// Returns approximately how many bytes of system memory the pools have but do not use.
+    ///
+    /// Pools that never grow much are not counted.
     pub const fn idle_bytes(&self) -> usize {
         self.queues.idle_bytes() + self.topology.idle_bytes() + self.consumers.idle_bytes()
     }
 
     /// Returns a bounded part of the unused memory to the system. Returns whether it was the last part.
     pub fn trim(&mut self) -> bool {
+        self.access.trim();
+        self.policies.trim();
+        self.parameters.trim();
         self.topology.trim();
         self.consumers.trim();
+        self.sessions.trim();
+        self.retained.trim();
         self.queues.trim()
     }
 
@@ -681,42 +687,39 @@ pub type Entropy = Box<dyn FnMut(&mut [u8])>;
 
 /// A hash table from a key to the index of a record. The key is stored in the record only.
 ///
-/// # Invariants
-/// - A table never grows. It contains the indices of records with the hashes of their keys.
-/// - The hash has a random seed, so clients cannot choose names that collide.
+/// The hash has a random seed, so clients cannot choose names that collide.
 #[derive(Debug)]
 pub(crate) struct IndexTable {
-    table: HashTable<(u64, u32)>,
+    index: HashIndex,
     hasher: FixedState,
 }
 
 impl IndexTable {
-    /// Bytes per record: an entry and its control byte, with 7 of 16 slots used in the worst case.
-    pub(crate) const ENTRY_BYTES: usize = (size_of::<(u64, u32)>() + 1) * 16 / 7;
+    /// Bytes per record.
+    pub(crate) const ENTRY_BYTES: usize = HashIndex::ENTRY_BYTES;
 
-    pub(crate) fn with_capacity(capacity: usize, seed: u64) -> Self {
-        Self { table: HashTable::with_capacity(capacity), hasher: FixedState::with_seed(seed) }
+    pub(crate) fn in_memory(capacity: usize, memory: &Memory, class: Class, seed: u64) -> Self {
+        Self { index: HashIndex::in_memory(capacity, memory, class), hasher: FixedState::with_seed(seed) }
     }
 
     /// Returns the index of the record with this key. `is_it` returns whether the record with an index has
     /// the key.
     pub(crate) fn find(&self, key: impl Hash, is_it: impl Fn(usize) -> bool) -> Option<usize> {
-        let hash = self.hasher.hash_one(key);
-        let found = self.table.find(hash, |&(other, index)| other == hash && is_it(index as usize))?;
-        Some(found.1 as usize)
+        self.index.find(self.hasher.hash_one(key), is_it)
     }
 
     /// Adds a record. Its key must not be in the table yet.
     pub(crate) fn insert(&mut self, key: impl Hash, index: usize) {
-        let hash = self.hasher.hash_one(key);
-        self.table.insert_unique(hash, (hash, index as u32), |&(hash, _)| hash);
+        self.index.insert(self.hasher.hash_one(key), index);
     }
 
     /// Removes a record from the table.
     pub(crate) fn remove(&mut self, key: impl Hash, index: usize) {
-        let hash = self.hasher.hash_one(key);
-        if let Ok(entry) = self.table.find_entry(hash, |&(_, other)| other as usize == index) {
-            entry.remove();
-        }
+        self.index.remove(self.hasher.hash_one(key), index);
+    }
+
+    /// Returns unused memory to the system. `end` is above the index of every record.
+    pub(crate) fn trim(&mut self, end: usize) {
+        self.index.trim(end);
     }
 }

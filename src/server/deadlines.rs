@@ -13,13 +13,14 @@ use leveret_core::time::{Deadline, Now};
 
 use super::peer::PeerId;
 
-const ABSENT: u32 = u32::MAX;
+/// The position of a peer without an entry. Zeros, so that the array is not filled at start.
+const ABSENT: u32 = 0;
 
 /// A heap of deadlines with an index by peer.
 #[derive(Debug)]
 pub(super) struct Deadlines {
     heap: Vec<(Deadline, PeerId)>,
-    /// Position of each peer's entry in the heap.
+    /// Position of each peer's entry in the heap, plus 1.
     positions: Box<[u32]>,
 }
 
@@ -49,12 +50,12 @@ impl Deadlines {
         match self.positions[peer.index()] {
             ABSENT => {
                 self.heap.push((deadline, peer));
-                self.positions[peer.index()] = self.heap.len() as u32 - 1;
+                self.positions[peer.index()] = self.heap.len() as u32;
                 self.sift_up(self.heap.len() - 1);
             }
-            position if self.heap[position as usize].0 > deadline => {
-                self.heap[position as usize].0 = deadline;
-                self.sift_up(position as usize);
+            above if self.heap[above as usize - 1].0 > deadline => {
+                self.heap[above as usize - 1].0 = deadline;
+                self.sift_up(above as usize - 1);
             }
             _ => {}
         }
@@ -75,10 +76,10 @@ impl Deadlines {
         if position == ABSENT {
             return;
         }
-        let position = position as usize;
+        let position = position as usize - 1;
         self.heap.swap_remove(position);
         if position < self.heap.len() {
-            self.positions[self.heap[position].1.index()] = position as u32;
+            self.positions[self.heap[position].1.index()] = position as u32 + 1;
             self.sift_up(position);
             self.sift_down(position);
         }
@@ -110,8 +111,8 @@ impl Deadlines {
 
     fn swap(&mut self, one: usize, two: usize) {
         self.heap.swap(one, two);
-        self.positions[self.heap[one].1.index()] = one as u32;
-        self.positions[self.heap[two].1.index()] = two as u32;
+        self.positions[self.heap[one].1.index()] = one as u32 + 1;
+        self.positions[self.heap[two].1.index()] = two as u32 + 1;
     }
 }
 

@@ -5,7 +5,7 @@
 //! - Idle memory that could not be returned, because it is in the same pages as used memory, is not tried
 //!   again until the number of idle bytes changes.
 
-use leveret_core::mem;
+use leveret_core::mem::{self, EXTENT_BYTES};
 use leveret_core::time::{Deadline, Now};
 
 /// How long memory is idle before it is returned, in milliseconds. It is kept so long because another burst
@@ -36,8 +36,11 @@ impl IdleMemory {
     }
 
     /// Returns whether a bounded part of the memory must be returned now. If not, sets the deadline if
-    /// `idle_bytes` are more than what is kept.
-    pub(super) fn is_due(&mut self, now: Now, idle_bytes: usize) -> bool {
+    /// `idle_bytes` are more than what is kept. While memory is short, nothing is kept.
+    pub(super) fn is_due(&mut self, now: Now, idle_bytes: usize, is_short: bool) -> bool {
+        if is_short && idle_bytes >= EXTENT_BYTES && idle_bytes != self.left_bytes {
+            return true;
+        }
         if self.due == Deadline::NEVER {
             if idle_bytes > IDLE_BYTES_KEPT && idle_bytes != self.left_bytes {
                 self.due = now.after_ms(TRIM_AFTER_MS);
@@ -64,16 +67,19 @@ mod tests {
     fn what_lies_idle_goes_back_after_a_while_and_what_cannot_is_left_alone() {
         let at = Now::from_ms;
         let mut idle = IdleMemory::new();
-        assert!(!idle.is_due(at(10), 0), "memory is idle for a while first");
-        assert!(idle.is_due(at(1_000), 0), "what the start left");
+        assert!(!idle.is_due(at(10), 0, false), "memory is idle for a while first");
+        assert!(idle.is_due(at(1_000), 0, false), "what the start left");
         idle.note_returned(2 << 20);
-        assert!(!idle.is_due(at(1_001), 2 << 20), "it could not be returned");
+        assert!(!idle.is_due(at(1_001), 2 << 20, false), "it could not be returned");
         assert_eq!(idle.deadline(), Deadline::NEVER);
-        assert!(!idle.is_due(at(2_000), 3 << 20));
+        assert!(!idle.is_due(at(2_000), 3 << 20, false));
         assert_eq!(idle.deadline(), at(2_000).after_ms(TRIM_AFTER_MS));
-        assert!(idle.is_due(at(3_000), 0));
+        assert!(idle.is_due(at(3_000), 0, false));
         idle.note_returned(5);
-        assert!(!idle.is_due(at(9_000), IDLE_BYTES_KEPT), "kept for the next burst");
+        assert!(!idle.is_due(at(9_000), IDLE_BYTES_KEPT, false), "kept for the next burst");
         assert_eq!(idle.deadline(), Deadline::NEVER);
+        assert!(idle.is_due(at(9_000), IDLE_BYTES_KEPT, true), "memory is short");
+        idle.note_returned(IDLE_BYTES_KEPT);
+        assert!(!idle.is_due(at(9_000), IDLE_BYTES_KEPT, true), "it could not be returned");
     }
 }

@@ -348,11 +348,11 @@ impl<P: Platform> Engine<P> {
         }
     }
 
-    /// Returns idle memory to the system, in bounded steps: after a delay, or at once if a pool was refused an extent.
+    /// Returns idle memory to the system, in bounded steps: after a delay, or at once if memory is short.
     fn return_idle_memory(&mut self) {
         let idle_bytes = self.idle_bytes();
-        let is_short = self.shared.broker.memory().take_refused();
-        if self.idle_memory.is_due(self.shared.now, idle_bytes) || is_short {
+        let is_short = self.shared.broker.memory().take_shortage();
+        if self.idle_memory.is_due(self.shared.now, idle_bytes, is_short) {
             let parts = [
                 self.shared.resources.messages.trim(),
                 self.shared.resources.pools.trim(),

@@ -121,6 +121,16 @@ pub struct Access {
 }
 
 impl Access {
+    /// Returns unused memory to the system.
+    pub(crate) fn trim(&mut self) {
+        self.vhosts.trim();
+        self.users.trim();
+        self.permissions.trim();
+        self.permission_table.trim(self.permissions.places());
+        self.topic_permissions.trim();
+        self.topic_permission_table.trim(self.topic_permissions.places());
+    }
+
     pub(crate) fn new(limits: &Limits, memory: &Memory, entropy: &mut Entropy, seed: u64) -> Self {
         let mut key = [0; 32];
         entropy(&mut key);
@@ -129,9 +139,9 @@ impl Access {
             vhosts: Slab::in_memory(limits.vhosts_max as usize, memory, Class::Definitions),
             users: Slab::in_memory(limits.users_max as usize, memory, Class::Definitions),
             permissions: Slab::in_memory(permissions, memory, Class::Definitions),
-            permission_table: IndexTable::with_capacity(permissions, seed),
+            permission_table: IndexTable::in_memory(permissions, memory, Class::Definitions, seed),
             topic_permissions: Slab::in_memory(permissions, memory, Class::Definitions),
-            topic_permission_table: IndexTable::with_capacity(permissions, seed),
+            topic_permission_table: IndexTable::in_memory(permissions, memory, Class::Definitions, seed),
             pattern_bytes: PatternBytes::with_max(limits.patterns_bytes_max as usize),
             loopback_users: vec![GUEST.into()],
             password_digest_key: hmac::Key::new(hmac::HMAC_SHA256, &key),

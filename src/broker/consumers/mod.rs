@@ -103,7 +103,7 @@ impl Consumers {
             connections: Slab::in_memory(connections, memory, Class::Clients),
             channels: Slab::in_memory(channels, memory, Class::Clients),
             slab: Slab::in_memory(consumers, memory, Class::Clients),
-            table: IndexTable::with_capacity(consumers, seed),
+            table: IndexTable::in_memory(consumers, memory, Class::Clients, seed),
             output: VecDeque::with_capacity(connections),
             forced: VecDeque::with_capacity(limits.connection_places() as usize),
             over_share: RetryList::with_capacity(connections),
@@ -216,6 +216,7 @@ impl Consumers {
     /// Returns unused memory to the operating system.
     pub(crate) fn trim(&mut self) {
         self.slab.trim();
+        self.table.trim(self.slab.places());
         self.channels.trim();
         self.connections.trim();
     }

@@ -133,6 +133,11 @@ impl Policies {
     pub(crate) const POLICY_BYTES: usize =
         Slab::<PolicyRecord>::record_bytes() + DEFINITION_BYTES_MAX + 2 * 256 + 4 * 16;
 
+    /// Returns unused memory to the system.
+    pub(crate) fn trim(&mut self) {
+        self.records.trim();
+    }
+
     pub(crate) fn with_capacity(policies: usize, memory: &Memory) -> Self {
         Self {
             records: Slab::in_memory(policies, memory, Class::Definitions),
@@ -205,7 +210,9 @@ impl Policies {
         };
         match old {
             Some(old) => self.records[old] = policy,
-            None => assert!(self.records.insert(policy).is_ok(), "there was a place a moment ago"),
+            None => {
+                self.records.insert_checked(policy);
+            }
         }
         self.notification.begin();
         Ok(())

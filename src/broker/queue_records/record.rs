@@ -370,7 +370,7 @@ impl Records {
     pub(crate) fn with_capacity(queues: usize, memory: &Memory, seed: u64) -> Self {
         Self {
             slab: Slab::in_memory(queues, memory, Class::Definitions),
-            table: IndexTable::with_capacity(queues, seed),
+            table: IndexTable::in_memory(queues, memory, Class::Definitions, seed),
             ready: List::default(),
             requeue_counts_due: RequeueCountsDue::default(),
             dead_lettering: 0,
@@ -568,6 +568,7 @@ impl Records {
     /// Returns unused memory to the operating system.
     pub(crate) fn trim(&mut self) {
         self.slab.trim();
+        self.table.trim(self.slab.places());
     }
 
     /// Removes a queue from the ready list. Returns whether it was there.

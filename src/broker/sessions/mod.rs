@@ -399,11 +399,17 @@ impl Sessions {
         + 2 * size_of::<SessionId>()
         + Wills::LATE_BYTES;
 
+    /// Returns unused memory to the system.
+    pub(crate) fn trim(&mut self) {
+        self.slab.trim();
+        self.table.trim(self.slab.places());
+    }
+
     pub(crate) fn new(limits: &Limits, memory: &Memory, seed: u64) -> Self {
         let sessions = limits.connection_places() as usize + limits.mqtt_sessions_max as usize;
         Self {
             slab: Slab::in_memory(sessions, memory, Class::Definitions),
-            table: IndexTable::with_capacity(sessions, seed),
+            table: IndexTable::in_memory(sessions, memory, Class::Definitions, seed),
             limits: SessionLimits {
                 kept_max: limits.mqtt_sessions_max as usize,
                 expiry_max_s: limits.mqtt_session_expiry_max_ms / 1000,

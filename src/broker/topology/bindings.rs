@@ -133,9 +133,10 @@ impl Topology {
         assert!(!is_deleted, "nothing is bound to a deleted exchange");
         let key = new.routing_key.as_bytes();
         let (declared, bytes) = (new.declared(kind), new.bytes(kind));
-        // Every exchange that can still be created needs a root node, so a binding must not use those nodes. If the memory
-        // limits both, an exchange checks for its node instead.
-        let nodes_free = self.trie.free_count().saturating_sub(self.exchanges.free_count());
+        // Every exchange that the limits still allow needs a root node, so a binding must not use those nodes. If the memory
+        // limits both, an exchange checks for its node.
+        let roots = self.exchanges.capacity() - self.exchanges.len();
+        let nodes_free = self.trie.free_count().min(self.trie.unused() - roots);
         if self.trie.missing_nodes(root, kind, key) > nodes_free {
             return Err(out_of("bindings_max"));
         }
@@ -154,7 +155,7 @@ impl Topology {
             destination_links: Links::default(),
             node_links: Links::default(),
         };
-        let index = self.bindings.insert(record).expect("the quota counts them");
+        let index = self.bindings.insert_checked(record);
         self.binding_table.insert(new, index);
         let outgoing = &mut self.exchanges[new.source.index()].bindings;
         outgoing.push_back(&mut self.bindings, index, |binding| &mut binding.source_links);
@@ -398,7 +399,7 @@ impl PairIndex {
     fn insert_pair(&mut self, binding: usize, (at, hash): (u32, u32), any: bool, next: Option<u32>) -> u32 {
         let bucket = self.bucket(hash);
         let pair = IndexedPair { binding: binding as u32, hash, at, any, next, links: Links::default() };
-        let index = self.pairs.insert(pair).expect("each was counted as a binding");
+        let index = self.pairs.insert_checked(pair);
         self.buckets[bucket].push_back(&mut self.pairs, index, |pair| &mut pair.links);
         index as u32
     }

@@ -108,9 +108,9 @@ impl Topology {
         let nodes = exchanges + bindings * NODES_PER_BINDING;
         Self {
             exchanges: Slab::in_memory(exchanges, memory, Class::Definitions),
-            exchange_table: IndexTable::with_capacity(exchanges, seed),
+            exchange_table: IndexTable::in_memory(exchanges, memory, Class::Definitions, seed),
             bindings: Slab::in_memory(bindings, memory, Class::Definitions),
-            binding_table: IndexTable::with_capacity(bindings, seed),
+            binding_table: IndexTable::in_memory(bindings, memory, Class::Definitions, seed),
             pair_index: PairIndex::with_capacity(bindings, memory, seed),
             trie: Trie::with_capacity(nodes, memory, seed),
             header_positions: select::HeaderPositions::for_frames(frame_max, seed),
@@ -144,7 +144,10 @@ impl Topology {
 
     /// Returns unused memory to the system.
     pub(crate) fn trim(&mut self) {
+        self.exchanges.trim();
+        self.exchange_table.trim(self.exchanges.places());
         self.bindings.trim();
+        self.binding_table.trim(self.bindings.places());
         self.pair_index.trim();
         self.trie.trim();
     }
@@ -517,7 +520,7 @@ impl Topology {
             published: [0; 2],
             is_deleted: false,
         };
-        let index = self.exchanges.insert(record).expect("there was room");
+        let index = self.exchanges.insert_checked(record);
         self.exchange_table.insert((new.vhost, declaration.exchange), index);
         self.revise();
         ExchangeId::from_index(index)

@@ -597,7 +597,7 @@ impl Trie {
     pub(super) fn with_capacity(nodes_max: usize, memory: &Memory, seed: u64) -> Self {
         Self {
             nodes: Slab::in_memory(nodes_max, memory, Class::Definitions),
-            table: IndexTable::with_capacity(nodes_max, seed),
+            table: IndexTable::in_memory(nodes_max, memory, Class::Definitions, seed),
             reached: Vec::with_capacity(nodes_max),
             next: Vec::with_capacity(nodes_max),
             step: 0,
@@ -607,6 +607,11 @@ impl Trie {
     /// Returns how many nodes may still be created.
     pub(super) fn free_count(&self) -> usize {
         self.nodes.free_count()
+    }
+
+    /// Returns how many more nodes the limits allow.
+    pub(super) const fn unused(&self) -> usize {
+        self.nodes.capacity() - self.nodes.len()
     }
 
     /// Creates the root of a new exchange. The caller has checked the capacity.
@@ -752,7 +757,7 @@ impl Trie {
             hash_child: None,
             reached_at: 0,
         };
-        self.nodes.insert(node).expect("the caller made sure of room")
+        self.nodes.insert_checked(node)
     }
 
     /// Returns approximately how many bytes of system memory the pool of nodes has but does not use.
@@ -763,6 +768,7 @@ impl Trie {
     /// Returns unused memory to the system.
     pub(super) fn trim(&mut self) {
         self.nodes.trim();
+        self.table.trim(self.nodes.places());
     }
 }
 

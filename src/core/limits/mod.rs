@@ -165,7 +165,7 @@ impl Default for Limits {
             policies_max: 64,
             parameters_max: 16,
             patterns_bytes_max: 400 << 10,
-            messages_max: 163_000,
+            messages_max: 170_000,
             body_bytes_max: 35 << 20,
             assembly_bytes_max: 18 << 20,
             queue_entries_max: 400_000,

@@ -47,7 +47,9 @@ struct Counts {
     classes: [ClassCounts; CLASSES],
     /// Number of extents given back since the start.
     given: Cell<u64>,
-    /// An account was refused since [`Memory::take_refused`] was called last.
+    /// Extents of each class that only a command which has checked all its pools can take.
+    kept: Cell<usize>,
+    /// An account was refused since [`Memory::take_shortage`] was called last.
     is_refused: Cell<bool>,
 }
 
@@ -65,8 +67,13 @@ impl Memory {
     /// [`Class`]; their sum is at most `extents`.
     pub fn new(extents: usize, floors: [usize; CLASSES]) -> Self {
         let class = |floor| ClassCounts { floor, used: Cell::new(0), available: Cell::new(0) };
-        let counts =
-            Counts { extents, classes: floors.map(class), given: Cell::new(0), is_refused: Cell::new(false) };
+        let counts = Counts {
+            extents,
+            classes: floors.map(class),
+            given: Cell::new(0),
+            kept: Cell::new(COMMAND_EXTENTS),
+            is_refused: Cell::new(false),
+        };
         counts.update();
         Self(Rc::new(counts))
     }
@@ -89,16 +96,22 @@ impl Memory {
         Account { counts: Rc::clone(&self.0), class, held: 0, floor }
     }
 
+    /// Sets whether the broker restores what it had before its start. The checks for capacity then leave no extents: commands
+    /// that have checked their pools may have taken the last ones.
+    pub fn set_restoring(&self, is_restoring: bool) {
+        self.0.kept.set(if is_restoring { 0 } else { COMMAND_EXTENTS });
+    }
+
     /// Returns the number of extents that all pools hold together, own floors that they have not reached included.
     pub fn extents_used(&self) -> usize {
         self.0.classes.iter().map(|class| class.used.get()).sum()
     }
 
-    /// Returns whether an account was refused an extent since the last call.
-    ///
-    /// Idle extents should then be returned at once, because another pool needs them.
-    pub fn take_refused(&self) -> bool {
-        self.0.is_refused.replace(false)
+    /// Returns whether idle extents should be returned at once, because another pool needs them: an account was refused one
+    /// since the last call, or a class has few left.
+    pub fn take_shortage(&self) -> bool {
+        let has_few = |class: &ClassCounts| class.available.get() < 2 * COMMAND_EXTENTS;
+        self.0.is_refused.replace(false) || self.0.classes.iter().any(has_few)
     }
 }
 
@@ -152,6 +165,12 @@ impl Account {
     #[inline]
     pub fn shared(&self) -> usize {
         self.class().available.get()
+    }
+
+    /// Returns how many extents this pool can take so that [`COMMAND_EXTENTS`] stay for commands that have begun.
+    #[inline]
+    pub fn unkept(&self) -> usize {
+        self.shared().saturating_sub(self.counts.kept.get())
     }
 
     /// Returns how many extents other pools of the class could take if this pool returned its idle ones, with
@@ -211,7 +230,12 @@ mod tests {
         let [mut clients, mut definitions, mut messages] =
             [Class::Clients, Class::Definitions, Class::Messages].map(|class| memory.account(class, 0));
         assert_eq!([clients.available(), definitions.available(), messages.available()], [50, 60, 70]);
-        assert!(!messages.take(71) && memory.take_refused() && !memory.take_refused());
+        assert!(
+            !memory.take_shortage()
+                && !messages.take(71)
+                && memory.take_shortage()
+                && !memory.take_shortage()
+        );
         assert!(messages.take(70));
         assert_eq!([clients.available(), definitions.available(), messages.available()], [10, 20, 0]);
         assert!(clients.take(10) && definitions.take(20));

@@ -9,6 +9,7 @@
 //! | `messages` | message slots: reference count, lengths, the first bytes inline, the rest in blocks |
 //! | `bytes`    | byte queues of single connections, in a region of their own |
 //! | `fifo`     | queue entries in chunks of a shared pool |
+//! | `hash_index` | [`HashIndex`]: finds records by the hash of their keys |
 //! | `mapped`   | maps memory from the system, and returns it |
 //!
 //! # Invariants
@@ -19,6 +20,7 @@
 mod blocks;
 mod bytes;
 mod fifo;
+mod hash_index;
 mod mapped;
 mod memory;
 mod messages;
@@ -30,6 +32,7 @@ use core::cmp::Ordering;
 pub use blocks::{BLOCK_UNIT_BYTES, PAGE_BYTES};
 pub use bytes::{ByteChain, BytePool};
 pub use fifo::{CHUNK_BYTES, ENTRIES_PER_CHUNK, Fifo, FifoPool, QueueEntry, READ_BACK_CHUNKS};
+pub use hash_index::HashIndex;
 pub use mapped::{can_be_mapped, drop_startup_pages};
 pub use memory::{Account, COMMAND_EXTENTS, Class, EXTENT_BYTES, Memory};
 pub use messages::{

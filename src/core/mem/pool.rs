@@ -7,7 +7,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::mapped::{Place, Region, lazy_zeroed};
-use super::memory::{Account, COMMAND_EXTENTS, Class, Memory};
+use super::memory::{Account, Class, Memory};
 use super::places::Places;
 
 /// A pool of records of one type, addressed by index.
@@ -59,18 +59,36 @@ impl<T> Slab<T> {
         self.free_count() == 0
     }
 
-    /// Returns how many more records fit, so that [`COMMAND_EXTENTS`] stay available.
+    /// Returns how many more records fit, so that [`COMMAND_EXTENTS`](super::COMMAND_EXTENTS) stay available.
     ///
     /// A command checks all pools that it needs, and then takes from them. It takes few extents, so that none of its takes
     /// fails after the first one has succeeded.
     #[inline]
     pub fn free_count(&self) -> usize {
-        self.places.obtainable_with(self.places.account().shared().saturating_sub(COMMAND_EXTENTS))
+        self.places.obtainable_with(self.places.account().unkept())
     }
 
-    /// Inserts a record at the lowest free index. Returns the record if the pool is full, with the extents that
-    /// [`Self::free_count`] does not count.
+    /// Inserts a record at the lowest free index. Returns the record if [`Self::free_count`] is 0.
     pub fn insert(&mut self, record: T) -> Result<usize, T> {
+        if self.places.free() == 0 && self.places.account().unkept() == 0 {
+            return Err(record);
+        }
+        self.put(record)
+    }
+
+    /// Inserts a record for which the caller has checked [`Self::free_count`]. It may take one of the extents that the check
+    /// leaves, if the same command has taken others for other pools.
+    ///
+    /// # Panics
+    /// Panics if the pool is full, which is a bug of the caller.
+    pub fn insert_checked(&mut self, record: T) -> usize {
+        match self.put(record) {
+            Ok(index) => index,
+            Err(_) => panic!("a command checks for the capacity that it needs"),
+        }
+    }
+
+    fn put(&mut self, record: T) -> Result<usize, T> {
         let Some(index) = self.places.take() else { return Err(record) };
         if index >= self.records.len() && !self.records.open(index + 1) {
             self.places.give(index);

@@ -91,7 +91,7 @@ fn change(node: &mut TestBroker, at: At, random: &mut Random, serial: u32) -> bo
 /// Every small memory: definitions until several of every kind were refused.
 #[test]
 fn a_refused_definition_changes_nothing_in_a_memory_of_any_size() {
-    for extents in COMMAND_EXTENTS + 20..COMMAND_EXTENTS + 80 {
+    for extents in COMMAND_EXTENTS + 32..COMMAND_EXTENTS + 90 {
         let memory = Memory::new(extents, NO_FLOORS);
         let mut node = TestBroker::in_memory(&wide(), &memory);
         let random = &mut Random::new(extents as u64);

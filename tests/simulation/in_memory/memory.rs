@@ -8,7 +8,7 @@
 
 use leveret_amqp::{Method, Table, Writer};
 use leveret_core::limits::Limits;
-use leveret_core::mem::ENTRIES_PER_CHUNK;
+use leveret_core::mem::{COMMAND_EXTENTS, ENTRIES_PER_CHUNK, Memory};
 use leveret_storage::Settings;
 
 use leveret_test_support::simulated_server::*;
@@ -892,4 +892,52 @@ fn a_publisher_that_waits_for_the_disk_is_refused_when_the_queue_entries_run_out
     let (code, text) = channel_fault(&simulation, waiting).expect("its channel is closed");
     assert!(code == 506 && text.contains("raise queue_entries_max"), "{code} {text}");
     assert!(simulation.clients[waiting].checker.is_open(2), "its other channel goes on");
+}
+
+/// Clients declare and bind until the memory has no extent for more. A start with the same memory has everything, although
+/// the last commands took extents that a check for capacity leaves.
+#[test]
+fn definitions_that_filled_the_memory_are_there_after_a_start() {
+    let limits =
+        Limits { queues_max: 20_000, names_bytes_max: 16 << 20, connections_max: 64, ..room_for(1_000) };
+    let settings = Settings { index_bytes: 4 << 20, fixed_index_bytes: 4 << 20, ..Settings::default() };
+    for definitions in [60, 69].map(|extents| COMMAND_EXTENTS + extents) {
+        let floors = [64, definitions, 64];
+        let memory = || Memory::new(floors.iter().sum(), floors);
+        let mut simulation = Simulation::in_memory(limits.clone(), &memory());
+        let disk = simulation.keep_on_disk(settings.clone());
+        let count = |simulation: &Simulation| {
+            let gauges = simulation.engine.broker().gauges();
+            (gauges.queues, gauges.bindings)
+        };
+        let (mut refused, mut number) = (0, 0);
+        while refused < 3 {
+            // A connection may hold 15 times what it leaves.
+            let client = simulation.open(&[1]);
+            let before = count(&simulation);
+            for _ in 0..20 {
+                number += 1;
+                let queue = format!("queue {number}");
+                simulation.send(client, 1, &declare_with(&queue, true, Table::EMPTY));
+                let routing_key = &format!("{number}{}", ".word".repeat(number % 40));
+                let arguments = Table::EMPTY;
+                let bind = Method::QueueBind {
+                    queue: &queue,
+                    exchange: "amq.topic",
+                    routing_key,
+                    no_wait: false,
+                    arguments,
+                };
+                simulation.send(client, 1, &bind);
+                simulation.pass_ms(20);
+            }
+            refused += usize::from(count(&simulation) == before);
+        }
+        simulation.pass_ms(5_000);
+        let before = count(&simulation);
+        assert!(before.0 > 100 && before.1 > 30, "{before:?}");
+        drop(simulation);
+        let simulation = Simulation::restarted_in(limits.clone(), &memory(), &disk, settings.clone());
+        assert_eq!(count(&simulation), before, "with {definitions} extents");
+    }
 }

@@ -130,6 +130,8 @@ impl MqttRun {
         let random = &mut Random::of(seed, "mqtt", &[]);
         let mut plan = Plan::of(seed);
         plan.persist_all = false;
+        // The checks expect no refusal.
+        plan.extents = None;
         plan.limits = Limits {
             connections_max: 64,
             handshakes_max: 64,

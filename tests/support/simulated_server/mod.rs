@@ -135,7 +135,12 @@ impl Simulation {
 
     /// Starts a broker whose pools share `extents` extents of memory.
     pub fn with_extents(limits: Limits, extents: usize) -> Self {
-        Self::with_seed(limits, &mem::Memory::new(extents, [0; 3]), 1)
+        Self::in_memory(limits, &mem::Memory::new(extents, [0; 3]))
+    }
+
+    /// Starts a broker whose pools have this memory.
+    pub fn in_memory(limits: Limits, memory: &mem::Memory) -> Self {
+        Self::with_seed(limits, memory, 1)
     }
 
     fn with_seed(limits: Limits, memory: &mem::Memory, seed: u64) -> Self {
@@ -184,7 +189,12 @@ impl Simulation {
     /// Starts a broker with the store on a disk whose power was cut or whose broker is gone. Its random numbers differ
     /// from those of the first broker.
     pub fn restarted(limits: Limits, disk: &SimDisk, settings: Settings) -> Self {
-        let mut simulation = Self::with_seed(limits, &mem::Memory::unlimited(), 2);
+        Self::restarted_in(limits, &mem::Memory::unlimited(), disk, settings)
+    }
+
+    /// As [`Self::restarted`], with this memory for the pools.
+    pub fn restarted_in(limits: Limits, memory: &mem::Memory, disk: &SimDisk, settings: Settings) -> Self {
+        let mut simulation = Self::with_seed(limits, memory, 2);
         let mut disk = disk.clone();
         disk.start(Trouble::Never);
         let identity = StoreIdentity { id: *b"0123456789abcdef", secret: 0x5EC2E7 };
