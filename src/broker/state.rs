@@ -221,7 +221,7 @@ impl Broker {
 
     /// Returns approximately how many bytes of system memory the pools have but do not use.
     ///
-    /// Pools that never grow much are not counted.
+    /// Not all pools are counted, but [`Self::trim`] returns the memory of all.
     pub const fn idle_bytes(&self) -> usize {
         self.queues.idle_bytes() + self.topology.idle_bytes() + self.consumers.idle_bytes()
     }

@@ -61,7 +61,7 @@ pub struct FifoPool {
     chunks_max: usize,
     /// Number of chunks that messages of ordinary publishers may not use.
     reserve: usize,
-    /// Number of extents that only messages that are read back may use.
+    /// Number of extents that the entries of new messages leave for messages that are read back.
     kept_extents: usize,
 }
 
@@ -88,7 +88,7 @@ impl FifoPool {
 
     /// Creates a pool for up to `entries_max` entries that shares `memory` with others.
     pub fn in_memory(entries_max: usize, memory: &Memory) -> Self {
-        // Its own extent has the chunks for reading back.
+        // The pool always has an extent.
         let account = memory.account(Class::Messages, 1);
         let chunks_in = |extents: usize| extents.saturating_mul(CHUNKS_PER_EXTENT);
         let extents = account.class_max();

@@ -121,7 +121,7 @@ fn drop_unwritten(mapping: &Range<usize>) {
 }
 
 /// # Safety
-/// The range must be exclusively the caller's, from the heap (so private and anonymous), and may become zeros.
+/// The range must be exclusively the caller's, private and anonymous, and may become zeros.
 #[allow(unsafe_code, reason = "madvise is a call to the system, and there is no safe form of it")]
 unsafe fn advise(first: *mut u8, bytes: usize) -> Range<usize> {
     let page_bytes = rustix::param::page_size();
@@ -194,11 +194,14 @@ impl<T: Zeroable> Region<T> {
     /// Returns the whole system pages within a range of values to the system. The values become zeros.
     #[allow(unsafe_code, reason = "madvise is a call to the system, and there is no safe form of it")]
     pub(super) fn give_back(&mut self, range: Range<usize>) {
-        // What was never accessible is not resident.
-        let end = range.end.min(self.len);
-        let values = &mut self[range.start.min(end)..end];
-        // SAFETY: the range is borrowed mutably, belongs to an anonymous mapping, and zeros are valid values.
-        unsafe { advise(values.as_mut_ptr().cast(), size_of_val(values)) };
+        // What was never accessible is not resident. The page of the last accessible value has no other value.
+        let end = match range.end < self.len {
+            true => Self::bytes_of(range.end),
+            false => Self::bytes_of(self.len).next_multiple_of(rustix::param::page_size()),
+        };
+        let start = Self::bytes_of(range.start).min(end);
+        // SAFETY: the range belongs to the mapping, which is anonymous and borrowed mutably; zeros are valid values.
+        unsafe { advise(self.first.as_ptr().cast::<u8>().add(start), end - start) };
     }
 }
 

@@ -26,7 +26,7 @@ pub const COMMAND_EXTENTS: usize = 16;
 /// What a pool's records are for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Class {
-    /// Connections, channels, consumers, deliveries, and the input and output that waits.
+    /// Connections, channels, consumers and deliveries.
     Clients,
     /// Queues, exchanges, bindings, users, permissions, policies, parameters, sessions and subscriptions.
     Definitions,
@@ -194,11 +194,16 @@ impl Account {
     /// Takes `count` extents, or none. Returns whether it took them.
     pub(super) fn take(&mut self, count: usize) -> bool {
         if count > self.available() {
-            self.counts.is_refused.set(true);
+            self.note_refusal();
             return false;
         }
         self.change(self.held + count);
         true
+    }
+
+    /// Notes that a record of this pool found no extent.
+    pub(super) fn note_refusal(&self) {
+        self.counts.is_refused.set(true);
     }
 
     /// Gives `count` extents back.

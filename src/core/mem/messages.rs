@@ -68,7 +68,7 @@ pub struct Messages {
     /// Value of [`Account::given`](super::Account::given) when a message was last refused because there was no extent for it.
     refused_at: Option<u64>,
     /// Value of `frees` when idle extents were last returned because a message needed them.
-    reclaimed_at: u64,
+    reclaimed_at: Option<u64>,
     /// Pages reserved to read one message back from the disk, in addition to the part that is always reserved
     /// for reading back.
     read_back_pages: usize,
@@ -126,7 +126,7 @@ impl Messages {
             extents_unchecked_min: extents / 8,
             extents_half: extents / 2,
             refused_at: None,
-            reclaimed_at: 0,
+            reclaimed_at: None,
             read_back_pages: 0,
             assembly_pages: 0,
             assembly_pages_max: limits.assembly_bytes_max.div_ceil(PAGE_BYTES),
@@ -154,8 +154,11 @@ impl Messages {
         } else {
             self.admit(share, 0)?;
         }
-        // `admit` has checked that a slot is free.
-        let place = self.slots.take().ok_or(PoolFull::Messages)?;
+        // `admit` has checked that a slot is free. If the memory had one extent for both, the block has it.
+        let Some(place) = self.slots.take() else {
+            self.blocks.free_chain(first_block);
+            return Err(PoolFull::Memory);
+        };
         let flags = if first_block == 0 { MessageFlags::INLINE } else { MessageFlags::NONE };
         self.slots[place] = Slot {
             references: 1,
@@ -543,14 +546,11 @@ impl Messages {
         slots && blocks
     }
 
-    /// Returns all idle extents to the system, unless too few messages left since the last time.
+    /// Returns all idle extents to the system, unless no message left since the last time.
     fn reclaim(&mut self) {
-        if self.frees < self.reclaimed_at {
-            return;
+        if self.reclaimed_at.replace(self.frees) != Some(self.frees) {
+            while !self.trim() {}
         }
-        // Fewer messages than an extent has pages free no extent, so another search is not worth its time.
-        self.reclaimed_at = self.frees + PAGES_PER_EXTENT as u64;
-        while !self.trim() {}
     }
 
     /// Returns how many messages left the pool since the start.
@@ -1226,7 +1226,9 @@ impl Messages {
         if has_extents(self) {
             return Ok(());
         }
-        self.refused_at = Some(self.slots.places().account().given());
+        let account = self.slots.places().account();
+        account.note_refusal();
+        self.refused_at = Some(account.given());
         Err(PoolFull::Memory)
     }
 

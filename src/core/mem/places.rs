@@ -252,7 +252,8 @@ impl Places {
             return;
         }
         run.start -= usize::from(run.start > 0 && !self.extents.is_touched(run.start - 1));
-        run.end += usize::from(run.end < self.extents.end && !self.extents.is_touched(run.end));
+        let is_last = run.end * self.extents.places_each >= self.max;
+        run.end += usize::from(!is_last && !self.extents.is_touched(run.end));
         give_back(self.places_of(run.start).start..self.places_of(run.end - 1).end);
     }
 
@@ -403,6 +404,20 @@ mod tests {
         assert_eq!(trim(&mut places), [(0, 127)]);
         assert_eq!((places.take(), places.account().held()), (Some(128), 1));
         assert_eq!((places.take(), places.account().held()), (Some(0), 2));
+    }
+
+    /// A page at the border of two extents is returned when neither is touched, also at the top of the pool.
+    #[test]
+    fn a_returned_run_includes_the_untouched_extents_beside_it() {
+        let mut places = Places::new(100, 5_000, account(100));
+        assert_eq!(places.extents.places_each, 4);
+        assert_eq!((0..12).map_while(|_| places.take()).count(), 12);
+        (8..12).for_each(|place| places.give(place));
+        assert_eq!(trim(&mut places), [(8, 15)]);
+        (4..8).for_each(|place| places.give(place));
+        assert_eq!(trim(&mut places), [(4, 11)]);
+        (0..4).for_each(|place| places.give(place));
+        assert_eq!(trim(&mut places), [(0, 7)]);
     }
 
     /// An extent of the memory that two extents of a pool overlap is counted once, and returned with the second of them.

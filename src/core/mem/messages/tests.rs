@@ -453,3 +453,18 @@ fn a_memory_of_few_extents_refuses_and_changes_nothing() {
         );
     }
 }
+
+/// The block for long names takes the last extent, and no slot is left: the block is given back.
+#[test]
+fn a_message_that_gets_only_one_of_two_extents_changes_nothing() {
+    let mut pool = pool_of_extents(3);
+    let first = pool.begin("", b"q", Share::DeadLetter).unwrap();
+    let body_len = (PAGES_PER_EXTENT * PAGE_BYTES) as u32;
+    pool.reserve_whole(first, &[], MessageFlags::NONE, body_len, Share::DeadLetter).unwrap();
+    while pool.messages_used() < SLOTS_PER_EXTENT {
+        pool.begin("", b"q", Share::DeadLetter).unwrap();
+    }
+    let before = pool.body_bytes_used();
+    assert_eq!(pool.begin("amq.topic", &[b'k'; 250], Share::DeadLetter), Err(PoolFull::Memory));
+    assert_eq!((pool.messages_used(), pool.body_bytes_used()), (SLOTS_PER_EXTENT, before));
+}
