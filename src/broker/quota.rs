@@ -618,6 +618,11 @@ mod tests {
         quota
     }
 
+    /// Returns free capacity for this many queues, and memory for all other objects of [`quota`].
+    fn queues_free(queues: usize) -> FreeCapacity {
+        FreeCapacity { queues, exchanges: 100, bindings: 100 }
+    }
+
     /// Creates a connection of the first user.
     fn connected(quota: &mut Quota, index: usize) -> ConnectionId {
         let connection = ConnectionId::from_index(index);
@@ -658,10 +663,9 @@ mod tests {
         let mut quota = quota();
         let connection = connected(&mut quota, 0);
         let declarer = Some(quota.declarer(connection));
-        let free_count = |queues| FreeCapacity { queues, exchanges: 100, bindings: 100 };
-        quota.declare(Declared::Queue, 10, declarer, free_count(100)).unwrap();
-        quota.declare(Declared::Exchange, 20, declarer, free_count(99)).unwrap();
-        quota.declare(Declared::Binding(3), 30, declarer, free_count(99)).unwrap();
+        quota.declare(Declared::Queue, 10, declarer, queues_free(100)).unwrap();
+        quota.declare(Declared::Exchange, 20, declarer, queues_free(99)).unwrap();
+        quota.declare(Declared::Binding(3), 30, declarer, queues_free(99)).unwrap();
         assert_eq!((quota.names_bytes(), quota.exchanges()), (60, 1));
         assert_eq!(quota.fills()[0], (3, 100));
         quota.leave_vhost(connection);
@@ -682,32 +686,15 @@ mod tests {
         let connection = connected(&mut quota, 0);
         let declarer = Some(quota.declarer(connection));
         let mut count = 0;
-        while quota
-            .declare(
-                Declared::Exchange,
-                1,
-                declarer,
-                FreeCapacity { queues: 0, exchanges: 100, bindings: 100 },
-            )
-            .is_ok()
-        {
+        while quota.declare(Declared::Exchange, 1, declarer, queues_free(0)).is_ok() {
             count += 1;
         }
         assert_eq!(count, 93);
         // Durable objects are restored at start whatever the shares are.
         for _ in 93..100 {
-            quota
-                .declare(
-                    Declared::Exchange,
-                    1,
-                    None,
-                    FreeCapacity { queues: 0, exchanges: 100, bindings: 100 },
-                )
-                .unwrap();
+            quota.declare(Declared::Exchange, 1, None, queues_free(0)).unwrap();
         }
-        let fault = quota
-            .declare(Declared::Exchange, 1, None, FreeCapacity { queues: 0, exchanges: 100, bindings: 100 })
-            .unwrap_err();
+        let fault = quota.declare(Declared::Exchange, 1, None, queues_free(0)).unwrap_err();
         assert!(fault.text.contains("raise exchanges_max"), "{fault:?}");
     }
 

@@ -81,9 +81,9 @@ pub struct Fifo {
 }
 
 impl FifoPool {
-    /// Creates a pool for `entries_max` entries with a memory of its own.
+    /// Creates a pool that only the number of entries limits.
     pub fn with_entries(entries_max: usize) -> Self {
-        Self::in_memory(entries_max, &Memory::for_messages(Self::bytes(entries_max)))
+        Self::in_memory(entries_max, &Memory::unlimited())
     }
 
     /// Creates a pool for up to `entries_max` entries that shares `memory` with others.

@@ -19,8 +19,8 @@ use std::rc::Rc;
 /// takes several extents at once.
 pub const EXTENT_BYTES: usize = 16 << 10;
 
-/// Number of extents of each class that only a command which has checked all its pools can take: more than the pools that
-/// one command takes a record from.
+/// Number of extents that the checks of a class leave, for commands that have checked all their pools and now take from them:
+/// more than one command takes. Other classes can take these extents beyond the floor of the class.
 pub const COMMAND_EXTENTS: usize = 16;
 
 /// What a pool's records are for.
@@ -47,7 +47,7 @@ struct Counts {
     classes: [ClassCounts; CLASSES],
     /// Number of extents given back since the start.
     given: Cell<u64>,
-    /// Extents of each class that only a command which has checked all its pools can take.
+    /// [`COMMAND_EXTENTS`], or 0 while the broker restores what it had.
     kept: Cell<usize>,
     /// An account was refused since [`Memory::take_shortage`] was called last.
     is_refused: Cell<bool>,
@@ -76,11 +76,6 @@ impl Memory {
         };
         counts.update();
         Self(Rc::new(counts))
-    }
-
-    /// Creates a memory for messages of at least this many bytes.
-    pub fn for_messages(bytes: usize) -> Self {
-        Self::new(bytes.div_ceil(EXTENT_BYTES), [0; CLASSES])
     }
 
     /// Returns a memory without an end, for a pool of which only the number of records is limited.

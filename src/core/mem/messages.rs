@@ -97,9 +97,9 @@ impl Messages {
     /// Bytes of bookkeeping for each 4 KiB page of bodies.
     pub const PAGE_OVERHEAD_BYTES: usize = Blocks::PAGE_OVERHEAD_BYTES;
 
-    /// Creates pools with a memory of their own, which is as large as both at their maximum.
+    /// Creates pools that only their maxima limit.
     pub fn new(limits: MessageLimits) -> Self {
-        Self::in_memory(limits, &Memory::for_messages(limits.bytes()))
+        Self::in_memory(limits, &Memory::unlimited())
     }
 
     /// Creates pools that share `memory` with others.
