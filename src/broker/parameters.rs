@@ -74,6 +74,11 @@ impl Parameters {
     pub(crate) const PARAMETER_BYTES: usize =
         Slab::<ParameterRecord>::record_bytes() + PARAMETER_BYTES_MAX + 2 * 256 + 3 * 16;
 
+    /// Returns the bytes of unused places that may be resident in memory.
+    pub(crate) const fn idle_bytes(&self) -> usize {
+        self.records.idle_bytes()
+    }
+
     /// Returns unused memory to the system.
     pub(crate) fn trim(&mut self) {
         self.records.trim();

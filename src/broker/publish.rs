@@ -785,7 +785,11 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         let reservation = self.check_commit_fits(cx, channel, targets)?;
         let chunks = removal.map_or(0, |removal| removal.chunks);
-        if chunks > 0 && !self.queues.entries().may_take(reservation.chunks + chunks, 0) {
+        // The chunks are touched now, because copies of the messages (dead letters, the firehose) could take their extents
+        // before the messages are pushed.
+        if chunks > 0 && !self.queues.entries().may_take(reservation.chunks + chunks, 0)
+            || !self.queues.touch_chunks(reservation.chunks + chunks)
+        {
             return Err(out_of("queue_entries_max"));
         }
         self.republish.set_reservation(reservation);

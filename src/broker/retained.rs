@@ -145,10 +145,15 @@ impl Retained {
     pub(crate) const RECORD_BYTES: usize =
         Slab::<RetainedMessage>::record_bytes() + IndexTable::ENTRY_BYTES + 2 * 16;
 
+    /// Returns the bytes of unused places that may be resident in memory.
+    pub(crate) const fn idle_bytes(&self) -> usize {
+        self.slab.idle_bytes()
+    }
+
     /// Returns unused memory to the system.
     pub(crate) fn trim(&mut self) {
         self.slab.trim();
-        self.table.trim(self.slab.places());
+        self.table.trim(self.slab.touched());
     }
 
     pub(crate) fn new(limits: &Limits, memory: &Memory, seed: u64) -> Self {
@@ -214,7 +219,7 @@ impl Retained {
         }
         let record = RetainedMessage { vhost, key: key.into(), content, is_due: false };
         let at = self.slab.insert_checked(record);
-        self.table.insert((vhost, key), at);
+        self.table.insert((vhost, key), at, self.slab.touched());
         self.bytes += self.bytes_of(at);
         at
     }
@@ -577,8 +582,12 @@ impl Broker {
             }
             return true;
         }
-        let Ok(message) = cx.messages.begin("", key.as_bytes(), Share::Ordinary) else { return false };
         let (properties, payload) = (content.properties(), content.payload());
+        let bytes = key.len() + properties.len() + payload.len();
+        if cx.messages.check_extents(bytes, Share::Ordinary).is_err() {
+            return false;
+        }
+        let Ok(message) = cx.messages.begin("", key.as_bytes(), Share::Ordinary) else { return false };
         let len = payload.len() as u32;
         if cx.messages.reserve_content(message, properties, content.flags(), len, Share::Ordinary).is_err() {
             cx.messages.discard(message);

@@ -11,7 +11,7 @@ use foldhash::quality::FixedState;
 use leveret_core::command::{ChannelId, ConnectionId, Name, QueueId, VhostId};
 use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
-use leveret_core::mem::{Class, HashIndex, Memory, Slab};
+use leveret_core::mem::{Class, HashIndex, Memory, Slab, Touched};
 use leveret_storage::{PendingWrites, UNDELIVERED};
 
 use super::Context;
@@ -219,11 +219,17 @@ impl Broker {
         self.queues.records_mut().reset_watermarks(pending_writes, &self.access)
     }
 
-    /// Returns approximately how many bytes of system memory the pools have but do not use.
-    ///
-    /// Not all pools are counted, but [`Self::trim`] returns the memory of all.
+    /// Returns approximately how many bytes of system memory the pools have but do not use, without the tables that find their
+    /// records.
     pub const fn idle_bytes(&self) -> usize {
-        self.queues.idle_bytes() + self.topology.idle_bytes() + self.consumers.idle_bytes()
+        self.queues.idle_bytes()
+            + self.topology.idle_bytes()
+            + self.consumers.idle_bytes()
+            + self.access.idle_bytes()
+            + self.policies.idle_bytes()
+            + self.parameters.idle_bytes()
+            + self.sessions.idle_bytes()
+            + self.retained.idle_bytes()
     }
 
     /// Returns a bounded part of the unused memory to the system. Returns whether it was the last part.
@@ -708,9 +714,9 @@ impl IndexTable {
         self.index.find(self.hasher.hash_one(key), is_it)
     }
 
-    /// Adds a record. Its key must not be in the table yet.
-    pub(crate) fn insert(&mut self, key: impl Hash, index: usize) {
-        self.index.insert(self.hasher.hash_one(key), index);
+    /// Adds a record. Its key must not be in the table yet. `touched` are the places of the pool that has the record.
+    pub(crate) fn insert(&mut self, key: impl Hash, index: usize, touched: Touched) {
+        self.index.insert(self.hasher.hash_one(key), index, touched);
     }
 
     /// Removes a record from the table.
@@ -718,8 +724,8 @@ impl IndexTable {
         self.index.remove(self.hasher.hash_one(key), index);
     }
 
-    /// Returns unused memory to the system. `end` is above the index of every record.
-    pub(crate) fn trim(&mut self, end: usize) {
-        self.index.trim(end);
+    /// Returns memory to the system that is not needed for the `touched` places of the pool.
+    pub(crate) fn trim(&mut self, touched: Touched) {
+        self.index.trim(touched);
     }
 }

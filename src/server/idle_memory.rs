@@ -11,6 +11,9 @@ use leveret_core::time::{Deadline, Now};
 /// How long memory is idle before it is returned, in milliseconds. It is kept so long because another burst
 /// may follow.
 const TRIM_AFTER_MS: u64 = 1_000;
+/// Shortest time between two returns because memory is short, in milliseconds. Each examines all pools, and a class can
+/// be short for a long time.
+const SHORT_TRIM_AFTER_MS: u64 = 10;
 /// Idle memory that is kept for the next burst, in bytes.
 const IDLE_BYTES_KEPT: usize = 1 << 20;
 
@@ -22,12 +25,16 @@ pub(super) struct IdleMemory {
     is_fresh: bool,
     /// Idle bytes that remained after the last return.
     left_bytes: usize,
+    /// When memory may be returned again because it is short.
+    short_from: Deadline,
 }
 
 impl IdleMemory {
     /// Creates the state at start. Memory that the start no longer needs is returned too.
     pub(super) const fn new() -> Self {
-        Self { due: Now::from_ms(0).after_ms(TRIM_AFTER_MS), is_fresh: true, left_bytes: 0 }
+        let now = Now::from_ms(0);
+        let (due, short_from) = (now.after_ms(TRIM_AFTER_MS), now.after_ms(0));
+        Self { due, is_fresh: true, left_bytes: 0, short_from }
     }
 
     /// Returns when memory must be returned.
@@ -39,7 +46,10 @@ impl IdleMemory {
     /// `idle_bytes` are more than what is kept. While memory is short, nothing is kept.
     pub(super) fn is_due(&mut self, now: Now, idle_bytes: usize, is_short: bool) -> bool {
         if is_short && idle_bytes >= EXTENT_BYTES && idle_bytes != self.left_bytes {
-            return true;
+            self.due = self.due.min(self.short_from);
+            if self.short_from.is_due(now) {
+                self.short_from = now.after_ms(SHORT_TRIM_AFTER_MS);
+            }
         }
         if self.due == Deadline::NEVER {
             if idle_bytes > IDLE_BYTES_KEPT && idle_bytes != self.left_bytes {
@@ -81,5 +91,8 @@ mod tests {
         assert!(idle.is_due(at(9_000), IDLE_BYTES_KEPT, true), "memory is short");
         idle.note_returned(IDLE_BYTES_KEPT);
         assert!(!idle.is_due(at(9_000), IDLE_BYTES_KEPT, true), "it could not be returned");
+        assert!(!idle.is_due(at(9_001), 3 * EXTENT_BYTES, true), "not in every turn");
+        assert_eq!(idle.deadline(), at(9_000).after_ms(SHORT_TRIM_AFTER_MS));
+        assert!(idle.is_due(at(9_010), 3 * EXTENT_BYTES, false));
     }
 }

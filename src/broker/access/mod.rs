@@ -121,14 +121,22 @@ pub struct Access {
 }
 
 impl Access {
+    /// Returns the bytes of unused places that may be resident in memory.
+    pub(crate) const fn idle_bytes(&self) -> usize {
+        self.vhosts.idle_bytes()
+            + self.users.idle_bytes()
+            + self.permissions.idle_bytes()
+            + self.topic_permissions.idle_bytes()
+    }
+
     /// Returns unused memory to the system.
     pub(crate) fn trim(&mut self) {
         self.vhosts.trim();
         self.users.trim();
         self.permissions.trim();
-        self.permission_table.trim(self.permissions.places());
+        self.permission_table.trim(self.permissions.touched());
         self.topic_permissions.trim();
-        self.topic_permission_table.trim(self.topic_permissions.places());
+        self.topic_permission_table.trim(self.topic_permissions.touched());
     }
 
     pub(crate) fn new(limits: &Limits, memory: &Memory, entropy: &mut Entropy, seed: u64) -> Self {

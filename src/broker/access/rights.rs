@@ -258,7 +258,7 @@ impl Access {
                 let record = PermissionRecord { user, vhost, patterns };
                 let index = self.permissions.insert(record);
                 let index = index.map_err(|_| OperatorFault::NoCapacity("permissions_max"))?;
-                self.permission_table.insert((user, vhost), index);
+                self.permission_table.insert((user, vhost), index, self.permissions.touched());
             }
         }
         self.revision += 1;
@@ -293,7 +293,11 @@ impl Access {
                 let record = TopicPermissionRecord { user, vhost, exchange: exchange.into(), patterns };
                 let index = self.topic_permissions.insert(record);
                 let index = index.map_err(|_| OperatorFault::NoCapacity("permissions_max"))?;
-                self.topic_permission_table.insert((user, vhost, exchange), index);
+                self.topic_permission_table.insert(
+                    (user, vhost, exchange),
+                    index,
+                    self.topic_permissions.touched(),
+                );
                 self.users[user].topic_permission_count += 1;
             }
         }

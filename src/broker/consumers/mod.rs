@@ -216,7 +216,7 @@ impl Consumers {
     /// Returns unused memory to the operating system.
     pub(crate) fn trim(&mut self) {
         self.slab.trim();
-        self.table.trim(self.slab.places());
+        self.table.trim(self.slab.touched());
         self.channels.trim();
         self.connections.trim();
     }
@@ -573,7 +573,7 @@ impl Consumers {
     /// Starts a consumer that was added: it can now take messages.
     pub(crate) fn start(&mut self, work: &mut Work, queues: &mut Queues, index: usize, new: NewConsumer) {
         let (channel, queue) = (self.slab[index].channel, self.slab[index].queue);
-        self.table.insert((channel, new.tag.as_str()), index);
+        self.table.insert((channel, new.tag.as_str()), index, self.slab.touched());
         let record = &mut self.slab[index];
         record.prefetch_count = self.channels[channel.index()].prefetch_count;
         (record.tag, record.priority) = (new.tag, new.priority);

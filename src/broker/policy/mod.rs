@@ -133,6 +133,11 @@ impl Policies {
     pub(crate) const POLICY_BYTES: usize =
         Slab::<PolicyRecord>::record_bytes() + DEFINITION_BYTES_MAX + 2 * 256 + 4 * 16;
 
+    /// Returns the bytes of unused places that may be resident in memory.
+    pub(crate) const fn idle_bytes(&self) -> usize {
+        self.records.idle_bytes()
+    }
+
     /// Returns unused memory to the system.
     pub(crate) fn trim(&mut self) {
         self.records.trim();

@@ -315,6 +315,11 @@ impl Queues {
         &self.pool
     }
 
+    /// Takes the memory for this many chunks of queue entries, for which there is capacity. Returns whether it could.
+    pub(crate) fn touch_chunks(&mut self, count: usize) -> bool {
+        count == 0 || self.pool.touch_checked(count)
+    }
+
     /// Returns the minute of this turn since the start of the process.
     pub(crate) const fn minute(&self) -> u32 {
         self.minutes.now

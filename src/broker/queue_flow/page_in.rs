@@ -553,6 +553,7 @@ pub enum PageInOutcome {
 /// # Errors
 /// There is no memory for it now.
 pub(crate) fn begin_page(messages: &mut Messages, page: &ReadMessage<'_>) -> Result<MessageId, PoolFull> {
+    messages.check_extents(page.bytes(), Share::ReadBack)?;
     let message = messages.begin(page.exchange, page.routing_key, Share::ReadBack)?;
     let flags = MessageFlags::PERSISTENT.with(MessageFlags::STORED);
     let properties = Properties::trusted(page.properties);

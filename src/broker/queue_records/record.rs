@@ -462,7 +462,7 @@ impl Records {
         self.dead_lettering += u32::from(record.dead_letters_logged());
         self.has_deadlines |= record.settings.may_expire;
         let index = self.slab.insert(record).map_err(|_| out_of("queues_max"))?;
-        self.table.insert((vhost, &*name), index);
+        self.table.insert((vhost, &*name), index, self.slab.touched());
         Ok(QueueId::from_index(index))
     }
 
@@ -568,7 +568,7 @@ impl Records {
     /// Returns unused memory to the operating system.
     pub(crate) fn trim(&mut self) {
         self.slab.trim();
-        self.table.trim(self.slab.places());
+        self.table.trim(self.slab.touched());
     }
 
     /// Removes a queue from the ready list. Returns whether it was there.

@@ -399,10 +399,15 @@ impl Sessions {
         + 2 * size_of::<SessionId>()
         + Wills::LATE_BYTES;
 
+    /// Returns the bytes of unused places that may be resident in memory.
+    pub(crate) const fn idle_bytes(&self) -> usize {
+        self.slab.idle_bytes()
+    }
+
     /// Returns unused memory to the system.
     pub(crate) fn trim(&mut self) {
         self.slab.trim();
-        self.table.trim(self.slab.places());
+        self.table.trim(self.slab.touched());
     }
 
     pub(crate) fn new(limits: &Limits, memory: &Memory, seed: u64) -> Self {
@@ -539,7 +544,7 @@ impl Sessions {
     fn insert(&mut self, session: Session) -> Option<SessionId> {
         let index = self.slab.insert(session).ok()?;
         let record = &self.slab[index];
-        self.table.insert((record.vhost, &*record.client_id), index);
+        self.table.insert((record.vhost, &*record.client_id), index, self.slab.touched());
         Some(SessionId::from_index(index))
     }
 

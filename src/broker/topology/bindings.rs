@@ -156,7 +156,7 @@ impl Topology {
             node_links: Links::default(),
         };
         let index = self.bindings.insert_checked(record);
-        self.binding_table.insert(new, index);
+        self.binding_table.insert(new, index, self.bindings.touched());
         let outgoing = &mut self.exchanges[new.source.index()].bindings;
         outgoing.push_back(&mut self.bindings, index, |binding| &mut binding.source_links);
         let incoming = incoming(&mut self.exchanges, queues, new.destination);

@@ -145,9 +145,9 @@ impl Topology {
     /// Returns unused memory to the system.
     pub(crate) fn trim(&mut self) {
         self.exchanges.trim();
-        self.exchange_table.trim(self.exchanges.places());
+        self.exchange_table.trim(self.exchanges.touched());
         self.bindings.trim();
-        self.binding_table.trim(self.bindings.places());
+        self.binding_table.trim(self.bindings.touched());
         self.pair_index.trim();
         self.trie.trim();
     }
@@ -521,7 +521,7 @@ impl Topology {
             is_deleted: false,
         };
         let index = self.exchanges.insert_checked(record);
-        self.exchange_table.insert((new.vhost, declaration.exchange), index);
+        self.exchange_table.insert((new.vhost, declaration.exchange), index, self.exchanges.touched());
         self.revise();
         ExchangeId::from_index(index)
     }

@@ -736,7 +736,7 @@ impl Trie {
             return child;
         }
         let child = self.insert(Some(parent), word);
-        self.table.insert((parent as u32, word), child);
+        self.table.insert((parent as u32, word), child, self.nodes.touched());
         let record = &mut self.nodes[parent];
         record.children += 1;
         match word {
@@ -768,7 +768,7 @@ impl Trie {
     /// Returns unused memory to the system.
     pub(super) fn trim(&mut self) {
         self.nodes.trim();
-        self.table.trim(self.nodes.places());
+        self.table.trim(self.nodes.touched());
     }
 }
 

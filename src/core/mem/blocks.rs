@@ -113,7 +113,7 @@ impl Blocks {
         let give_back = |run: core::ops::Range<usize>| {
             bytes.give_back(run.start * PAGE_BYTES..run.end * PAGE_BYTES);
         };
-        let next = self.places.trim(self.trim_at, TRIM_EXTENTS, give_back);
+        let next = self.places.trim(self.trim_at, TRIM_EXTENTS, 0, give_back);
         self.trim_at = next.unwrap_or(0);
         next.is_none()
     }

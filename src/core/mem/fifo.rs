@@ -163,11 +163,18 @@ impl FifoPool {
 
     /// Returns one bounded part of the idle memory to the system. Returns whether that was the last part.
     pub fn trim(&mut self) -> bool {
-        self.chunks.trim()
+        self.chunks.trim(READ_BACK_CHUNKS)
     }
 
+    /// Makes sure that `count` chunks can be taken, and leaves [`READ_BACK_CHUNKS`] free ones. The caller has checked
+    /// [`Self::may_take`]. Returns whether they can.
+    pub fn touch_checked(&mut self, count: usize) -> bool {
+        self.chunks.touch_checked(count + READ_BACK_CHUNKS)
+    }
+
+    /// Takes a chunk, which may be one of [`READ_BACK_CHUNKS`].
     fn take(&mut self) -> Option<u32> {
-        let chunk = self.chunks.take()?;
+        let chunk = self.chunks.take_checked()?;
         self.chunks[chunk].next = 0;
         Some(chunk as u32 + 1)
     }
@@ -218,7 +225,7 @@ impl Fifo {
     /// Appends an entry. Returns `false` if the pool has no chunk for it.
     #[must_use]
     pub fn push(&mut self, pool: &mut FifoPool, entry: QueueEntry) -> bool {
-        if self.needs_chunk() && pool.chunks_free() == 0 {
+        if self.needs_chunk() && !pool.touch_checked(1) {
             return false;
         }
         self.push_read_back(pool, entry)

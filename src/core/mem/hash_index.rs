@@ -17,6 +17,7 @@ use bytemuck::Zeroable;
 
 use super::mapped::Region;
 use super::memory::{Account, Class, EXTENT_BYTES, Memory};
+use super::places::Touched;
 
 #[derive(Clone, Copy, Debug, Zeroable)]
 struct Entry {
@@ -72,16 +73,20 @@ impl HashIndex {
         None
     }
 
-    /// Adds a record, which must not be in the table yet.
+    /// Adds a record, which must not be in the table yet. `touched` are the places of its pool.
+    ///
+    /// The table takes memory for all records that the pool can have in its touched extents. It does so together with the
+    /// command for which the pool touched the extent: a later one finds a free place in the pool, and checks for no memory.
     ///
     /// # Panics
     /// Panics if the memory has no extent for it. The caller has checked the capacity of its pool, which leaves
     /// [`COMMAND_EXTENTS`](super::COMMAND_EXTENTS).
-    pub fn insert(&mut self, hash: u64, index: usize) {
+    pub fn insert(&mut self, hash: u64, index: usize, touched: Touched) {
+        let is_covered = self.buckets.cover(touched.count) && self.entries.cover(touched.end);
+        assert!(is_covered, "a command checks for the memory that it needs");
         if self.len == self.count {
             self.split();
         }
-        assert!(self.entries.cover(index + 1), "a command checks for the memory that it needs");
         let hash = hash as u32;
         let bucket = self.bucket_of(hash);
         let first = &mut self.buckets.values[bucket];
@@ -118,10 +123,10 @@ impl HashIndex {
         }
     }
 
-    /// Returns unused memory to the system. `end` is above the index of every record.
-    pub fn trim(&mut self, end: usize) {
-        self.buckets.uncover(self.count);
-        self.entries.uncover(end);
+    /// Returns memory to the system that is not needed for the `touched` places of the pool.
+    pub fn trim(&mut self, touched: Touched) {
+        self.buckets.uncover(self.count.max(touched.count));
+        self.entries.uncover(touched.end);
     }
 
     #[inline]
@@ -138,7 +143,6 @@ impl HashIndex {
     /// Adds a bucket, and moves records to it from the bucket in which they were.
     fn split(&mut self) {
         let new = self.count;
-        assert!(self.buckets.cover(new + 1), "a command checks for the memory that it needs");
         self.buckets.values[new] = 0;
         self.set_count(new + 1);
         if new == 0 {
@@ -191,7 +195,7 @@ impl<T: Zeroable> Table<T> {
     /// Makes at least the first `count` values usable. Returns `false` if the memory has no extent for them.
     fn cover(&mut self, count: usize) -> bool {
         let extents = Self::extents_of(count);
-        (extents <= self.account.held() || self.account.take(extents - self.account.held()))
+        (extents <= self.account.held() || self.account.take_checked(extents - self.account.held()))
             && self.values.open(count)
     }
 
@@ -204,8 +208,9 @@ impl<T: Zeroable> Table<T> {
         }
     }
 
-    const fn extents_of(count: usize) -> usize {
-        (count * size_of::<T>()).div_ceil(EXTENT_BYTES)
+    fn extents_of(count: usize) -> usize {
+        let unit = rustix::param::page_size().max(EXTENT_BYTES);
+        (count * size_of::<T>()).div_ceil(unit) * (unit / EXTENT_BYTES)
     }
 }
 
@@ -238,7 +243,7 @@ mod tests {
             let is_filling = step / 20_000 % 2 == 0;
             let key = (index as u64 / 3) * 64;
             if !keys.contains_key(&index) && is_filling {
-                table.insert(hash_of(key), index);
+                table.insert(hash_of(key), index, Touched { end: index + 1, count: keys.len() + 1 });
                 keys.insert(index, key);
             } else if let Some(key) = keys.remove(&index) {
                 table.remove(hash_of(key), index);
@@ -248,7 +253,7 @@ mod tests {
             assert!(table.count <= 2 * table.len + 2 && table.count >= table.len, "{} buckets", table.count);
             if step % 500 == 0 {
                 let end = keys.last_key_value().map_or(0, |(last, _)| last + 1);
-                table.trim(end);
+                table.trim(Touched { end, count: keys.len() });
                 for probe in (0..20_000).step_by(61) {
                     let found = table.find(hash_of(probe as u64 / 3 * 64), |at| at == probe);
                     assert_eq!(found, keys.contains_key(&probe).then_some(probe));
@@ -259,7 +264,7 @@ mod tests {
             table.remove(hash_of(key), index);
         }
         assert_eq!((table.len, table.find(0, |_| true)), (0, None));
-        table.trim(0);
+        table.trim(Touched { end: 0, count: 0 });
         assert!(memory.extents_used() <= 1, "one bucket may stay");
     }
 }

@@ -8,9 +8,15 @@
 //! Each pool belongs to a class. A class has a floor: other classes cannot take that part, even while it is unused.
 //! So clients can log in, consume and acknowledge although messages or definitions use all other memory.
 //!
+//! A command takes records of several pools, and must not fail after it took the first one. So it first checks all pools.
+//! These checks leave [`COMMAND_EXTENTS`], and only a command that has passed them takes from these. While some of them
+//! are used, a check succeeds only if the pool needs no further extent. So a command either finds all of them, or
+//! needs none.
+//!
 //! # Invariants
-//! - The extents of all pools together are at most the extents of the memory.
-//! - A class can always reach its floor, and a pool its own.
+//! - The extents of all pools together are at most the extents of the memory. Only a start with less memory than before may
+//!   take up to [`COMMAND_EXTENTS`] more.
+//! - A class can always reach its floor, and a pool its own, except for what one command took of [`COMMAND_EXTENTS`].
 
 use core::cell::Cell;
 use std::rc::Rc;
@@ -19,9 +25,9 @@ use std::rc::Rc;
 /// takes several extents at once.
 pub const EXTENT_BYTES: usize = 16 << 10;
 
-/// Number of extents that the checks of a class leave, for commands that have checked all their pools and now take from them:
-/// more than one command takes. Other classes can take these extents beyond the floor of the class.
-pub const COMMAND_EXTENTS: usize = 16;
+/// Number of extents that only commands can take that have checked all their pools: more than one command needs. A declaration
+/// needs up to three for each table that it changes, and a message one for each 64 queues.
+pub const COMMAND_EXTENTS: usize = 24;
 
 /// What a pool's records are for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,8 +53,10 @@ struct Counts {
     classes: [ClassCounts; CLASSES],
     /// Number of extents given back since the start.
     given: Cell<u64>,
-    /// [`COMMAND_EXTENTS`], or 0 while the broker restores what it had.
-    kept: Cell<usize>,
+    /// Extents that a kernel's page has: all counts are multiples of this.
+    unit: usize,
+    /// The broker restores what it had before its start.
+    is_restoring: Cell<bool>,
     /// An account was refused since [`Memory::take_shortage`] was called last.
     is_refused: Cell<bool>,
 }
@@ -58,20 +66,27 @@ struct ClassCounts {
     floor: usize,
     /// Extents of all its pools; of a pool that has not reached its own floor, that floor.
     used: Cell<usize>,
-    /// Extents that its pools can take beyond their own floors.
+    /// Extents that its pools can take beyond their own floors, without [`COMMAND_EXTENTS`].
     available: Cell<usize>,
 }
 
 impl Memory {
     /// Creates a memory of this many extents. `floors` are extents that only the pools of a class can take, in the order of
-    /// [`Class`]; their sum is at most `extents`.
+    /// [`Class`]; their sum is at most `extents`. If a page of the kernel is larger than an extent, all are rounded down to
+    /// whole pages.
     pub fn new(extents: usize, floors: [usize; CLASSES]) -> Self {
-        let class = |floor| ClassCounts { floor, used: Cell::new(0), available: Cell::new(0) };
+        Self::with_unit(extents, floors, rustix::param::page_size().div_ceil(EXTENT_BYTES))
+    }
+
+    fn with_unit(extents: usize, floors: [usize; CLASSES], unit: usize) -> Self {
+        let whole = |extents: usize| extents / unit * unit;
+        let class = |floor| ClassCounts { floor: whole(floor), used: Cell::new(0), available: Cell::new(0) };
         let counts = Counts {
-            extents,
+            extents: whole(extents),
             classes: floors.map(class),
             given: Cell::new(0),
-            kept: Cell::new(COMMAND_EXTENTS),
+            unit,
+            is_restoring: Cell::new(false),
             is_refused: Cell::new(false),
         };
         counts.update();
@@ -83,18 +98,22 @@ impl Memory {
         Self::new(usize::MAX / 2, [0; CLASSES])
     }
 
-    /// Opens the account of a pool. `floor` is the number of extents that the pool can always take.
+    /// Opens the account of a pool. `floor` is the number of extents, or of pages of the kernel if these are larger, that
+    /// the pool can always take.
     pub fn account(&self, class: Class, floor: usize) -> Account {
+        let floor = floor * self.0.unit;
         let used = &self.0.classes[class as usize].used;
         used.set(used.get() + floor);
         self.0.update();
         Account { counts: Rc::clone(&self.0), class, held: 0, floor }
     }
 
-    /// Sets whether the broker restores what it had before its start. The checks for capacity then leave no extents: commands
-    /// that have checked their pools may have taken the last ones.
+    /// Sets whether the broker restores what it had before its start. The checks for capacity then leave no extents, because
+    /// commands may have taken the last ones before. A command that has passed them may take more than there are, because
+    /// there may be less memory than before.
     pub fn set_restoring(&self, is_restoring: bool) {
-        self.0.kept.set(if is_restoring { 0 } else { COMMAND_EXTENTS });
+        self.0.is_restoring.set(is_restoring);
+        self.0.update();
     }
 
     /// Returns the number of extents that all pools hold together, own floors that they have not reached included.
@@ -105,7 +124,7 @@ impl Memory {
     /// Returns whether idle extents should be returned at once, because another pool needs them: an account was refused one
     /// since the last call, or a class has few left.
     pub fn take_shortage(&self) -> bool {
-        let has_few = |class: &ClassCounts| class.available.get() < 2 * COMMAND_EXTENTS;
+        let has_few = |class: &ClassCounts| class.available.get() < COMMAND_EXTENTS;
         self.0.is_refused.replace(false) || self.0.classes.iter().any(has_few)
     }
 }
@@ -113,12 +132,23 @@ impl Memory {
 impl Counts {
     /// Computes again what each class can take.
     fn update(&self) {
-        let reserved = |class: &ClassCounts| class.used.get().max(class.floor);
-        let all: usize = self.classes.iter().map(reserved).sum();
+        let all = self.reserved();
+        let kept = if self.is_restoring.get() { 0 } else { COMMAND_EXTENTS * self.unit };
         for class in &self.classes {
-            let others = all - reserved(class);
-            class.available.set(self.extents.saturating_sub(others + class.used.get()));
+            let others = all - class.reserved();
+            class.available.set(self.extents.saturating_sub(others + class.used.get() + kept));
         }
+    }
+
+    /// Returns the extents that are used, or that only one class can take.
+    fn reserved(&self) -> usize {
+        self.classes.iter().map(ClassCounts::reserved).sum()
+    }
+}
+
+impl ClassCounts {
+    fn reserved(&self) -> usize {
+        self.used.get().max(self.floor)
     }
 }
 
@@ -150,22 +180,22 @@ impl Account {
         if self.held > self.floor { self.held } else { self.floor }
     }
 
-    /// Returns how many more extents this pool can take.
+    /// Returns how many more extents this pool can take so that [`COMMAND_EXTENTS`] stay.
     #[inline]
     pub fn available(&self) -> usize {
-        self.floor.saturating_sub(self.held) + self.shared()
+        self.own() + self.shared()
     }
 
-    /// Returns how many more extents each pool of this class can take beyond its own floor.
+    /// Returns how many more extents this pool can take up to its own floor.
+    #[inline]
+    pub const fn own(&self) -> usize {
+        self.floor.saturating_sub(self.held)
+    }
+
+    /// Returns how many more extents each pool of this class can take beyond its own floor, so that [`COMMAND_EXTENTS`] stay.
     #[inline]
     pub fn shared(&self) -> usize {
         self.class().available.get()
-    }
-
-    /// Returns how many extents this pool can take so that [`COMMAND_EXTENTS`] stay for commands that have begun.
-    #[inline]
-    pub fn unkept(&self) -> usize {
-        self.shared().saturating_sub(self.counts.kept.get())
     }
 
     /// Returns how many extents other pools of the class could take if this pool returned its idle ones, with
@@ -189,6 +219,20 @@ impl Account {
     /// Takes `count` extents, or none. Returns whether it took them.
     pub(super) fn take(&mut self, count: usize) -> bool {
         if count > self.available() {
+            self.note_refusal();
+            return false;
+        }
+        self.change(self.held + count);
+        true
+    }
+
+    /// Takes `count` extents, or none, for a command that has checked all its pools: it may take from
+    /// [`COMMAND_EXTENTS`]. Returns whether it took them.
+    pub(super) fn take_checked(&mut self, count: usize) -> bool {
+        let class = self.class();
+        let others = self.counts.reserved() - class.reserved();
+        let left = self.counts.extents.saturating_sub(others + class.used.get()) + self.own();
+        if count > left && !self.counts.is_restoring.get() {
             self.note_refusal();
             return false;
         }
@@ -226,16 +270,11 @@ mod tests {
 
     #[test]
     fn a_class_takes_what_is_free_but_not_the_floors_of_others() {
-        let memory = Memory::new(100, [10, 20, 30]);
+        let memory = Memory::new(100 + COMMAND_EXTENTS, [10, 20, 30]);
         let [mut clients, mut definitions, mut messages] =
             [Class::Clients, Class::Definitions, Class::Messages].map(|class| memory.account(class, 0));
         assert_eq!([clients.available(), definitions.available(), messages.available()], [50, 60, 70]);
-        assert!(
-            !memory.take_shortage()
-                && !messages.take(71)
-                && memory.take_shortage()
-                && !memory.take_shortage()
-        );
+        assert!(!messages.take(71) && memory.take_shortage());
         assert!(messages.take(70));
         assert_eq!([clients.available(), definitions.available(), messages.available()], [10, 20, 0]);
         assert!(clients.take(10) && definitions.take(20));
@@ -243,11 +282,12 @@ mod tests {
         messages.give(45);
         assert_eq!([clients.available(), definitions.available(), messages.available()], [40, 40, 45]);
         assert_eq!((messages.given(), messages.held(), messages.class_max()), (45, 25, 70));
+        assert!(memory.take_shortage() && !memory.take_shortage(), "no class has few");
     }
 
     #[test]
     fn a_pool_can_always_take_its_own_floor() {
-        let memory = Memory::new(10, [0; CLASSES]);
+        let memory = Memory::new(10 + COMMAND_EXTENTS, [0; CLASSES]);
         let mut large = memory.account(Class::Messages, 0);
         let mut small = memory.account(Class::Messages, 2);
         assert_eq!((large.available(), small.available()), (8, 10));
@@ -255,5 +295,37 @@ mod tests {
         assert!(small.take(2) && !small.take(1));
         small.give(2);
         assert_eq!((large.available(), small.available()), (0, 2));
+    }
+
+    /// What a command took of the kept extents is missing for the checks of all classes, and other takes do not get it.
+    #[test]
+    fn a_command_that_has_passed_its_checks_finds_its_extents() {
+        let memory = Memory::new(100, [10, 10, 10]);
+        let [mut clients, mut definitions, mut messages] =
+            [Class::Clients, Class::Definitions, Class::Messages].map(|class| memory.account(class, 0));
+        assert!(messages.take(messages.available()) && !messages.take(1));
+        assert!(definitions.take(10) && !definitions.take(1));
+        assert!(definitions.take_checked(COMMAND_EXTENTS - 1) && clients.take_checked(11));
+        assert!(!clients.take_checked(1) && !messages.take_checked(1) && memory.extents_used() == 100);
+        messages.give(COMMAND_EXTENTS);
+        assert!(
+            !messages.take(1) && !definitions.take(1),
+            "the kept extents are there again before any other"
+        );
+        memory.set_restoring(true);
+        assert!(clients.take(COMMAND_EXTENTS) && !clients.take(1));
+        assert!(clients.take_checked(1), "a start may have less memory than before");
+        memory.set_restoring(false);
+        assert_eq!((clients.available(), messages.available()), (0, 0));
+    }
+
+    #[test]
+    fn pages_of_four_extents_are_taken_whole() {
+        let memory = Memory::with_unit(203, [11, 0, 7], 4);
+        let mut messages = memory.account(Class::Messages, 1);
+        let definitions = memory.account(Class::Definitions, 0);
+        assert_eq!([messages.own(), messages.available() % 4, definitions.available() % 4], [4, 0, 0]);
+        assert!(messages.take(messages.available()) && messages.available() == 0);
+        assert_eq!(memory.extents_used() % 4, 0);
     }
 }

@@ -65,8 +65,8 @@ pub struct Messages {
     extents_unchecked_min: usize,
     /// Half of the extents that there can be while nothing else uses memory.
     extents_half: usize,
-    /// Value of [`Account::given`](super::Account::given) when a message was last refused because there was no extent for it.
-    refused_at: Option<u64>,
+    /// The extents that were available when a message was last refused because it found too few.
+    refused_with: Option<usize>,
     /// Value of `frees` when idle extents were last returned because a message needed them.
     reclaimed_at: Option<u64>,
     /// Pages reserved to read one message back from the disk, in addition to the part that is always reserved
@@ -125,7 +125,7 @@ impl Messages {
             pages_unchecked_max: unchecked_max(pages_max),
             extents_unchecked_min: extents / 8,
             extents_half: extents / 2,
-            refused_at: None,
+            refused_with: None,
             reclaimed_at: None,
             read_back_pages: 0,
             assembly_pages: 0,
@@ -138,6 +138,27 @@ impl Messages {
             assembly_left: 0,
             releases: 0,
         }
+    }
+
+    /// Checks whether the memory has the extents for a whole message of `stream_len` bytes: names, properties and body. A
+    /// caller that would discard a message for which there is no memory checks this first. Otherwise the extent that the
+    /// discarded message gives back would look like new memory, and the caller would try again without end.
+    ///
+    /// # Errors
+    /// The memory has too few extents.
+    pub fn check_extents(&mut self, stream_len: usize, share: Share) -> Result<(), PoolFull> {
+        let pages = if stream_len <= INLINE_BYTES { 0 } else { Blocks::pages_for(stream_len) };
+        let kept_bytes =
+            self.slots_kept_from(share) * MESSAGE_SLOT_BYTES + self.pages_kept_from(share, None) * PAGE_BYTES;
+        self.find_extents(|messages| {
+            let (slots, blocks) = (messages.slots.places(), messages.blocks.places());
+            let is_unit_free = pages == 1 && messages.blocks.has_free_units();
+            let pages = if is_unit_free { 0 } else { pages.saturating_sub(blocks.free()) };
+            let for_slot = usize::from(slots.free() == 0).saturating_sub(slots.account().own());
+            let for_pages = pages.div_ceil(PAGES_PER_EXTENT).saturating_sub(blocks.account().own());
+            let needed = for_slot + for_pages;
+            needed == 0 || needed + kept_bytes / EXTENT_BYTES <= slots.account().shared()
+        })
     }
 
     /// Begins a message. The caller owns the first reference.
@@ -542,7 +563,7 @@ impl Messages {
 
     /// Returns one bounded part of the idle memory to the system. Returns whether that was the last part.
     pub fn trim(&mut self) -> bool {
-        let (slots, blocks) = (self.slots.trim(), self.blocks.trim());
+        let (slots, blocks) = (self.slots.trim(0), self.blocks.trim());
         slots && blocks
     }
 
@@ -769,8 +790,10 @@ impl Messages {
         flags: MessageFlags,
         share: Share,
     ) -> Result<MessageId, PoolFull> {
-        let copy = self.begin(exchange, routing_key, share)?;
         let body_len = self.body_len(id);
+        let names_len = exchange.len() + routing_key.len();
+        self.check_extents(names_len + properties.len() + body_len as usize, share)?;
+        let copy = self.begin(exchange, routing_key, share)?;
         if let Err(full) = self.reserve_whole(copy, properties, flags, body_len, share) {
             self.discard(copy);
             return Err(full);
@@ -1228,14 +1251,14 @@ impl Messages {
         }
         let account = self.slots.places().account();
         account.note_refusal();
-        self.refused_at = Some(account.given());
+        self.refused_with = Some(account.available());
         Err(PoolFull::Memory)
     }
 
-    /// Returns whether a message found no extent, and neither an extent was given back nor is there one now.
+    /// Returns whether a message found too few extents, and there are no more now.
     fn lacks_extents(&self) -> bool {
-        let account = self.slots.places().account();
-        self.refused_at == Some(account.given()) && account.available() <= self.extents_unchecked_min
+        let available = self.slots.places().account().available();
+        self.refused_with.is_some_and(|had| available <= had) && available <= self.extents_unchecked_min
     }
 
     /// Returns the pool that has less free for ordinary publishers, relative to its size; the memory, if that is why.

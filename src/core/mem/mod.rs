@@ -38,6 +38,7 @@ pub use memory::{Account, COMMAND_EXTENTS, Class, EXTENT_BYTES, Memory};
 pub use messages::{
     Cursor, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, Messages, PoolFull, Share,
 };
+pub use places::Touched;
 pub use pool::{Links, LinksOf, List, Slab};
 
 /// Maximum length of a name in bytes (AMQP short string).

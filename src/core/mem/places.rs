@@ -40,6 +40,14 @@ pub(super) struct Places {
     extents: Extents,
 }
 
+/// The places of a pool's touched extents.
+#[derive(Clone, Copy, Debug)]
+pub struct Touched {
+    /// All of them are below this one.
+    pub(super) end: usize,
+    pub(super) count: usize,
+}
+
 /// The extents of a pool.
 ///
 /// The size of a record rarely divides that of the memory's extents. So an extent of a pool is the smallest number of
@@ -126,6 +134,11 @@ impl Places {
         self.max - self.extents.places
     }
 
+    /// Returns the places of the touched extents.
+    pub(super) const fn touched(&self) -> Touched {
+        Touched { end: self.end(), count: self.extents.places }
+    }
+
     /// Returns how many more places can be used with the memory that is available now.
     pub(super) fn obtainable(&self) -> usize {
         self.obtainable_with(self.extents.account.available())
@@ -140,9 +153,35 @@ impl Places {
     /// Takes the lowest free place. If the touched extents have none, touches another one.
     #[inline]
     pub(super) fn take(&mut self) -> Option<usize> {
-        if self.free == 0 && !self.touch() {
+        if self.free == 0 && !self.touch(Account::take) {
             return None;
         }
+        self.take_touched()
+    }
+
+    /// Takes the lowest free place for a command that has checked all its pools. The pool may take one of
+    /// [`COMMAND_EXTENTS`](super::COMMAND_EXTENTS).
+    #[inline]
+    pub(super) fn take_checked(&mut self) -> Option<usize> {
+        if self.free == 0 && !self.touch(Account::take_checked) {
+            return None;
+        }
+        self.take_touched()
+    }
+
+    /// Touches extents until at least `count` places are free, for a command that has checked all its pools. Returns
+    /// whether they are.
+    pub(super) fn touch_checked(&mut self, count: usize) -> bool {
+        while self.free < count {
+            if !self.touch(Account::take_checked) {
+                return false;
+            }
+        }
+        true
+    }
+
+    #[inline]
+    fn take_touched(&mut self) -> Option<usize> {
         if self.bits[self.low] == 0 {
             self.low = self.lowest()?;
         }
@@ -199,9 +238,10 @@ impl Places {
 
     /// Touches the lowest extent that is not touched. Returns `false` if there is none, or no memory for it.
     #[cold]
-    fn touch(&mut self) -> bool {
+    fn touch(&mut self, take: fn(&mut Account, usize) -> bool) -> bool {
         let Some(extent) = self.extents.lowest_untouched(self.max) else { return false };
-        if !self.extents.account.take(self.extents.cost(extent)) {
+        let cost = self.extents.cost(extent);
+        if !take(&mut self.extents.account, cost) {
             return false;
         }
         let places = self.places_of(extent);
@@ -220,18 +260,22 @@ impl Places {
         start..(start + self.extents.places_each).min(self.max)
     }
 
-    /// Returns extents without a used place, of the `count` extents from `start` on. Calls `give_back` with the places of
-    /// each run of them. Returns the end of the extents that it looked at, or `None` if no touched extent is above it.
+    /// Returns extents without a used place, of the `count` extents from `start` on, but leaves `free_min` free places if any
+    /// place is used. Calls `give_back` with the places of each run of them. Returns the end of the extents that it looked
+    /// at, or `None` if no touched extent is above it.
     pub(super) fn trim(
         &mut self,
         start: usize,
         count: usize,
+        free_min: usize,
         mut give_back: impl FnMut(Range<usize>),
     ) -> Option<usize> {
         let end = start.saturating_add(count).min(self.extents.end);
+        let free_min = if self.used() == 0 { 0 } else { free_min };
         let mut run = start..start;
         for extent in start..end {
-            if self.extents.is_touched(extent) && self.is_unused(extent) {
+            let is_idle = self.extents.is_touched(extent) && self.is_unused(extent);
+            if is_idle && self.free - self.places_of(extent).len() >= free_min {
                 self.release(extent);
                 run.end = extent + 1;
             } else {
@@ -342,13 +386,13 @@ fn words_of(bits: Range<usize>) -> impl Iterator<Item = (usize, usize)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::memory::{Class, Memory};
+    use super::super::memory::{COMMAND_EXTENTS, Class, Memory};
     use super::*;
     use std::collections::BTreeSet;
 
     /// Returns places of which an extent has `each`, with the memory for `extents` extents.
     fn places(max: usize, each: usize, extents: usize) -> Places {
-        let memory = Memory::new(extents, [0; 3]);
+        let memory = Memory::new(extents + COMMAND_EXTENTS, [0; 3]);
         let account = memory.account(Class::Messages, 0);
         let place_bytes = EXTENT_BYTES / each;
         Places::new(max, place_bytes, account)
@@ -357,7 +401,7 @@ mod tests {
     /// Returns the first and the last place of each run that was returned to the system.
     fn trim(places: &mut Places) -> Vec<(usize, usize)> {
         let mut runs = Vec::new();
-        assert_eq!(places.trim(0, usize::MAX, |run| runs.push((run.start, run.end - 1))), None);
+        assert_eq!(places.trim(0, usize::MAX, 0, |run| runs.push((run.start, run.end - 1))), None);
         runs
     }
 
@@ -485,7 +529,7 @@ mod tests {
     }
 
     fn account(extents: usize) -> Account {
-        Memory::new(extents, [0; 3]).account(Class::Messages, 0)
+        Memory::new(extents + COMMAND_EXTENTS, [0; 3]).account(Class::Messages, 0)
     }
 
     /// Returns the bytes of a place of which an extent has exactly `each`, which then overlap no others.

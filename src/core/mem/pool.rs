@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::mapped::{Place, Region, lazy_zeroed};
 use super::memory::{Account, Class, Memory};
-use super::places::Places;
+use super::places::{Places, Touched};
 
 /// A pool of records of one type, addressed by index.
 ///
@@ -65,15 +65,13 @@ impl<T> Slab<T> {
     /// fails after the first one has succeeded.
     #[inline]
     pub fn free_count(&self) -> usize {
-        self.places.obtainable_with(self.places.account().unkept())
+        self.places.obtainable()
     }
 
     /// Inserts a record at the lowest free index. Returns the record if [`Self::free_count`] is 0.
     pub fn insert(&mut self, record: T) -> Result<usize, T> {
-        if self.places.free() == 0 && self.places.account().unkept() == 0 {
-            return Err(record);
-        }
-        self.put(record)
+        let index = self.places.take();
+        self.put(index, record)
     }
 
     /// Inserts a record for which the caller has checked [`Self::free_count`]. It may take one of the extents that the check
@@ -82,14 +80,20 @@ impl<T> Slab<T> {
     /// # Panics
     /// Panics if the pool is full, which is a bug of the caller.
     pub fn insert_checked(&mut self, record: T) -> usize {
-        match self.put(record) {
+        let index = self.places.take_checked();
+        match self.put(index, record) {
             Ok(index) => index,
             Err(_) => panic!("a command checks for the capacity that it needs"),
         }
     }
 
-    fn put(&mut self, record: T) -> Result<usize, T> {
-        let Some(index) = self.places.take() else { return Err(record) };
+    /// Returns which places are in touched extents: an index of the records has memory for all of them.
+    pub const fn touched(&self) -> Touched {
+        self.places.touched()
+    }
+
+    fn put(&mut self, index: Option<usize>, record: T) -> Result<usize, T> {
+        let Some(index) = index else { return Err(record) };
         if index >= self.records.len() && !self.records.open(index + 1) {
             self.places.give(index);
             return Err(record);
@@ -126,7 +130,7 @@ impl<T> Slab<T> {
     /// Returns the memory of unused extents to the system.
     pub fn trim(&mut self) {
         let records = &mut self.records;
-        self.places.trim(0, usize::MAX, |run| records.give_back(run));
+        self.places.trim(0, usize::MAX, 0, |run| records.give_back(run));
     }
 
     /// Returns the record at this index, if there is one.
@@ -403,6 +407,23 @@ impl<T: Pod> PlainPool<T> {
     #[inline]
     pub(super) fn take(&mut self) -> Option<usize> {
         let place = self.places.take()?;
+        self.open(place)
+    }
+
+    /// Takes a place for a command that has checked all its pools. See [`Places::take_checked`].
+    #[inline]
+    pub(super) fn take_checked(&mut self) -> Option<usize> {
+        let place = self.places.take_checked()?;
+        self.open(place)
+    }
+
+    /// Touches extents until at least `count` places are free. See [`Places::touch_checked`].
+    pub(super) fn touch_checked(&mut self, count: usize) -> bool {
+        self.places.touch_checked(count)
+    }
+
+    #[inline]
+    fn open(&mut self, place: usize) -> Option<usize> {
         if place >= self.data.len() && !self.data.open(place + 1) {
             self.places.give(place);
             return None;
@@ -421,10 +442,11 @@ impl<T: Pod> PlainPool<T> {
         self.places.free() * size_of::<T>()
     }
 
-    /// Returns idle extents to the system, one bounded part per call. Returns whether it reached the end.
-    pub(super) fn trim(&mut self) -> bool {
+    /// Returns idle extents to the system, one bounded part per call, but leaves `free_min` free places if any place is
+    /// used. Returns whether it reached the end.
+    pub(super) fn trim(&mut self, free_min: usize) -> bool {
         let data = &mut self.data;
-        let next = self.places.trim(self.trim_at, TRIM_EXTENTS, |run| data.give_back(run));
+        let next = self.places.trim(self.trim_at, TRIM_EXTENTS, free_min, |run| data.give_back(run));
         self.trim_at = next.unwrap_or(0);
         next.is_none()
     }
@@ -571,7 +593,7 @@ mod plain_tests {
         let stragglers = [3 * each + 5, 3_999];
         places.retain(|place| !stragglers.contains(place));
         places.iter().for_each(|&place| pool.give(place));
-        while !pool.trim() {}
+        while !pool.trim(0) {}
         let of_the_last = 4_000 - 3_999 / each * each;
         assert_eq!(
             pool.idle_bytes() / 128,

@@ -902,9 +902,11 @@ fn definitions_that_filled_the_memory_are_there_after_a_start() {
         Limits { queues_max: 20_000, names_bytes_max: 16 << 20, connections_max: 64, ..room_for(1_000) };
     let settings = Settings { index_bytes: 4 << 20, fixed_index_bytes: 4 << 20, ..Settings::default() };
     for definitions in [60, 69].map(|extents| COMMAND_EXTENTS + extents) {
-        let floors = [64, definitions, 64];
-        let memory = || Memory::new(floors.iter().sum(), floors);
-        let mut simulation = Simulation::in_memory(limits.clone(), &memory());
+        let memory = |less| {
+            let floors = [64, definitions - less, 64];
+            Memory::new(floors.iter().sum::<usize>() + COMMAND_EXTENTS, floors)
+        };
+        let mut simulation = Simulation::in_memory(limits.clone(), &memory(0));
         let disk = simulation.keep_on_disk(settings.clone());
         let count = |simulation: &Simulation| {
             let gauges = simulation.engine.broker().gauges();
@@ -937,7 +939,17 @@ fn definitions_that_filled_the_memory_are_there_after_a_start() {
         let before = count(&simulation);
         assert!(before.0 > 100 && before.1 > 30, "{before:?}");
         drop(simulation);
-        let simulation = Simulation::restarted_in(limits.clone(), &memory(), &disk, settings.clone());
+        let simulation = Simulation::restarted_in(limits.clone(), &memory(0), &disk, settings.clone());
         assert_eq!(count(&simulation), before, "with {definitions} extents");
+        drop(simulation);
+        // With less memory, definitions are left out.
+        for less in 1..definitions - 20 {
+            let disk = disk.clone();
+            let smaller = memory(less);
+            let simulation = Simulation::restarted_in(limits.clone(), &smaller, &disk, settings.clone());
+            let (queues, bindings) = count(&simulation);
+            let (total, total_before) = (queues + bindings, before.0 + before.1);
+            assert!(total <= total_before && (less < 28 || total < total_before), "with {less} extents less");
+        }
     }
 }

@@ -106,7 +106,7 @@ pub fn engine_on(plan: &Plan, disk: &SimDisk, (seed, life): (u64, u64)) -> Engin
     let fill = move |bytes: &mut [u8]| bytes.iter_mut().for_each(|byte| *byte = entropy.below(256) as u8);
     let memory = plan.extents.map_or_else(mem::Memory::unlimited, |floors| {
         // Each class has what the others leave, which is its floor.
-        mem::Memory::new(floors.iter().sum(), floors)
+        mem::Memory::new(floors.iter().sum::<usize>() + mem::COMMAND_EXTENTS, floors)
     });
     let broker =
         Broker::in_memory(&limits, &memory, Box::new(fill)).expect("the limits have room for a broker");

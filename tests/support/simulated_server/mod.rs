@@ -135,7 +135,7 @@ impl Simulation {
 
     /// Starts a broker whose pools share `extents` extents of memory.
     pub fn with_extents(limits: Limits, extents: usize) -> Self {
-        Self::in_memory(limits, &mem::Memory::new(extents, [0; 3]))
+        Self::in_memory(limits, &mem::Memory::new(extents + mem::COMMAND_EXTENTS, [0; 3]))
     }
 
     /// Starts a broker whose pools have this memory.

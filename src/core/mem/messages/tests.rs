@@ -1,6 +1,7 @@
 //! Tests of the message pool: held messages are unchanged, released memory is free again.
 
 use super::*;
+use crate::mem::COMMAND_EXTENTS;
 
 fn pool(messages_max: usize, body_bytes_max: usize, assembly_bytes_max: usize) -> Messages {
     Messages::new(MessageLimits { messages_max, body_bytes_max, assembly_bytes_max })
@@ -311,7 +312,7 @@ fn a_dead_letter_has_a_slot_when_messages_that_were_read_back_fill_the_pool() {
 fn pool_of_extents(extents: usize) -> Messages {
     let limits =
         MessageLimits { messages_max: 1 << 20, body_bytes_max: 1 << 30, assembly_bytes_max: 1 << 30 };
-    Messages::in_memory(limits, &Memory::new(extents, [0; 3]))
+    Messages::in_memory(limits, &Memory::new(extents + COMMAND_EXTENTS, [0; 3]))
 }
 
 /// Publishes messages with bodies of `pages` pages until the pool refuses one.
