@@ -505,6 +505,16 @@ impl Broker {
         self.consumers.connections_fill().free_count()
     }
 
+    /// Returns whether there are records for `count` more connections, but no memory for them.
+    pub fn lacks_memory_for_connections(&self, count: usize) -> bool {
+        self.consumers.lacks_memory_for_connections(count)
+    }
+
+    /// Returns whether the records of closed connections are still being cleared.
+    pub fn is_clearing_connections(&self) -> bool {
+        self.consumers.is_clearing_connections()
+    }
+
     /// Requests that the event loop close a connection: with `connection.close`, code 320 and this reason.
     pub fn force_close(&mut self, connection: ConnectionId, reason: &str) {
         self.consumers.force_close(connection, forced(reason));

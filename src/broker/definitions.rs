@@ -221,7 +221,7 @@ impl Broker {
         self.declare_quota(Declared::Queue, 0, cx.declarer)?;
         let mut record = Queue::delayed_queue(cx.pending_writes, vhost, settings, version, durable);
         record.declared.declarer = cx.declarer;
-        let queue = self.queues.records_mut().insert_hidden(record)?;
+        let queue = self.queues.records_mut().insert_hidden(record);
         self.access.add_vhost_reference(vhost);
         Ok(queue)
     }
@@ -657,7 +657,7 @@ impl Broker {
         self.access.check_vhost_alive(vhost)?;
         self.declare_quota(Declared::Queue, bytes, cx.declarer)?;
         record.declared.declarer = cx.declarer;
-        let queue = self.queues.records_mut().insert(record)?;
+        let queue = self.queues.records_mut().insert(record);
         self.access.add_vhost_reference(vhost);
         if is_rebuilt {
             self.recovery.note_rebuilt();
@@ -1027,8 +1027,7 @@ impl Broker {
             return Ok(());
         }
         version_for(cx.pending_writes, true)?;
-        self.quota.take_names(arguments.len())?;
-        self.quota.give_names_back(before);
+        self.quota.replace_names(before, arguments.len())?;
         self.queues.at_mut(queue).arguments = arguments.into();
         self.apply_to_queue(cx, queue);
         self.queues.touch_queue(cx.pending_writes, queue);

@@ -475,7 +475,7 @@ impl Broker {
             // Deliveries in the outbox may free capacity when they are written. With an empty outbox only the
             // client's own acknowledgements can free capacity, so waiting would be endless.
             return if owner.outbox.is_empty() {
-                Err(out_of(self.quota.key_of_deliveries(connection)))
+                Err(out_of(self.quota.key_of_deliveries(connection, self.queues.deliveries().limit_key())))
             } else {
                 Ok(None)
             };

@@ -221,15 +221,23 @@ pub(crate) struct Deliveries {
 }
 
 impl Deliveries {
-    /// Bytes of a delivery record and its buckets in the hash table: up to two, because their number is a
-    /// power of two.
-    pub(crate) const RECORD_BYTES: usize = Slab::<Delivered>::record_bytes() + 2 * size_of::<u32>();
+    /// Bytes of a delivery record, without the hash table.
+    pub(crate) const RECORD_BYTES: usize = Slab::<Delivered>::record_bytes();
+
+    /// Returns the bytes of the hash table of `capacity` deliveries.
+    pub(crate) const fn table_bytes(capacity: usize) -> usize {
+        Self::bucket_count(capacity) * size_of::<u32>()
+    }
+
+    /// Returns the number of buckets: a quarter of the deliveries, because all of them are rarely there at once.
+    const fn bucket_count(capacity: usize) -> usize {
+        capacity.div_ceil(4).next_power_of_two()
+    }
 
     pub(crate) fn with_capacity(capacity: usize, memory: &Memory) -> Self {
-        let buckets = capacity.next_power_of_two();
         Self {
             slab: Slab::in_memory(capacity, memory, Class::Clients),
-            buckets: vec![0; buckets].into_boxed_slice(),
+            buckets: vec![0; Self::bucket_count(capacity)].into_boxed_slice(),
             requeued_count: 0,
             evictable: List::default(),
         }
@@ -452,7 +460,12 @@ impl Deliveries {
         self.slab.given()
     }
 
-    /// Returns approximately how many bytes of system memory the pool has but does not use.
+    /// Returns the configuration key of the limit that a full pool has reached.
+    pub(crate) fn limit_key(&self) -> &'static str {
+        self.slab.limit_key("unacknowledged_max")
+    }
+
+    /// Returns the bytes of unused places that may be resident in memory.
     pub(crate) const fn idle_bytes(&self) -> usize {
         self.slab.idle_bytes()
     }

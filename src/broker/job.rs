@@ -74,7 +74,12 @@ impl Jobs {
 
     /// Removes and returns the job that was begun first.
     pub(crate) fn pop(&mut self) -> Option<Begun> {
-        self.begun.pop_front()
+        let begun = self.begun.pop_front();
+        if self.begun.is_empty() {
+            // Otherwise jobs that come one by one would use all places of the ring, one after the other.
+            self.begun.clear();
+        }
+        begun
     }
 
     /// Puts an unfinished job back as the first one.

@@ -416,38 +416,42 @@ impl Broker {
         check_definition_space(pending_writes)?;
         let (bytes_before, bytes) = (before.text_bytes(), after.text_bytes());
         if bytes > self.quota.names_bytes_free() + bytes_before {
-            return Err(OperatorFault::NoCapacity("names_bytes_max"));
+            return Err(OperatorFault::NoCapacity(self.quota.names_key(bytes - bytes_before)));
         }
         let (description, tags) = (after.description.to_string(), after.tags.to_string());
         let (default_queue_type, is_protected) = (after.default_queue_type.to_string(), after.is_protected);
-        let vhost = match found {
-            Some(vhost) => vhost,
-            None => self.add_vhost(name).map_err(|fault| OperatorFault::Store(fault.text.into()))?,
-        };
         let after = VhostMetadata {
             description: &description,
             tags: &tags,
             default_queue_type: &default_queue_type,
             is_protected,
         };
-        self.set_metadata_of_vhost(vhost, after).map_err(|fault| OperatorFault::Store(fault.text.into()))?;
+        let vhost = self.set_vhost(found, name, after);
+        let vhost = vhost.map_err(|fault| OperatorFault::Store(fault.text.into()))?;
         Ok(self.access.append_vhost(pending_writes, vhost, true))
     }
 
-    /// Sets the metadata of a virtual host and counts their bytes, without appending them to the log.
+    /// Sets the metadata of a virtual host and counts their bytes, without appending them to the log. Adds the virtual host
+    /// if it was not `found`.
     ///
     /// # Errors
-    /// There is no capacity for the texts.
-    pub(crate) fn set_metadata_of_vhost(
+    /// There is no capacity for it or for the texts. Nothing is changed.
+    pub(crate) fn set_vhost(
         &mut self,
-        vhost: VhostId,
+        found: Option<VhostId>,
+        name: &str,
         metadata: VhostMetadata<'_>,
-    ) -> Result<(), Fault> {
-        self.quota.give_names_back(self.access.vhost_metadata(vhost).text_bytes());
-        self.access.set_metadata_of_vhost(vhost, VhostMetadata::default());
-        self.quota.take_names(metadata.text_bytes())?;
+    ) -> Result<VhostId, Fault> {
+        let before = found.map_or(0, |vhost| self.access.vhost_metadata(vhost).text_bytes());
+        self.quota.replace_names(before, metadata.text_bytes())?;
+        let vhost = match found {
+            Some(vhost) => vhost,
+            None => {
+                self.add_vhost(name).inspect_err(|_| self.quota.give_names_back(metadata.text_bytes()))?
+            }
+        };
         self.access.set_metadata_of_vhost(vhost, metadata);
-        Ok(())
+        Ok(vhost)
     }
 
     /// Deletes a virtual host and everything in it. Its name, permissions, policies and parameters are
@@ -687,7 +691,7 @@ impl Broker {
             self.firehose = Firehose::default();
         } else if self.firehose.names.is_empty() {
             self.firehose.node = node.into();
-            self.firehose.names = vec![TracedName::new(); self.consumers.connections_fill().max];
+            self.firehose.names = vec![TracedName::new(); self.consumers.connections_capacity()];
         }
         true
     }

@@ -26,6 +26,7 @@ use leveret_storage::PendingWrites;
 
 use crate::access::OperatorFault;
 use crate::reply_text::{check_changeable, check_definition_space};
+use crate::state::ALLOCATION_BYTES;
 
 /// One parameter. Its value is never part of an error or log text, because it may contain a password.
 struct ParameterRecord {
@@ -69,10 +70,12 @@ fn refuse_all_values(view: &Parameter<&str, &[u8]>) -> Result<ParameterNeeds, St
 }
 
 impl Parameters {
-    /// Maximum bytes of memory that a parameter takes: its record, and the longest names and value, each a
-    /// separate allocation.
-    pub(crate) const PARAMETER_BYTES: usize =
-        Slab::<ParameterRecord>::record_bytes() + PARAMETER_BYTES_MAX + 2 * 256 + 3 * 16;
+    /// Maximum bytes that a parameter takes besides its record: the longest names and value, each a separate allocation, and its
+    /// definition in the index of the log.
+    const SIDE_BYTES: usize =
+        PARAMETER_BYTES_MAX + 2 * 256 + 3 * ALLOCATION_BYTES + leveret_storage::DEFINITION_BYTES;
+    /// Maximum bytes of memory that a parameter takes.
+    pub(crate) const PARAMETER_BYTES: usize = Slab::<ParameterRecord>::record_bytes() + Self::SIDE_BYTES;
 
     /// Returns the bytes of unused places that may be resident in memory.
     pub(crate) const fn idle_bytes(&self) -> usize {
@@ -86,7 +89,8 @@ impl Parameters {
 
     pub(crate) fn with_capacity(parameters: usize, memory: &Memory, seed: u64) -> Self {
         Self {
-            records: Slab::in_memory(parameters, memory, Class::Definitions),
+            records: Slab::in_memory(parameters, memory, Class::Definitions)
+                .with_side_bytes(Self::SIDE_BYTES),
             version: 0,
             check: refuse_all_values,
             shovels_max: 0,
@@ -179,7 +183,8 @@ impl Parameters {
         }
         let parameter =
             ParameterRecord { vhost, component: view.component.into(), name: view.name.into(), value };
-        self.records.insert(parameter).map_err(|_| OperatorFault::NoCapacity("parameters_max"))?;
+        let key = self.records.limit_key("parameters_max");
+        self.records.insert(parameter).map_err(|_| OperatorFault::NoCapacity(key))?;
         self.unplaced.remove(ParameterName::of(view));
         Ok(())
     }

@@ -276,7 +276,7 @@ impl Broker {
         let (accepting_count, refused_by) = self.filter_targets(cx, message, targets);
         if self.queues.take_slot_capacity_lack() {
             cx.messages.release(message);
-            return Err(out_of("queues_max"));
+            return Err(out_of(self.queues.records().limit_key()));
         }
         if refused_by == RefusedBy::Sessions && self.is_mqtt_publisher(publish.channel) {
             // Before MQTT 5 there is no answer that refuses a message. Without one, the client would lose it unnoticed.
@@ -609,10 +609,10 @@ impl Broker {
         let mut writer = Writer::new(&mut scratch.rewritten);
         let written = properties.write_with(edit, &mut writer);
         let flags = cx.messages.flags(message).with(known);
-        written
-            .ok()
-            .and_then(|()| cx.messages.copy_with_properties(message, writer.written(), flags).ok())
-            .ok_or_else(|| out_of("messages_max"))
+        written.map_err(|_| out_of("frame_max")).and_then(|()| {
+            let copy = cx.messages.copy_with_properties(message, writer.written(), flags);
+            copy.map_err(|full| out_of(full.key()))
+        })
     }
 
     pub(crate) fn check_user_id(&self, channel: ChannelId, properties: &Properties<'_>) -> Result<(), Fault> {
@@ -676,7 +676,7 @@ impl Broker {
                 return Ok(Outcome::Wait);
             }
             messages.release(message);
-            return Err(out_of("unacknowledged_max"));
+            return Err(out_of(self.queues.deliveries().limit_key()));
         }
         self.counters.unroutable_returned += 1;
         count_up(&mut self.consumers.channel_mut(channel).counters.returned);
@@ -790,7 +790,7 @@ impl Broker {
         if chunks > 0 && !self.queues.entries().may_take(reservation.chunks + chunks, 0)
             || !self.queues.touch_chunks(reservation.chunks + chunks)
         {
-            return Err(out_of("queue_entries_max"));
+            return Err(out_of(self.queues.entries().limit_key()));
         }
         self.republish.set_reservation(reservation);
         // The check of the transaction was within the work limit. Carrying it out must not end half-way.
@@ -902,7 +902,7 @@ impl Broker {
             cx.work.check()?;
             self.queues.choose_levels(cx, &mut self.quota, message, targets);
             if self.queues.take_slot_capacity_lack() {
-                return Err(out_of("queues_max"));
+                return Err(out_of(self.queues.records().limit_key()));
             }
             entries += targets.len();
             returns += usize::from(targets.is_empty() && cx.messages.is_mandatory(message));
@@ -923,11 +923,11 @@ impl Broker {
             chunks =
                 entries.min(self.queues.records().len() + entries / leveret_core::mem::ENTRIES_PER_CHUNK + 1);
             if !self.queues.entries().may_take(chunks, 0) || targets.len() > self.queues.fan_out_max() {
-                return Err(out_of("queue_entries_max"));
+                return Err(out_of(self.queues.entries().limit_key()));
             }
         }
         if returns > self.queues.deliveries().free_count() {
-            return Err(out_of("unacknowledged_max"));
+            return Err(out_of(self.queues.deliveries().limit_key()));
         }
         Ok(CommitReservation { chunks, logged })
     }

@@ -23,8 +23,13 @@ use crate::reply_text::out_of;
 use leveret_core::command::{ConnectionId, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
-use leveret_core::mem::MESSAGE_SLOT_BYTES;
+use leveret_core::mem::{Class, HeapBytes, MESSAGE_SLOT_BYTES, Memory};
 
+/// From these sizes on, names and places of one object must leave memory to each other.
+const LARGE_NAMES_BYTES: usize = 64 << 10;
+const LARGE_PLACES: usize = 256;
+/// The key of the limit of everything that shares memory.
+const MEMORY_KEY: &str = "memory_limit";
 /// A connection may hold this many times the free capacity for declared objects.
 const DECLARED_TIMES: usize = 15;
 
@@ -60,6 +65,7 @@ impl Declared {
         }
     }
 
+    /// Returns the key of the limit for such objects, apart from the memory.
     const fn key(self) -> &'static str {
         match self {
             Self::Queue => "queues_max",
@@ -78,6 +84,8 @@ pub(crate) struct FreeCapacity {
     pub(crate) exchanges: usize,
     /// Number of places of bindings for which there is memory.
     pub(crate) bindings: usize,
+    /// The key of the limit that is reached if no more queues fit.
+    pub(crate) queues_key: &'static str,
 }
 
 /// Pools whose records are created and freed with connections.
@@ -101,10 +109,27 @@ impl Pool {
 pub(crate) struct Pinned {
     /// Bytes of blocks of the messages of unsettled deliveries.
     pub(crate) unsettled_bytes: u64,
+    /// Bytes of their slots and blocks.
+    pub(crate) unsettled_memory: u64,
     /// Number of messages in open transactions.
     pub(crate) open_messages: u32,
     /// Bytes of blocks of messages in open transactions.
     pub(crate) open_bytes: u64,
+}
+
+impl Pinned {
+    /// Counts the memory of a delivery's message: its slot and its blocks.
+    #[inline]
+    const fn take_delivery(&mut self, memory: u64) {
+        self.unsettled_bytes += memory.saturating_sub(MESSAGE_SLOT_BYTES as u64);
+        self.unsettled_memory += memory;
+    }
+
+    #[inline]
+    const fn give_delivery_back(&mut self, memory: u64) {
+        self.unsettled_bytes -= memory.saturating_sub(MESSAGE_SLOT_BYTES as u64);
+        self.unsettled_memory -= memory;
+    }
 }
 
 /// What one connection uses of the pools.
@@ -163,6 +188,10 @@ struct Sizes {
     messages: u32,
     /// Bytes of message blocks that ordinary publishers may use.
     body_bytes: u64,
+    /// Bytes of slots and blocks together that ordinary publishers may use.
+    message_bytes: u64,
+    /// Bytes of the memory for messages that ordinary publishers may not use.
+    reserve_bytes: u64,
 }
 
 /// The use of the pools, in total and by each connection.
@@ -170,7 +199,7 @@ struct Sizes {
 pub(crate) struct Quota {
     sizes: Sizes,
     /// Bytes of the names and arguments of everything declared.
-    names_bytes: usize,
+    names_bytes: HeapBytes,
     /// Number of places that bindings take; most take one.
     binding_places: usize,
     /// Number of exchanges that clients declared.
@@ -182,8 +211,10 @@ pub(crate) struct Quota {
     shares: Vec<Share>,
     /// Number of connections ever created, which numbers them.
     serial: u32,
+    memory: Memory,
     /// Number of connections in each virtual host.
     vhosts: Vec<u32>,
+    /// By index. The vector grows to the largest number of users so far.
     users: Vec<User>,
 }
 
@@ -195,23 +226,31 @@ impl Quota {
     /// Bytes that a user takes in the quota.
     pub(crate) const USER_BYTES: usize = size_of::<User>();
 
-    pub(crate) fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits, memory: &Memory) -> Self {
+        let part = |all: u64| all - all / 16;
+        let in_memory = part(memory.class_bytes(Class::Messages));
+        let body_bytes = part(limits.body_bytes_max).min(in_memory);
+        let messages = limits.messages_max - limits.messages_max / 16;
+        let slot_bytes = u64::from(messages) * MESSAGE_SLOT_BYTES as u64;
         Self {
             sizes: Sizes {
                 names_bytes: limits.names_bytes_max as usize,
                 exchanges: limits.exchanges_max as usize,
                 binding_places: limits.bindings_max as usize,
-                messages: limits.messages_max - limits.messages_max / 16,
-                body_bytes: limits.body_bytes_max - limits.body_bytes_max / 16,
+                messages,
+                body_bytes,
+                message_bytes: slot_bytes.saturating_add(body_bytes).min(in_memory),
+                reserve_bytes: memory.class_bytes(Class::Messages) / 16,
             },
-            names_bytes: 0,
+            names_bytes: HeapBytes::with_copies(memory, Class::Definitions),
             binding_places: 0,
             exchanges: 0,
             pinned: Pinned::default(),
             shares: Vec::with_capacity(limits.connection_records()),
             serial: 0,
+            memory: memory.clone(),
             vhosts: vec![0; limits.vhosts_max as usize],
-            users: vec![User::default(); limits.users_max as usize],
+            users: Vec::with_capacity(limits.users_max as usize),
         }
     }
 
@@ -228,7 +267,13 @@ impl Quota {
     /// Sets which users exist, by their indices and numbers. Connections of a deleted user count for no user.
     pub(crate) fn note_users(&mut self, existing: impl Iterator<Item = (usize, u32)>) {
         let mut numbers = vec![0; self.users.len()];
-        existing.for_each(|(place, number)| numbers[place] = number);
+        for (place, number) in existing {
+            if place >= numbers.len() {
+                numbers.resize(place + 1, 0);
+            }
+            numbers[place] = number;
+        }
+        self.users.resize(numbers.len(), User::default());
         for (place, number) in numbers.into_iter().enumerate() {
             if self.users[place].number != number {
                 self.users[place] = User { number, ..User::default() };
@@ -301,7 +346,7 @@ impl Quota {
 
     /// Returns the number of connections of a user, and of channels on these.
     pub(crate) fn of_user(&self, user: usize) -> (u32, u32) {
-        (self.users[user].connections, self.users[user].channels)
+        self.users.get(user).map_or((0, 0), |user| (user.connections, user.channels))
     }
 
     /// Returns the number of virtual hosts and users that have connections or channels.
@@ -354,7 +399,7 @@ impl Quota {
     #[inline]
     pub(crate) fn may_take_delivery(&self, connection: ConnectionId, free_count: usize) -> bool {
         let share = self.share(connection);
-        (share.unsettled as usize) < free_count && self.leaves_bytes(share.pinned.unsettled_bytes)
+        (share.unsettled as usize) < free_count && self.leaves_memory(share.pinned)
     }
 
     /// Returns whether a connection has unsettled deliveries.
@@ -364,39 +409,60 @@ impl Quota {
 
     /// For a connection that may have no more deliveries, returns the configuration key of the pool whose
     /// share it has used up.
-    pub(crate) fn key_of_deliveries(&self, connection: ConnectionId) -> &'static str {
-        let held = self.share(connection).pinned.unsettled_bytes;
-        if self.leaves_bytes(held) { "unacknowledged_max" } else { "body_bytes_max" }
+    pub(crate) fn key_of_deliveries(
+        &self,
+        connection: ConnectionId,
+        deliveries_key: &'static str,
+    ) -> &'static str {
+        let held = self.share(connection).pinned;
+        match (self.leaves_bytes(held), self.leaves_memory(held)) {
+            (false, _) => "body_bytes_max",
+            (true, false) => MEMORY_KEY,
+            (true, true) => deliveries_key,
+        }
     }
 
-    /// Returns whether a connection whose deliveries keep `held` bytes may keep more: it keeps none, or less
-    /// than is free.
+    /// Returns whether a connection whose deliveries keep this memory may keep more: it keeps none, or less than is free.
     #[inline]
-    const fn leaves_bytes(&self, held: u64) -> bool {
-        held == 0 || held < self.sizes.body_bytes.saturating_sub(self.pinned.unsettled_bytes)
+    fn leaves_memory(&self, held: Pinned) -> bool {
+        let free = self.message_bytes().saturating_sub(self.pinned.unsettled_memory);
+        held.unsettled_memory == 0 || self.leaves_bytes(held) && held.unsettled_memory < free
     }
 
-    /// Counts a new delivery of a connection, whose message has this many bytes of blocks.
     #[inline]
-    pub(crate) fn take_delivery(&mut self, connection: ConnectionId, bytes: u64) {
+    const fn leaves_bytes(&self, held: Pinned) -> bool {
+        held.unsettled_bytes == 0
+            || held.unsettled_bytes < self.sizes.body_bytes.saturating_sub(self.pinned.unsettled_bytes)
+    }
+
+    /// Returns the bytes of slots and blocks that ordinary publishers can have now. They are fewer while clients or
+    /// definitions use memory.
+    #[inline]
+    fn message_bytes(&self) -> u64 {
+        self.memory.class_bytes(Class::Messages).saturating_sub(self.sizes.reserve_bytes)
+    }
+
+    /// Counts a new delivery of a connection, whose message takes this many bytes of slot and blocks.
+    #[inline]
+    pub(crate) fn take_delivery(&mut self, connection: ConnectionId, memory: u64) {
         let share = self.share_mut(connection);
         share.unsettled += 1;
-        share.pinned.unsettled_bytes += bytes;
-        self.pinned.unsettled_bytes += bytes;
+        share.pinned.take_delivery(memory);
+        self.pinned.take_delivery(memory);
     }
 
-    /// Subtracts a settled delivery of a connection, whose message counted with this many bytes.
+    /// Subtracts a settled delivery of a connection, whose message counted with this many bytes; 0 if it was evicted.
     #[inline]
-    pub(crate) fn give_delivery_back(&mut self, connection: ConnectionId, bytes: u64) {
+    pub(crate) fn give_delivery_back(&mut self, connection: ConnectionId, memory: u64) {
         self.share_mut(connection).unsettled -= 1;
-        self.give_delivered_bytes_back(connection, bytes);
+        self.give_delivered_memory_back(connection, memory);
     }
 
-    /// Subtracts the bytes of a delivery whose message was evicted; the delivery still counts.
+    /// Subtracts the memory of a delivery whose message was evicted; the delivery still counts.
     #[inline]
-    pub(crate) fn give_delivered_bytes_back(&mut self, connection: ConnectionId, bytes: u64) {
-        self.share_mut(connection).pinned.unsettled_bytes -= bytes;
-        self.pinned.unsettled_bytes -= bytes;
+    pub(crate) fn give_delivered_memory_back(&mut self, connection: ConnectionId, memory: u64) {
+        self.share_mut(connection).pinned.give_delivery_back(memory);
+        self.pinned.give_delivery_back(memory);
     }
 
     // ---- open transactions
@@ -440,6 +506,13 @@ impl Quota {
         if left.is_none_or(|left| own.open_bytes > 0 && own.open_bytes + bytes > left) {
             return Err(open_share_is_used_up("body_bytes_max"));
         }
+        let memory_of = |pinned: Pinned| {
+            u64::from(pinned.open_messages + slots) * MESSAGE_SLOT_BYTES as u64 + pinned.open_bytes + bytes
+        };
+        let left = (self.message_bytes().min(self.sizes.message_bytes) / 2).checked_sub(memory_of(all));
+        if left.is_none_or(|left| own.open_messages > 0 && memory_of(own) > left) {
+            return Err(open_share_is_used_up(MEMORY_KEY));
+        }
         for pinned in [&mut self.pinned, &mut self.shares[connection.index()].pinned] {
             pinned.open_messages += slots;
             pinned.open_bytes += bytes;
@@ -480,24 +553,36 @@ impl Quota {
         let places = declared.places();
         let names_bytes_free = self.names_bytes_free();
         if places > free_count {
-            return Err(out_of(declared.key()));
+            let key = match declared {
+                Declared::Queue => free_capacity.queues_key,
+                Declared::Exchange | Declared::Binding(_) => declared.key(),
+            };
+            return Err(out_of(if places > self.allowed(declared) { key } else { MEMORY_KEY }));
         }
         if names_bytes > names_bytes_free {
-            return Err(out_of("names_bytes_max"));
+            return Err(out_of(self.names_key(names_bytes)));
         }
+        // Names and places are both checked against the memory that is free now. If both are large, each leaves half of it.
+        let is_large = names_bytes > LARGE_NAMES_BYTES && places > LARGE_PLACES;
+        if is_large && (names_bytes > names_bytes_free / 2 || places > free_count / 2) {
+            return Err(out_of(MEMORY_KEY));
+        }
+        let is_memory_short = free_count < self.allowed(declared) && !matches!(declared, Declared::Queue)
+            || free_capacity.queues_key == MEMORY_KEY && matches!(declared, Declared::Queue);
+        let names_key = self.names_key(names_bytes_free + 1);
         if let Some(share) = self.share_of(declarer) {
             let names_held = share.names_bytes as usize;
             let held = share.declared_mut(declared);
             if *held as usize + places - 1 > DECLARED_TIMES * (free_count - places) {
-                return Err(share_used_up(declared.key()));
+                return Err(share_used_up(if is_memory_short { MEMORY_KEY } else { declared.key() }));
             }
             if names_held + names_bytes > DECLARED_TIMES * (names_bytes_free - names_bytes) {
-                return Err(share_used_up("names_bytes_max"));
+                return Err(share_used_up(names_key));
             }
             *held += places as u32;
             share.names_bytes += names_bytes as u32;
         }
-        self.names_bytes += names_bytes;
+        self.names_bytes.add(names_bytes);
         match declared {
             Declared::Queue => {}
             Declared::Exchange => self.exchanges += 1,
@@ -506,9 +591,18 @@ impl Quota {
         Ok(())
     }
 
+    /// Returns how many more places the key of such objects allows, whatever the memory. Queues are not counted here.
+    const fn allowed(&self, declared: Declared) -> usize {
+        match declared {
+            Declared::Queue => 0,
+            Declared::Exchange => self.sizes.exchanges - self.exchanges,
+            Declared::Binding(_) => self.sizes.binding_places - self.binding_places,
+        }
+    }
+
     /// Subtracts a deleted object, and the bytes of its names and arguments.
     pub(crate) fn undeclare(&mut self, declared: Declared, names_bytes: usize, declarer: Option<Declarer>) {
-        self.names_bytes -= names_bytes;
+        self.names_bytes.subtract(names_bytes);
         match declared {
             Declared::Queue => {}
             Declared::Exchange => self.exchanges -= 1,
@@ -526,20 +620,38 @@ impl Quota {
     /// There is no capacity for the names.
     pub(crate) fn take_names(&mut self, names_bytes: usize) -> Result<(), Fault> {
         if names_bytes > self.names_bytes_free() {
-            return Err(out_of("names_bytes_max"));
+            return Err(out_of(self.names_key(names_bytes)));
         }
-        self.names_bytes += names_bytes;
+        self.names_bytes.add(names_bytes);
+        Ok(())
+    }
+
+    /// Replaces the counted bytes of names for which no connection has a share.
+    ///
+    /// # Errors
+    /// There is no capacity for the names. Nothing is changed.
+    pub(crate) fn replace_names(&mut self, before: usize, after: usize) -> Result<(), Fault> {
+        if after > before {
+            return self.take_names(after - before);
+        }
+        self.give_names_back(before - after);
         Ok(())
     }
 
     /// Subtracts bytes of names for which no connection has a share.
-    pub(crate) const fn give_names_back(&mut self, names_bytes: usize) {
-        self.names_bytes -= names_bytes;
+    pub(crate) fn give_names_back(&mut self, names_bytes: usize) {
+        self.names_bytes.subtract(names_bytes);
+    }
+
+    /// Returns the key of the limit that so many more bytes of names exceed.
+    pub(crate) const fn names_key(&self, names_bytes: usize) -> &'static str {
+        let allowed = self.sizes.names_bytes.saturating_sub(self.names_bytes.used());
+        if names_bytes > allowed { "names_bytes_max" } else { MEMORY_KEY }
     }
 
     /// Returns how many bytes of names still fit.
-    pub(crate) const fn names_bytes_free(&self) -> usize {
-        self.sizes.names_bytes.saturating_sub(self.names_bytes)
+    pub(crate) fn names_bytes_free(&self) -> usize {
+        self.sizes.names_bytes.saturating_sub(self.names_bytes.used()).min(self.names_bytes.free())
     }
 
     /// Returns number in use and maximum of three pools: places of bindings, exchanges, bytes of names.
@@ -548,13 +660,13 @@ impl Quota {
         [
             (self.binding_places, sizes.binding_places),
             (self.exchanges, sizes.exchanges),
-            (self.names_bytes, sizes.names_bytes),
+            (self.names_bytes.used(), sizes.names_bytes),
         ]
     }
 
     /// Returns the bytes of the names and arguments of everything declared.
     pub(crate) const fn names_bytes(&self) -> usize {
-        self.names_bytes
+        self.names_bytes.used()
     }
 
     /// Returns the number of exchanges that clients declared.
@@ -613,14 +725,14 @@ mod tests {
         let mut limits = Limits::default();
         (limits.exchanges_max, limits.bindings_max, limits.names_bytes_max) = (100, 100, 10_000);
         (limits.unacknowledged_max, limits.messages_max, limits.body_bytes_max) = (100, 160, 1_600);
-        let mut quota = Quota::new(&limits);
+        let mut quota = Quota::new(&limits, &Memory::unlimited());
         quota.note_users([(0, 1)].into_iter());
         quota
     }
 
     /// Returns free capacity for this many queues, and memory for all other objects of [`quota`].
     fn queues_free(queues: usize) -> FreeCapacity {
-        FreeCapacity { queues, exchanges: 100, bindings: 100 }
+        FreeCapacity { queues, exchanges: 100, bindings: 100, queues_key: "queues_max" }
     }
 
     /// Creates a connection of the first user.
@@ -703,17 +815,18 @@ mod tests {
         let mut quota = quota();
         let [one, two] = [0, 1].map(|index| connected(&mut quota, index));
         // 1,500 bytes are for ordinary publishers.
+        let memory = MESSAGE_SLOT_BYTES as u64 + 100;
         let mut held = 0;
         while quota.may_take_delivery(one, 100 - held) {
-            quota.take_delivery(one, 100);
+            quota.take_delivery(one, memory);
             held += 1;
         }
-        assert_eq!((held, quota.key_of_deliveries(one)), (8, "body_bytes_max"));
+        assert_eq!((held, quota.key_of_deliveries(one, "unacknowledged_max")), (8, "body_bytes_max"));
         assert!(quota.may_take_delivery(two, 92), "one delivery always");
-        quota.give_delivered_bytes_back(one, 100);
+        quota.give_delivered_memory_back(one, memory);
         assert!(quota.may_take_delivery(one, 92), "only the log has one of them");
         quota.give_delivery_back(one, 0);
-        (1..8).for_each(|_| quota.give_delivery_back(one, 100));
+        (1..8).for_each(|_| quota.give_delivery_back(one, memory));
         assert_eq!(quota.pinned(), Pinned::default());
     }
 

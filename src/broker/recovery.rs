@@ -174,7 +174,7 @@ impl Restoring {
             let priority = (incarnation - levels.from + 1) as u8;
             match broker.restore_level(queue, priority) {
                 Some(level) => self.queues.insert(incarnation, level),
-                None => panic!("the caller checked the capacity for all levels"),
+                None => panic!("the limits allow all levels, and a start takes the memory for them"),
             };
         }
     }
@@ -608,15 +608,9 @@ impl Broker {
     fn restore_vhost(&mut self, definition: &definition::Vhost<'_>) -> Restored {
         let definition::Vhost { name, limits, metadata } = *definition;
         let found = self.access.find_vhost(name);
-        let known = found.map_or(0, |vhost| self.access.vhost_metadata(vhost).text_bytes());
-        if metadata.text_bytes() > self.quota.names_bytes_free() + known {
-            return self.access.note_no_capacity_at_start();
-        }
-        let found = found.or_else(|| self.add_vhost(name).ok());
-        let Some(vhost) = found else { return self.access.note_no_capacity_at_start() };
-        self.access.set_limits_of_vhost(vhost, limits);
-        if self.set_metadata_of_vhost(vhost, metadata).is_err() {
-            return self.access.note_no_capacity_at_start();
+        match self.set_vhost(found, name, metadata) {
+            Ok(vhost) => self.access.set_limits_of_vhost(vhost, limits),
+            Err(_) => return self.access.note_no_capacity_at_start(),
         }
         Restored::Exists(None)
     }

@@ -26,7 +26,7 @@ use leveret_core::command::{BindingId, ChannelId, ConnectionId, Name, Outcome, Q
 use leveret_core::definition::{self, Definition};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
-use leveret_core::mem::{Class, Memory, MessageFlags, MessageId, Messages, Share, Slab};
+use leveret_core::mem::{Class, HeapBytes, Memory, MessageFlags, MessageId, Messages, Share, Slab};
 use leveret_core::topic::exchange_separators;
 use leveret_storage::{PendingWrites, Urgency};
 
@@ -36,7 +36,7 @@ use super::queue_flow::Claim;
 use super::recovery::Restored;
 use super::reply_text::check_deletable;
 use super::sessions::matches;
-use super::state::IndexTable;
+use super::state::{ALLOCATION_BYTES, IndexTable};
 use super::topology::{Binding, Destination};
 use super::{Broker, Context};
 
@@ -133,7 +133,8 @@ pub(crate) struct Retained {
     slab: Slab<RetainedMessage>,
     /// By virtual host and routing key.
     table: IndexTable,
-    bytes: usize,
+    /// Bytes of topics, properties and payloads.
+    bytes: HeapBytes,
     bytes_max: usize,
     /// When messages are written that are not in the log yet, in milliseconds of broker time; `None` if there are none.
     write_ms: Option<u64>,
@@ -141,9 +142,12 @@ pub(crate) struct Retained {
 }
 
 impl Retained {
+    /// Bytes that a retained message takes besides its record, without its topic and its content: the allocator's overhead for
+    /// both, and its definition in the index of the log.
+    const SIDE_BYTES: usize = 2 * ALLOCATION_BYTES + leveret_storage::DEFINITION_BYTES;
     /// Bytes of memory that a retained message takes, without its topic and its content.
     pub(crate) const RECORD_BYTES: usize =
-        Slab::<RetainedMessage>::record_bytes() + IndexTable::ENTRY_BYTES + 2 * 16;
+        Slab::<RetainedMessage>::record_bytes() + IndexTable::ENTRY_BYTES + Self::SIDE_BYTES;
 
     /// Returns the bytes of unused places that may be resident in memory.
     pub(crate) const fn idle_bytes(&self) -> usize {
@@ -159,9 +163,9 @@ impl Retained {
     pub(crate) fn new(limits: &Limits, memory: &Memory, seed: u64) -> Self {
         let count = limits.retained_max as usize;
         Self {
-            slab: Slab::in_memory(count, memory, Class::Definitions),
+            slab: Slab::in_memory(count, memory, Class::Definitions).with_side_bytes(Self::SIDE_BYTES),
             table: IndexTable::in_memory(count, memory, Class::Definitions, seed),
-            bytes: 0,
+            bytes: HeapBytes::with_gaps(memory, Class::Definitions),
             bytes_max: limits.retained_bytes_max as usize,
             write_ms: None,
             replaying: Replaying::default(),
@@ -180,7 +184,7 @@ impl Retained {
 
     /// Returns the number of retained messages, and the bytes of their topics and contents.
     pub(crate) const fn counts(&self) -> (usize, usize) {
-        (self.slab.len(), self.bytes)
+        (self.slab.len(), self.bytes.used())
     }
 
     fn find(&self, vhost: VhostId, key: &str) -> Option<usize> {
@@ -192,14 +196,18 @@ impl Retained {
     fn exceeded_limit(&self, vhost: VhostId, key: &str, bytes: usize) -> Option<&'static str> {
         let replaced = self.find(vhost, key).map(|at| self.bytes_of(at));
         match replaced {
-            None if self.slab.free_count() == 0 => {
-                Some("retained_max: raise it, or delete retained messages")
-            }
+            None if self.slab.free_count() == 0 => Some(match self.slab.limit_key("retained_max") {
+                "retained_max" => "retained_max: raise it, or delete retained messages",
+                _ => "memory_limit: raise it, or delete retained messages, queues or bindings",
+            }),
             _ if bytes > CONTENT_BYTES_MAX => {
                 Some("60 KiB, the most that is retained: publish less in one message")
             }
-            _ if self.bytes - replaced.unwrap_or(0) + key.len() + bytes > self.bytes_max => {
+            _ if self.bytes.used() - replaced.unwrap_or(0) + key.len() + bytes > self.bytes_max => {
                 Some("retained_bytes_max: raise it, or delete retained messages")
+            }
+            _ if (key.len() + bytes).saturating_sub(replaced.unwrap_or(0)) > self.bytes.free() => {
+                Some("memory_limit: raise it, or delete retained messages, queues or bindings")
             }
             _ => None,
         }
@@ -212,22 +220,23 @@ impl Retained {
     /// Sets the retained message of a topic, for which there is capacity.
     fn put(&mut self, vhost: VhostId, key: &str, content: Content) -> usize {
         if let Some(at) = self.find(vhost, key) {
-            self.bytes -= self.bytes_of(at);
+            let before = self.bytes_of(at);
             (self.slab[at].content, self.slab[at].is_due) = (content, false);
-            self.bytes += self.bytes_of(at);
+            self.bytes.subtract(before);
+            self.bytes.add(self.bytes_of(at));
             return at;
         }
         let record = RetainedMessage { vhost, key: key.into(), content, is_due: false };
         let at = self.slab.insert_checked(record);
         self.table.insert((vhost, key), at, self.slab.touched());
-        self.bytes += self.bytes_of(at);
+        self.bytes.add(self.bytes_of(at));
         at
     }
 
     /// Removes the retained message of a topic. Returns whether there was one.
     fn remove(&mut self, vhost: VhostId, key: &str) -> bool {
         let Some(at) = self.find(vhost, key) else { return false };
-        self.bytes -= self.bytes_of(at);
+        self.bytes.subtract(self.bytes_of(at));
         self.slab.remove(at);
         self.table.remove((vhost, key), at);
         true

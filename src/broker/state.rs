@@ -8,7 +8,7 @@ use core::hash::{BuildHasher, Hash};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use foldhash::quality::FixedState;
-use leveret_core::command::{ChannelId, ConnectionId, Name, QueueId, VhostId};
+use leveret_core::command::{ChannelId, ConnectionId, ExchangeId, Name, QueueId, VhostId};
 use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{Class, HashIndex, Memory, Slab, Touched};
@@ -177,7 +177,7 @@ impl Broker {
             jobs: Jobs::with_capacity(queues + exchanges + 2 * connections + vhosts + 16),
             publishing: Publishing::with_capacity(queues),
             ack_timeout: AcknowledgementTimeout::new(limits.consumer_timeout_ms),
-            quota: Quota::new(limits),
+            quota: Quota::new(limits, memory),
             counters: Counters::default(),
             firehose: Firehose::default(),
             republish: RepublishState::with_capacity(queues),
@@ -242,6 +242,12 @@ impl Broker {
         self.sessions.trim();
         self.retained.trim();
         self.queues.trim()
+    }
+
+    /// Charges `bytes` of memory for each connection in addition to its records in the broker. Called before there is a
+    /// connection.
+    pub fn add_connection_bytes(&mut self, bytes: usize) {
+        self.consumers.add_connection_bytes(bytes);
     }
 
     /// Borrows what [`Republisher`] needs to publish a dead letter, a due delayed message or a firehose copy.
@@ -390,7 +396,8 @@ impl Broker {
     /// Adds a virtual host with its predeclared exchanges.
     pub(crate) fn add_vhost(&mut self, name: &str) -> Result<VhostId, Fault> {
         if self.topology.free_exchanges() < PREDECLARED_EXCHANGES {
-            return Err(super::reply_text::out_of("vhosts_max"));
+            // There are places for the exchanges of all virtual hosts, so only the memory can lack.
+            return Err(super::reply_text::out_of("memory_limit"));
         }
         let vhost = self.access.add_vhost(name)?;
         self.note_users();
@@ -625,8 +632,9 @@ pub(crate) const fn count_up(counter: &mut u32) {
 
 /// Bytes of memory that a connection takes: its record, and its entries in tables and lists. This and the
 /// following constants are for the memory table.
-pub const CONNECTION_BYTES: usize = Slab::<Connection>::record_bytes()
-    + Quota::CONNECTION_BYTES
+pub const CONNECTION_BYTES: usize = Slab::<Connection>::record_bytes() + CONNECTION_SIDE_BYTES;
+/// Bytes that a connection takes besides its record: its entries in the quota and in several lists.
+pub(crate) const CONNECTION_SIDE_BYTES: usize = Quota::CONNECTION_BYTES
     + 3 * size_of::<ConnectionId>()
     + 2 * size_of::<Begun>()
     + size_of::<TracedName>();
@@ -638,38 +646,46 @@ pub const RETAINED_BYTES: usize = Retained::RECORD_BYTES;
 /// message. The list of them grows by doubling.
 pub const REPLAY_BYTES: usize = 2 * size_of::<Replay>() + CANDIDATE_BYTES;
 /// Bytes of a channel's record.
-pub const CHANNEL_BYTES: usize = Slab::<Channel>::record_bytes() + 2 * size_of::<Getting>();
+pub const CHANNEL_BYTES: usize = Slab::<Channel>::record_bytes() + CHANNEL_SIDE_BYTES;
+/// Bytes that a channel takes besides its record: the requests to read a message for it, in a list that grows by doubling.
+pub(crate) const CHANNEL_SIDE_BYTES: usize = 2 * size_of::<Getting>();
 /// Bytes of a consumer's record.
 pub const CONSUMER_BYTES: usize = Slab::<Consumer>::record_bytes() + IndexTable::ENTRY_BYTES;
-/// Bytes of a queue's record and everything that exists once per queue.
+/// Bytes of a queue's record and everything that exists once per queue, without its names.
+pub const QUEUE_BYTES: usize = Slab::<Queue>::record_bytes() + IndexTable::ENTRY_BYTES + QUEUE_SIDE_BYTES;
+/// Bytes that a queue takes besides its record.
 ///
-/// These are the entries of the queue in the targets of a message and of a dead letter, and in several lists:
-/// queues to trim, times (twice), jobs, watermarks and reads. Reads count double, because their list grows by
-/// doubling. The size includes the allocator's overhead for the names of the queue.
-pub const QUEUE_BYTES: usize = Slab::<Queue>::record_bytes()
-    + IndexTable::ENTRY_BYTES
-    + 3 * size_of::<QueueId>()
+/// These are the entries of the queue in the targets of a message and of a dead letter, and in several lists: queues to
+/// trim, times (twice), jobs, watermarks and reads. Reads count double, because their list grows by doubling. The size
+/// includes the allocator's overhead for the names of the queue, and its entries in the index of the log.
+pub(crate) const QUEUE_SIDE_BYTES: usize = 3 * size_of::<QueueId>()
     + size_of::<Begun>()
     + 2 * (size_of::<(u64, QueueId, u64, u64)>() + 2 * size_of::<QueueId>() + 2 * size_of::<(u64, u64)>())
     + QueueSchedule::QUEUE_BYTES
     + DelayWheel::QUEUE_BYTES
     + LeftOut::ENTRY_BYTES
-    + 2 * ALLOCATION_BYTES;
+    + 2 * ALLOCATION_BYTES
+    + leveret_storage::EMPTY_QUEUE_BYTES
+    + leveret_storage::DEFINITION_BYTES;
 /// Bytes of an exchange's record with its root node.
-pub const EXCHANGE_BYTES: usize =
-    Topology::EXCHANGE_BYTES + size_of::<Begun>() + LeftOut::ENTRY_BYTES + 4 * ALLOCATION_BYTES;
-/// Bytes of a binding's record with its trie nodes and one indexed pair.
-pub const BINDING_BYTES: usize =
-    Topology::BINDING_BYTES + (2 + Topology::NODES_PER_BINDING) * ALLOCATION_BYTES;
-/// Bytes of a virtual host's record with its predeclared exchanges, its entry in the jobs, and the
-/// allocator's overhead for its metadata.
-pub const VHOST_BYTES: usize = access::VHOST_BYTES
-    + Quota::VHOST_BYTES
-    + access::PREDECLARED_EXCHANGES * EXCHANGE_BYTES
+pub const EXCHANGE_BYTES: usize = Topology::EXCHANGE_BYTES + EXCHANGE_SIDE_BYTES;
+/// Bytes that an exchange takes besides its record and its root node, without its names: its entries in several lists, the
+/// allocator's overhead for its names, and its definition in the index of the log.
+pub(crate) const EXCHANGE_SIDE_BYTES: usize = size_of::<ExchangeId>()
     + size_of::<Begun>()
-    + 3 * ALLOCATION_BYTES;
+    + LeftOut::ENTRY_BYTES
+    + 4 * ALLOCATION_BYTES
+    + leveret_storage::DEFINITION_BYTES;
+/// Bytes of a binding's record with its trie nodes and one indexed pair.
+pub const BINDING_BYTES: usize = Topology::BINDING_BYTES + BINDING_SIDE_BYTES;
+/// Bytes that a binding takes besides its record, its trie nodes and pairs: the allocator's overhead for its names, its entry in
+/// the list of subscriptions that get retained messages, and its definition in the index of the log.
+pub(crate) const BINDING_SIDE_BYTES: usize =
+    2 * ALLOCATION_BYTES + REPLAY_BYTES + leveret_storage::DEFINITION_BYTES;
+/// Bytes of a virtual host's record with its predeclared exchanges.
+pub const VHOST_BYTES: usize = access::VHOST_BYTES + access::PREDECLARED_EXCHANGES * EXCHANGE_BYTES;
 /// Bytes of a user's record.
-pub const USER_BYTES: usize = access::USER_BYTES + Quota::USER_BYTES;
+pub const USER_BYTES: usize = access::USER_BYTES;
 /// Bytes of a permission's record without its patterns.
 pub const PERMISSION_BYTES: usize = access::PERMISSION_BYTES;
 /// Bytes of a parameter's record.
@@ -679,13 +695,15 @@ pub const POLICY_BYTES: usize = Policies::POLICY_BYTES;
 /// Bytes of a delivery's record.
 pub const DELIVERY_BYTES: usize = Deliveries::RECORD_BYTES;
 /// Approximate bytes that the allocator adds to each allocation.
-const ALLOCATION_BYTES: usize = 16;
+pub(crate) const ALLOCATION_BYTES: usize = 16;
 
-/// Returns the bytes of the buffers that exist once, for frames of `frame_max` bytes and up to `messages_max`
-/// messages.
-pub const fn buffer_bytes(frame_max: usize, messages_max: usize) -> usize {
-    let once = orphans::ORPHANS_BYTES + DelayWheel::held_bytes(messages_max);
-    2 * frame_max + 256 + Topology::header_positions_bytes(frame_max) + once
+/// Returns the bytes of the buffers that exist once, and of hash tables whose size does not follow their records.
+pub const fn buffer_bytes(limits: &Limits) -> usize {
+    let frame_max = limits.frame_max as usize;
+    let once = orphans::ORPHANS_BYTES + DelayWheel::held_bytes(limits.messages_max as usize);
+    let tables = Deliveries::table_bytes(limits.unacknowledged_max as usize)
+        + Topology::pair_table_bytes(limits.bindings_max as usize);
+    2 * frame_max + 256 + Topology::header_positions_bytes(frame_max) + once + tables
 }
 
 /// A source of random bytes: fills the buffer. Used for seeds, keys and names that must not be guessable.
@@ -717,6 +735,11 @@ impl IndexTable {
     /// Adds a record. Its key must not be in the table yet. `touched` are the places of the pool that has the record.
     pub(crate) fn insert(&mut self, key: impl Hash, index: usize, touched: Touched) {
         self.index.insert(self.hasher.hash_one(key), index, touched);
+    }
+
+    /// Takes the memory for these places of the pool. Called after a record was added to the pool that is not in the table.
+    pub(crate) fn cover(&mut self, touched: Touched) {
+        self.index.cover(touched);
     }
 
     /// Removes a record from the table.

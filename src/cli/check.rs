@@ -16,7 +16,7 @@ pub fn check(mut config: Config) -> (String, Result<(), StartError>) {
     let derived = leveret_daemon::derive_limits(&mut config)
         .map_err(|error| StartError::Limits(config.locate_error(&error)));
     let dry_run = derived.and_then(|_| leveret_daemon::dry_run_start(&config));
-    let table = config.limits.memory_table(&leveret_daemon::record_sizes(&config));
+    let table = config.limits.memory_table(&leveret_daemon::record_sizes(&config), config.memory_limit_bytes);
     let mut report = format!("{}\n\n{}", config.to_toml(), table.shown(config.memory_limit_bytes));
     let (remarks, verdict) = match dry_run {
         Ok(mut remarks) => {

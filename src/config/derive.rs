@@ -1,22 +1,25 @@
-//! Derives limits from `memory_limit`, in the proportions of the profile: all *pools* (limits that reserve memory) are
-//! multiplied by the same scale.
+//! Derives limits from `memory_limit`. Limits that reserve memory are multiplied by a scale, in the proportions of the profile.
+//! What they and the rest of the program leave is the memory that all pools share. The limit of such a pool is what would
+//! fit into this memory if no other pool used it.
 //!
 //! ```text
-//! profile's limits ──scaled by s──→ explicit limits applied ──→ memory table ──→ sum ≤ memory_limit
-//!                         └────── the largest s with which the sum is small enough ◄─┘
+//! profile's limits ──scaled by s──→ explicit limits applied ──→ memory table ──→ fixed part ≤ memory_limit − a fifth
+//!                         └────── the largest s with which the fixed part is small enough ◄─┘
+//! memory_limit − fixed part ──→ limits of the pools that share memory
 //! ```
 //!
 //! # Invariants
-//! - With the profile's own `memory_limit` the result is the profile's limits.
-//! - More memory never makes a pool smaller.
-//! - An explicit limit (set by the file or the flags) is not changed. It can make other pools smaller but not larger.
+//! - With the profile's own `memory_limit` the scaled limits are the profile's.
+//! - More memory never makes a scaled limit smaller. Where larger buffers begin, the pools can have a little less to share.
+//! - An explicit limit (set by the file or the flags) of a pool that shares memory is lowered to what fits. Another one is not
+//!   changed. It can make other limits smaller but not larger.
 //! - The same configuration gives the same limits.
 
 use super::settings::Config;
 use super::settings::LimitsLayer;
 use super::settings::{BRIDGES_MAX, ExplicitLimits, FRAME_MAX, MQTT_SESSION_BYTES_MAX};
 use super::units::Bytes;
-use leveret_core::limits::{Limits, LimitsError, MemoryTable, RecordSizes};
+use leveret_core::limits::{Limits, LimitsError, MemoryTable, RecordSizes, SHARED_BYTES_MIN};
 use leveret_core::mem::PAGE_BYTES;
 
 /// A function that returns the sizes in memory of all types of records, given a configuration.
@@ -41,8 +44,10 @@ const TLS_INPUT_BACKLOG_BYTES_MIN: u64 = 128 << 10;
 const MESSAGE_BYTES_MIN: u64 = 64 << 10;
 /// The unit in which memory for bodies is reserved, in bytes.
 const PAGE: u64 = PAGE_BYTES as u64;
+/// The scale leaves at least this part of `memory_limit` to the pools that share memory.
+const SHARED_DIVISOR: u64 = 5;
 
-/// A limit that is scaled with the memory.
+/// A limit that is scaled with `memory_limit`.
 struct Pool {
     /// The minimum that is useful, and the maximum that identifiers allow. If the profile's own value is outside, the
     /// range is extended to it.
@@ -64,34 +69,14 @@ macro_rules! pools {
     };
 }
 
-const POOLS: [Pool; 28] = pools! {
+const POOLS: [Pool; 8] = pools! {
     connections_max: 8, 1 << 14, 1;
     handshakes_max: 4, 1 << 12, 1;
-    tls_connections_max: 4, 1 << 12, 1;
     tls_handshakes_max: 2, 64, 1;
-    channels_max: 32, 1 << 19, 1;
-    consumers_max: 32, 1 << 19, 1;
-    queues_max: 32, 1 << 19, 1;
-    exchanges_max: 16, 1 << 17, 1;
-    bindings_max: 64, 1 << 21, 1;
-    names_bytes_max: 16 << 10, 1 << 28, 1 << 10;
-    vhosts_max: 2, 1 << 10, 1;
-    users_max: 4, 1 << 12, 1;
-    permissions_max: 8, 1 << 14, 1;
-    policies_max: 4, 1 << 10, 1;
-    parameters_max: 4, 1 << 10, 1;
-    patterns_bytes_max: 16 << 10, 1 << 26, 1 << 10;
-    messages_max: 512, 1 << 27, 1;
-    body_bytes_max: 512 << 10, 1 << 40, PAGE;
-    queue_entries_max: 1024, 1 << 28, 1;
-    unacknowledged_max: 256, 1 << 24, 1;
-    input_backlog_bytes_max: 32 << 10, 1 << 28, 4 << 10;
     unsent_bytes_max: 32 << 10, 1 << 28, 4 << 10;
     index_bytes_max: 64 << 10, 1 << 28, 4 << 10;
+    input_backlog_bytes_max: 32 << 10, 1 << 28, 4 << 10;
     management_clients_max: 2, 8, 1;
-    mqtt_sessions_max: 4, 1 << 14, 1;
-    retained_max: 16, 1 << 17, 1;
-    retained_bytes_max: 16 << 10, 1 << 26, 1 << 10;
     // It reserves no memory, but is a part of `body_bytes_max`.
     mqtt_session_bytes_max: 64 << 10, 1 << 26, 4 << 10;
 };
@@ -115,15 +100,37 @@ fn scaled(own: u64, scale: u64, step: u64) -> u64 {
     u64::try_from(wide).unwrap_or(u64::MAX) / step * step
 }
 
+/// What the limits of pools depend on that share memory.
+#[derive(Clone, Copy)]
+struct Shared {
+    sizes: RecordSizes,
+    /// The memory that they share.
+    bytes: u64,
+    /// The addresses that they may reserve.
+    address_bytes: u64,
+}
+
 /// Returns the profile's limits at `scale`, overridden by the explicit ones.
-fn limits_at(profile: &Limits, explicit_limits: &ExplicitLimits, scale: u64, with_tls: bool) -> Limits {
+fn limits_at(
+    profile: &Limits,
+    explicit_limits: &ExplicitLimits,
+    scale: u64,
+    with_tls: bool,
+    shared: &Shared,
+) -> Limits {
     let mut limits = profile.clone();
     for pool in &POOLS {
         (pool.set)(&mut limits, pool.scaled(profile, scale));
     }
+    limits.set_shared(&shared.sizes, shared.bytes, shared.address_bytes);
+    let most = limits.clone();
     derive_buffers(&mut limits, profile, explicit_limits, scale, with_tls);
     derive_message_size(&mut limits, profile, explicit_limits, scale);
     explicit_limits.apply_to(&mut limits);
+    limits.lower_shared(&most);
+    if !explicit_limits.has("tls_connections_max") {
+        limits.tls_connections_max = limits.connections_max;
+    }
     if !explicit_limits.has(MQTT_SESSION_BYTES_MAX) {
         let bodies = u32::try_from(limits.body_bytes_max).unwrap_or(u32::MAX);
         limits.mqtt_session_bytes_max = limits.mqtt_session_bytes_max.min(bodies);
@@ -184,9 +191,10 @@ fn derive_message_size(limits: &mut Limits, profile: &Limits, explicit_limits: &
     };
     // One sixteenth of `body_bytes_max` is reserved for other purposes, so 15/16 must be enough.
     let body_min = (required_assembly.div_ceil(15) * 16).next_multiple_of(PAGE);
-    limits.body_bytes_max = limits.body_bytes_max.max(body_min);
+    let most = limits.body_bytes_max;
+    limits.body_bytes_max = most.max(body_min);
     let body = if explicit_limits.has("body_bytes_max") {
-        with_explicit.body_bytes_max
+        with_explicit.body_bytes_max.min(most)
     } else {
         limits.body_bytes_max
     };
@@ -201,15 +209,23 @@ fn derive_message_size(limits: &mut Limits, profile: &Limits, explicit_limits: &
 }
 
 impl Config {
-    /// Sets all limits that are not explicit to the largest values that `memory_limit` allows. Returns the memory table,
-    /// which lists the memory of each pool.
+    /// Sets all limits that are not explicit to the largest values that `memory_limit` allows. All pools together reserve at
+    /// most `address_bytes` bytes of addresses. Returns the memory table.
     ///
     /// # Errors
-    /// The limits contradict each other, or even the smallest pools do not fit into `memory_limit`. The error names the
-    /// key to change. The configuration then has the smallest pools.
-    pub fn derive_limits(&mut self, sizes_of: SizesOf) -> Result<MemoryTable, LimitsError> {
-        let scale = self.largest_scale(sizes_of);
-        self.limits = self.limits_at(&self.explicit_limits, scale);
+    /// The limits contradict each other, or `memory_limit` leaves too little memory to the pools even with the smallest other
+    /// limits. The error names the key to change. The configuration then has the smallest limits.
+    pub fn derive_limits(
+        &mut self,
+        sizes_of: SizesOf,
+        address_bytes: u64,
+    ) -> Result<MemoryTable, LimitsError> {
+        let scale = self.largest_scale(sizes_of, address_bytes);
+        let mut shared = self.shared(sizes_of, address_bytes);
+        self.limits = self.limits_at(&self.explicit_limits, scale, &shared);
+        let fixed = self.fixed_bytes_with(self.limits.clone(), sizes_of);
+        shared.bytes = self.memory_limit_bytes.saturating_sub(fixed).max(SHARED_BYTES_MIN);
+        self.limits = self.limits_at(&self.explicit_limits, scale, &shared);
         if let Some(disk_limit) = self.store.disk_limit_bytes {
             self.limits.check_disk(disk_limit)?;
         }
@@ -217,10 +233,15 @@ impl Config {
             let must = "at least the number of [[bridge]] sections; without the key, it is that number";
             return Err(LimitsError::Contradiction { key: BRIDGES_MAX, must });
         }
+        if self.limits.assembly_bytes_max > shared.bytes / 4 * 3 / 16 * 15 {
+            let must = "larger for such long messages: all that are incomplete at a time (assembly_bytes_max) have \
+                        two thirds of the memory that the pools share";
+            return Err(LimitsError::Contradiction { key: "memory_limit", must });
+        }
         let checked = self.limits.check(&sizes_of(self), self.memory_limit_bytes);
         checked.map_err(|error| match error {
             LimitsError::SumTooLarge { sum, memory_limit, .. } => {
-                self.explain_excess(sizes_of, sum, memory_limit)
+                self.explain_excess(sizes_of, sum, memory_limit, &shared)
             }
             other => other,
         })
@@ -250,9 +271,9 @@ impl Config {
     }
 
     /// Returns the limits of this configuration at `scale`, overridden by `explicit_limits`.
-    fn limits_at(&self, explicit_limits: &ExplicitLimits, scale: u64) -> Limits {
+    fn limits_at(&self, explicit_limits: &ExplicitLimits, scale: u64, shared: &Shared) -> Limits {
         let with_tls = self.serves_tls() || self.may_need_upstream_tls();
-        let mut limits = limits_at(&self.profile.limits, explicit_limits, scale, with_tls);
+        let mut limits = limits_at(&self.profile.limits, explicit_limits, scale, with_tls, shared);
         // These limits reserve no memory, so they are not scaled.
         limits.heartbeat_s = self.limits.heartbeat_s;
         limits.channel_max = self.limits.channel_max;
@@ -262,47 +283,38 @@ impl Config {
         limits
     }
 
-    /// Returns the memory that these limits need, in bytes.
-    fn bytes_with(&self, limits: Limits, sizes_of: SizesOf) -> u64 {
-        let config = Self { limits, ..self.clone() };
-        config.limits.memory_table(&sizes_of(&config)).bytes()
+    /// Returns what the limits of pools depend on that share memory, as if there were nothing else.
+    fn shared(&self, sizes_of: SizesOf, address_bytes: u64) -> Shared {
+        Shared { sizes: sizes_of(self), bytes: self.memory_limit_bytes, address_bytes }
     }
 
-    /// Returns the largest scale with which the limits fit into `memory_limit`.
-    ///
-    /// A configuration without TLS, bridges and explicit limits gets the same part of `memory_limit` as in the profile:
-    /// the profile leaves the rest free for TLS. If TLS, bridges or explicit limits need more than that rest, the scale
-    /// is smaller.
-    fn largest_scale(&self, sizes_of: SizesOf) -> u64 {
-        let no_explicit = ExplicitLimits::default();
-        let explicit_limits = no_explicit.clone();
-        let plain = Self {
-            listen_tls: Vec::new(),
-            mqtt_tls: Vec::new(),
-            management_tls: Vec::new(),
-            bridges: Vec::new(),
-            explicit_limits,
-            ..self.clone()
-        };
+    /// Returns the bytes of everything that has a fixed size with these limits.
+    fn fixed_bytes_with(&self, limits: Limits, sizes_of: SizesOf) -> u64 {
+        let config = Self { limits, ..self.clone() };
+        config.limits.memory_table(&sizes_of(&config), 0).fixed_bytes()
+    }
+
+    /// Returns the largest scale, up to the ratio of `memory_limit` to that of the profile, with which the pools that share
+    /// memory have enough.
+    fn largest_scale(&self, sizes_of: SizesOf, address_bytes: u64) -> u64 {
         let (own, limit) = (self.profile.memory_limit_bytes.max(1), self.memory_limit_bytes);
-        let used = plain.bytes_with(plain.limits_at(&no_explicit, ONE), sizes_of).min(own);
-        let share = u128::from(limit) * u128::from(used) / u128::from(own);
-        let share = u64::try_from(share).unwrap_or(limit);
-        // With no more memory than in the profile, no limit is larger than in the profile.
-        let scale_max = if limit > own { SCALE_MAX } else { ONE };
-        let plain_scale = largest(scale_max, |scale| {
-            plain.bytes_with(plain.limits_at(&no_explicit, scale), sizes_of) <= share
-        });
-        largest(plain_scale, |scale| {
-            self.bytes_with(self.limits_at(&self.explicit_limits, scale), sizes_of) <= limit
+        let ratio = u128::from(limit) * u128::from(ONE) / u128::from(own);
+        let scale_max = u64::try_from(ratio).unwrap_or(SCALE_MAX).min(SCALE_MAX);
+        let left = limit.saturating_sub((limit / SHARED_DIVISOR).max(SHARED_BYTES_MIN));
+        let shared = self.shared(sizes_of, address_bytes);
+        largest(scale_max, |scale| {
+            let limits = self.limits_at(&self.explicit_limits, scale, &shared);
+            self.fixed_bytes_with(limits, sizes_of) <= left
         })
     }
 
-    /// Returns the error for limits of which even the smallest ones need more than `memory_limit`. If that is because of
+    /// Returns the error for limits of which even the smallest ones leave too little of `memory_limit`. If that is because of
     /// explicit limits, it names the one that needs most memory.
-    fn explain_excess(&self, sizes_of: SizesOf, sum: u64, memory_limit: u64) -> LimitsError {
-        let least_with =
-            |explicit_limits: &ExplicitLimits| self.bytes_with(self.limits_at(explicit_limits, 0), sizes_of);
+    fn explain_excess(&self, sizes_of: SizesOf, sum: u64, memory_limit: u64, shared: &Shared) -> LimitsError {
+        let least_with = |explicit_limits: &ExplicitLimits| {
+            let limits = self.limits_at(explicit_limits, 0, shared);
+            self.fixed_bytes_with(limits, sizes_of).saturating_add(SHARED_BYTES_MIN)
+        };
         let least = least_with(&ExplicitLimits::default());
         if least > memory_limit {
             return LimitsError::LimitTooSmall { memory_limit, least };
@@ -364,13 +376,12 @@ mod tests {
             permission_bytes: broker::PERMISSION_BYTES,
             policy_bytes: broker::POLICY_BYTES,
             parameter_bytes: broker::PARAMETER_BYTES,
-            session_bytes: 0,
-            retained_bytes: 0,
+            session_bytes: broker::SESSION_BYTES,
+            retained_bytes: broker::RETAINED_BYTES,
             login_bytes: 1_076,
             admission_bytes: 14_848,
             unacknowledged_bytes: broker::DELIVERY_BYTES,
-            scratch_bytes: broker::buffer_bytes(frame, limits.messages_max as usize)
-                + limits.output_buffer_bytes as usize,
+            scratch_bytes: broker::buffer_bytes(limits) + limits.output_buffer_bytes as usize,
             store_bytes: store::buffer_bytes(segment, commit, frame),
             pending_write_bytes: store::PendingWrites::bytes(
                 limits.messages_max as usize,
@@ -400,7 +411,7 @@ mod tests {
             let management = Some(vec!["127.0.0.1:15672".parse().unwrap()]);
             let flags = Layer { board: Some(board.name.into()), management, ..Layer::default() };
             let mut config = Config::gather(None, flags).unwrap();
-            config.derive_limits(about).unwrap();
+            config.derive_limits(about, u64::MAX).unwrap();
             assert!(config.limits.management_clients_max >= 2, "{}", board.name);
         }
     }
@@ -409,7 +420,7 @@ mod tests {
     fn a_session_of_mqtt_holds_at_most_the_bodies_that_there_is_memory_for() {
         let derived = |text: &str| {
             let mut config = Config::gather(None, Layer::parse("leveret.toml", text).unwrap()).unwrap();
-            config.derive_limits(about).map(|_| config.limits.mqtt_session_bytes_max)
+            config.derive_limits(about, u64::MAX).map(|_| config.limits.mqtt_session_bytes_max)
         };
         let small = "[limits]\nbody_bytes_max = \"768KiB\"\n";
         assert_eq!(derived(small), Ok(768 << 10));
@@ -448,28 +459,9 @@ mod tests {
         config.explicit_limits.add(&layer);
     }
 
-    /// The pools in an order in which they can be configured without contradiction.
-    const NAMED: [&str; 19] = [
-        "connections_max",
-        "handshakes_max",
-        "tls_connections_max",
-        "tls_handshakes_max",
-        "channels_max",
-        "consumers_max",
-        "queues_max",
-        "exchanges_max",
-        "bindings_max",
-        "names_bytes_max",
-        "vhosts_max",
-        "users_max",
-        "permissions_max",
-        "policies_max",
-        "parameters_max",
-        "patterns_bytes_max",
-        "messages_max",
-        "body_bytes_max",
-        "queue_entries_max",
-    ];
+    /// The first of [`POOLS`], which can be configured without contradiction.
+    const NAMED: [&str; 5] =
+        ["connections_max", "handshakes_max", "tls_handshakes_max", "unsent_bytes_max", "index_bytes_max"];
 
     /// Returns the values that must not shrink with more memory.
     fn amounts(limits: &Limits) -> Vec<u64> {
@@ -494,7 +486,7 @@ mod tests {
             let most = 10_u64.pow(7 + chance.below(3) as u32);
             config.memory_limit_bytes = (10_000_000 + chance.below(most)).min(8 * GIGABYTE);
             let limit = config.memory_limit_bytes;
-            let table = match config.derive_limits(about) {
+            let table = match config.derive_limits(about, u64::MAX) {
                 Ok(table) => table,
                 Err(LimitsError::LimitTooSmall { .. }) => continue,
                 Err(LimitsError::SumTooLarge { key, .. }) => {
@@ -510,8 +502,13 @@ mod tests {
             derived += 1;
             let is_small = u64::from(config.limits.message_size_max) < MESSAGE_BYTES_MIN;
             assert!(!is_alone || !is_small, "{board}, {limit}: {}", config.limits.message_size_max);
-            assert!(table.bytes() <= limit, "{board}, {limit}: {}", table.bytes());
-            assert!(!is_alone || table.bytes() >= limit / 10 * 9, "{board}, {limit}: {}", table.bytes());
+            assert_eq!(table.bytes(), limit, "{board}");
+            let shared = table.shared_bytes();
+            assert!(shared >= SHARED_BYTES_MIN, "{board}, {limit}: {shared}");
+            assert!(
+                !is_alone || shared >= limit / SHARED_DIVISOR || limit < 24_000_000,
+                "{board}, {limit}: {shared}"
+            );
             for pool in &POOLS {
                 let (least, own) = (*pool.range.start(), (pool.get)(&config.profile.limits));
                 assert!(
@@ -522,7 +519,7 @@ mod tests {
             }
             let before = amounts(&config.limits);
             config.memory_limit_bytes += chance.below(limit / 4) + 1;
-            config.derive_limits(about).unwrap();
+            config.derive_limits(about, u64::MAX).unwrap();
             let shrunk =
                 amounts(&config.limits).iter().zip(&before).position(|(after, before)| after < before);
             assert_eq!(

@@ -136,6 +136,8 @@ impl Channel {
 #[derive(Debug)]
 pub(super) struct Channels {
     records: Slab<Channel>,
+    /// The first record of each bucket plus 1; 0 ([`NONE`] plus 1) for an empty one, so that the table takes no memory before
+    /// it is used.
     buckets: Box<[Slot]>,
     hasher: RandomState,
 }
@@ -161,15 +163,23 @@ impl OwnChannels {
 const REFUSED_MAX: usize = 64;
 
 impl Channels {
-    /// Memory of the records for refused channels in bytes.
-    pub(super) const REFUSED_BYTES: usize = REFUSED_MAX * Self::RECORD_BYTES;
-    /// Memory of a channel in bytes: its record, and its part of the hash table.
-    pub(super) const RECORD_BYTES: usize = Slab::<Channel>::record_bytes() + size_of::<Slot>() * 2;
+    /// Memory of a channel in bytes, without the hash table.
+    pub(super) const RECORD_BYTES: usize = Slab::<Channel>::record_bytes();
+
+    /// Returns the bytes of the hash table for this many channels.
+    pub(super) const fn table_bytes(channels_max: usize) -> usize {
+        Self::bucket_count(channels_max) * size_of::<Slot>()
+    }
+
+    /// Returns the number of buckets: a quarter of the channels, because all of them are rarely there at once.
+    const fn bucket_count(channels_max: usize) -> usize {
+        channels_max.div_ceil(4).next_power_of_two()
+    }
 
     pub(super) fn new(channels_max: usize, memory: &Memory) -> Self {
         Self {
             records: Slab::in_memory(channels_max + REFUSED_MAX, memory, Class::Clients),
-            buckets: vec![NONE; channels_max.next_power_of_two()].into_boxed_slice(),
+            buckets: vec![0; Self::bucket_count(channels_max)].into_boxed_slice(),
             hasher: RandomState::default(),
         }
     }
@@ -180,7 +190,7 @@ impl Channels {
         if own.cached.0 == number && own.cached.1 != NONE {
             return Some(own.cached.1);
         }
-        let mut slot = self.buckets[self.bucket(owner, number)];
+        let mut slot = self.first_in(self.bucket(owner, number));
         while slot != NONE {
             let record = &self.records[slot as usize];
             if record.number == number && record.connection == owner {
@@ -212,7 +222,7 @@ impl Channels {
             next_to_confirm: NONE,
             confirm_list: ConfirmListKind::None,
             last_queue: Name::new(),
-            next_in_bucket: self.buckets[bucket],
+            next_in_bucket: self.first_in(bucket),
             next: own.first,
             previous: NONE,
         };
@@ -220,7 +230,7 @@ impl Channels {
         if own.first != NONE {
             self.records[own.first as usize].previous = slot;
         }
-        self.buckets[bucket] = slot;
+        self.buckets[bucket] = slot.wrapping_add(1);
         own.first = slot;
         own.count += 1;
         own.cached = (number, slot);
@@ -245,9 +255,9 @@ impl Channels {
     /// Removes a record from its bucket.
     fn leave_bucket(&mut self, slot: Slot, record: &Channel) {
         let bucket = self.bucket(record.connection, record.number);
-        let mut at = self.buckets[bucket];
+        let mut at = self.first_in(bucket);
         if at == slot {
-            self.buckets[bucket] = record.next_in_bucket;
+            self.buckets[bucket] = record.next_in_bucket.wrapping_add(1);
             return;
         }
         while at != NONE {
@@ -265,6 +275,11 @@ impl Channels {
         self.records.idle_bytes()
     }
 
+    /// Returns the configuration key of the limit that is reached if no further channel can be opened.
+    pub(super) fn limit_key(&self) -> &'static str {
+        self.records.limit_key("channels_max")
+    }
+
     /// Returns the memory of unused records to the operating system.
     pub(super) fn trim(&mut self) {
         self.records.trim();
@@ -277,6 +292,11 @@ impl Channels {
 
     pub(super) const fn len(&self) -> usize {
         self.records.len()
+    }
+
+    #[inline]
+    fn first_in(&self, bucket: usize) -> Slot {
+        self.buckets[bucket].wrapping_sub(1)
     }
 
     fn bucket(&self, owner: ConnectionId, number: u16) -> usize {

@@ -505,9 +505,9 @@ impl Pools {
         handshake::BYTES_PER_CONNECTION
     }
 
-    /// Returns the size of the records for refused channels in bytes, for the memory table.
-    pub const fn refused_channel_bytes() -> usize {
-        Channels::REFUSED_BYTES
+    /// Returns the bytes of the hash table of all channels, for the memory table.
+    pub const fn table_bytes(limits: &Limits) -> usize {
+        Channels::table_bytes(limits.channels_max as usize)
     }
 
     /// Returns approximately how many bytes of system memory the pools have but do not use.

@@ -85,7 +85,8 @@ impl Connection {
             return FrameResult::Wait(Suspension::ReplySpace);
         }
         let Some(slot) = context.pools.channels.open(&mut self.channels, self.id, number) else {
-            let text = format_args!("this broker has no free channels: raise channels_max or close some");
+            let key = context.pools.channels.limit_key();
+            let text = format_args!("this broker has no free channels: raise {key} or close some");
             return FrameResult::hard(ReplyCode::ResourceError, text, method.id());
         };
         self.input.pending = Pending::on_channel(CommandKind::OpenChannel, method.id(), slot, false);

@@ -126,6 +126,8 @@ pub enum Advice {
     RaiseConnections,
     /// `tls_connections_max` is reached.
     RaiseTlsConnections,
+    /// Raise `memory_limit`.
+    RaiseMemory,
     /// Which permission pattern matches the default exchange, whose name is empty.
     MatchDefaultExchange,
 }
@@ -137,6 +139,9 @@ impl Advice {
             Self::RaiseMessageSize => "; the key is message_size_max",
             Self::RaiseConnections => "; close some (list_connections) or raise connections_max",
             Self::RaiseTlsConnections => "; close some (list_connections) or raise tls_connections_max",
+            Self::RaiseMemory => {
+                "; there is no memory for more: close some (list_connections) or raise memory_limit"
+            }
             Self::MatchDefaultExchange => "; the user's write pattern has to match amq.default",
         }
     }

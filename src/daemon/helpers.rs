@@ -171,7 +171,7 @@ fn run(
 fn reload(before: &Config, certificates: Option<&mut CertificateStore>) -> Result<Config, String> {
     let mut config = before.again().map_err(|error| error.to_string())?;
     config
-        .derive_limits(super::sizes::record_sizes)
+        .derive_limits(super::sizes::record_sizes, super::sizes::ADDRESS_BYTES_MAX)
         .map_err(|error| config.locate_error(&error).to_string())?;
     if let Some(certificates) = certificates
         && !certificates.reload(&config.tls)

@@ -91,7 +91,7 @@ mod tests {
         let config = Config::gather(Some(&file), Layer::default());
         std::fs::remove_file(&file).unwrap();
         let mut config = config.unwrap();
-        config.derive_limits(crate::record_sizes).unwrap();
+        config.derive_limits(crate::record_sizes, u64::MAX).unwrap();
         config
     }
 

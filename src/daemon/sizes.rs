@@ -32,8 +32,11 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
     let reserved = leveret_server::tls_reserved_bytes(connections);
     let client = leveret_management::operator_session::NETWORK_SESSION_BYTES + leveret_server::LOGIN_BYTES;
     RecordSizes {
-        scratch_bytes: leveret_broker::buffer_bytes(frame, limits.messages_max as usize)
-            + leveret_connection::Pools::refused_channel_bytes()
+        scratch_bytes: leveret_broker::buffer_bytes(limits)
+            + leveret_connection::Pools::table_bytes(limits)
+            + leveret_connection::Pools::client_properties_bytes() * limits.connection_places() as usize
+            // The longest answer of MQTT, whose codes are collected before they are stored as a packet.
+            + if_mqtt(2 * frame)
             // The AMQP properties of one MQTT message.
             + if_mqtt(frame)
             + if_mqtt(leveret_connection::alias_bytes(limits.connections_max as usize))
@@ -55,9 +58,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
             .max(if_link(leveret_server::tls_scratch_bytes(limits))),
         tls_crl_bytes: if_serving(if config.tls.crls.is_empty() { 0 } else { leveret_tls::CRL_BYTES }),
         connection_bytes: leveret_server::peer_bytes::<Socket>()
-            + leveret_broker::CONNECTION_BYTES
-            + leveret_connection::Pools::client_properties_bytes()
-            + if_mqtt(leveret_broker::SESSION_BYTES + leveret_connection::MQTT_HEAP_BYTES)
+            + if_mqtt(leveret_connection::MQTT_HEAP_BYTES)
             + if_websocket(leveret_server::WEBSOCKET_BYTES),
         bridge_bytes: leveret_server::bridge_bytes::<Socket>(limits.frame_max as usize, window)
             + 3 * leveret_broker::CONNECTION_BYTES
@@ -69,16 +70,14 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
         empty_queue_index_bytes: leveret_storage::EMPTY_QUEUE_BYTES,
         definition_bytes: leveret_storage::DEFINITION_BYTES,
         exchange_bytes: leveret_broker::EXCHANGE_BYTES,
-        binding_bytes: leveret_broker::BINDING_BYTES + if_mqtt(leveret_broker::REPLAY_BYTES),
+        binding_bytes: leveret_broker::BINDING_BYTES,
         vhost_bytes: leveret_broker::VHOST_BYTES,
         user_bytes: leveret_broker::USER_BYTES,
         permission_bytes: leveret_broker::PERMISSION_BYTES,
         policy_bytes: leveret_broker::POLICY_BYTES,
         parameter_bytes: leveret_broker::PARAMETER_BYTES,
-        // A session has up to three definitions in the index of the log: both parts of its state, and its will. A retained
-        // message has one.
-        session_bytes: if_mqtt(leveret_broker::SESSION_BYTES + 3 * leveret_storage::DEFINITION_BYTES),
-        retained_bytes: if_mqtt(leveret_broker::RETAINED_BYTES + leveret_storage::DEFINITION_BYTES),
+        session_bytes: leveret_broker::SESSION_BYTES,
+        retained_bytes: leveret_broker::RETAINED_BYTES,
         login_bytes: leveret_server::LOGIN_BYTES,
         admission_bytes: leveret_server::admission_bytes::<Socket>(),
         unacknowledged_bytes: leveret_broker::DELIVERY_BYTES,
@@ -110,12 +109,30 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
 /// The limits do not fit or contradict each other, or the system does not provide the memory. The error names the key to
 /// change.
 pub fn derive_limits(config: &mut Config) -> Result<MemoryTable, LimitsError> {
-    let table = config.derive_limits(record_sizes)?;
-    if mem::can_be_mapped(table.lines.iter().map(MemoryLine::bytes)) {
-        return Ok(table);
+    let mut address_bytes = ADDRESS_BYTES_MAX;
+    loop {
+        let table = config.derive_limits(record_sizes, address_bytes)?;
+        if !mem::can_be_mapped(table.lines.iter().map(MemoryLine::bytes)) {
+            let sum = table.bytes();
+            return Err(LimitsError::MemoryRefused { sum, memory_limit: config.memory_limit_bytes });
+        }
+        let reserved = config.limits.shared_address_bytes(&record_sizes(config));
+        if mem::can_be_reserved(reserved.saturating_add(ADDRESS_BYTES_SPARE)) {
+            return Ok(table);
+        }
+        // The system limits the addresses of this process (`ulimit -v`). Smaller pools need fewer.
+        address_bytes = address_bytes.min(reserved) / 2;
+        if address_bytes < table.shared_bytes() {
+            let sum = reserved;
+            return Err(LimitsError::MemoryRefused { sum, memory_limit: config.memory_limit_bytes });
+        }
     }
-    Err(LimitsError::MemoryRefused { sum: table.bytes(), memory_limit: config.memory_limit_bytes })
 }
+
+/// The most addresses that all pools together reserve: on a 32-bit machine, a process has two to three gigabytes of them.
+pub(super) const ADDRESS_BYTES_MAX: u64 = if usize::BITS < 64 { 1 << 30 } else { u64::MAX };
+/// Addresses for everything besides the pools: buffers, stacks and libraries.
+const ADDRESS_BYTES_SPARE: u64 = 64 << 20;
 
 #[cfg(test)]
 mod tests {
@@ -139,57 +156,72 @@ mod tests {
     /// Returns the smallest memory limit that a broker with this configuration starts with.
     fn least(mut config: Config) -> u64 {
         config.memory_limit_bytes = 1;
-        match config.derive_limits(record_sizes) {
+        match config.derive_limits(record_sizes, u64::MAX) {
             Err(LimitsError::LimitTooSmall { least, .. }) => least,
             other => panic!("{other:?}"),
         }
     }
 
+    /// Limits whose pools share memory are always derived, and nothing else is.
     #[test]
     fn with_its_own_memory_limit_a_profile_is_what_it_says() {
-        for board in BOARDS {
-            let mut config = gathered(board.name, None, false);
-            let own = config.limits.clone();
-            config.derive_limits(record_sizes).unwrap();
-            assert_eq!(config.limits, own, "{}", board.name);
-            assert!(!config.to_toml().contains("derived"), "{}", config.to_toml());
+        for (board, with_tls) in BOARDS.iter().flat_map(|board| [(board, false), (board, true)]) {
+            let mut config = gathered(board.name, None, with_tls);
+            config.derive_limits(record_sizes, u64::MAX).unwrap();
+            let shown = config.to_toml();
+            let derived = shown.lines().filter(|line| line.contains("derived"));
+            for key in derived.filter_map(|line| line.split(' ').next()) {
+                let is_free = Limits::is_shared(key) || key == "tls_connections_max";
+                assert!(is_free, "{}: {key}", board.name);
+            }
         }
     }
 
+    /// The memory table has lines for TLS only with the listeners that need it.
     #[test]
-    fn whoever_sets_up_tls_on_the_default_profile_loses_nothing() {
-        let mut config = gathered(BOARDS[0].name, None, true);
-        let own = config.limits.clone();
-        config.derive_limits(record_sizes).unwrap();
-        assert_eq!(config.limits, own, "messages of 16 MiB are taken, and more");
+    fn only_listeners_with_tls_take_memory_for_it() {
+        let has_tls = |listen: &str| {
+            let table = said(&format!("board = \"router-64\"\n{listen}"))
+                .derive_limits(record_sizes, u64::MAX)
+                .unwrap();
+            table.lines.iter().any(|line| line.key == "tls_handshakes_max")
+        };
+        assert!(!has_tls("") && !has_tls("mqtt = [\"127.0.0.1\"]\n"));
+        assert!(has_tls("listen_tls = [\"127.0.0.1\"]\n") && has_tls("mqtt_tls = [\"127.0.0.1\"]\n"));
+        // `said` sets `management = []`.
+        let management = "management_tls = [\"127.0.0.1:0\"]\n";
+        assert!(!has_tls(management) && has_tls(&format!("{management}mqtt_websocket = true\n")));
     }
 
-    /// The lines of the memory table exist only with the listeners that need them.
+    /// What ordinary installations need, by the memory that one of each takes.
     #[test]
-    fn mqtt_takes_memory_for_its_sessions_and_with_tls_that_of_tls() {
-        let keys = |listen: &str| {
-            let table =
-                said(&format!("board = \"router-64\"\n{listen}")).derive_limits(record_sizes).unwrap();
-            ["tls_connections_max", "mqtt_sessions_max"]
-                .map(|key| table.lines.iter().any(|line| line.key == key))
-        };
-        assert_eq!(keys(""), [false, false]);
-        assert_eq!(keys("listen_tls = [\"127.0.0.1\"]\n"), [true, false]);
-        assert_eq!(keys("mqtt = [\"127.0.0.1\"]\n"), [false, true]);
-        assert_eq!(keys("mqtt_tls = [\"127.0.0.1\"]\n"), [true, true]);
-        // `said` sets `management = []`.
-        assert_eq!(keys("management_tls = [\"127.0.0.1:0\"]\n"), [false, false]);
-        assert_eq!(keys("management_tls = [\"127.0.0.1:0\"]\nmqtt_websocket = true\n"), [true, true]);
+    fn the_pools_have_room_for_ordinary_installations() {
+        let mut config = gathered("pi-zero-w", None, true);
+        let table = config.derive_limits(record_sizes, u64::MAX).unwrap();
+        let sizes = record_sizes(&config);
+        let (shared, limits) = (table.shared_bytes(), &config.limits);
+        assert!(shared > 44_000_000, "{shared}");
+        assert!(limits.users_max > 10_000 && limits.queues_max > 20_000 && limits.bindings_max > 40_000);
+        // 500 sensors over TLS, each with a user, a session and a subscription.
+        let sensor = limits.connection_bytes(&sizes)
+            + sizes.tls_session_bytes
+            + sizes.user_bytes
+            + sizes.permission_bytes
+            + sizes.session_bytes
+            + sizes.queue_bytes
+            + sizes.binding_bytes;
+        assert!(500 * sensor as u64 <= shared * 8 / 10, "{sensor} bytes each");
     }
 
     #[test]
     fn every_profile_has_a_least_memory_that_starts_and_says_it() {
         for (board, with_tls) in BOARDS.iter().flat_map(|board| [(board, false), (board, true)]) {
             let least = least(gathered(board.name, None, with_tls));
-            assert!(least < 16_000_000, "{}: {least}", board.name);
-            gathered(board.name, Some(least), with_tls).derive_limits(record_sizes).unwrap();
-            let error =
-                gathered(board.name, Some(least - 1), with_tls).derive_limits(record_sizes).unwrap_err();
+            assert!(least < 18_000_000, "{}: {least}", board.name);
+            gathered(board.name, Some(least), with_tls).derive_limits(record_sizes, u64::MAX).unwrap();
+            let error = gathered(board.name, Some(least - 1), with_tls)
+                .derive_limits(record_sizes, u64::MAX)
+                .unwrap_err();
             assert!(error.to_string().contains(&format!("write memory_limit = {least} or more")), "{error}");
         }
     }
@@ -207,7 +239,7 @@ mod tests {
         for served in ["", mqtt, tls, &format!("{mqtt}{tls}"), &format!("{mqtt}{tls}{bridge}")] {
             let text = format!("board = \"generic\"\nmanagement = [\"127.0.0.1:0\"]\n{served}");
             let mut config = Config::gather(None, Layer::parse("leveret.toml", &text).unwrap()).unwrap();
-            config.derive_limits(record_sizes).unwrap();
+            config.derive_limits(record_sizes, u64::MAX).unwrap();
             assert_eq!(config.limits.channels_of_a_connection(), 2047, "{text}");
         }
     }
@@ -219,7 +251,7 @@ mod tests {
                     [[bridge.fetch]]\nqueue = \"b\"\nto_queue = \"b\"\n";
         let own = gathered("router-64", None, false).limits;
         let mut config = said(&format!("board = \"router-64\"\n{text}"));
-        let table = config.derive_limits(record_sizes).unwrap();
+        let table = config.derive_limits(record_sizes, u64::MAX).unwrap();
         let line = |key: &str, reason: &str| {
             let found = table.lines.iter().find(|line| line.key == key && line.reason.contains(reason));
             found.map(MemoryLine::bytes).unwrap()
@@ -228,13 +260,8 @@ mod tests {
             + line("input_buffer_bytes", "encryption and decryption");
         assert!(tls < 300_000, "{tls}");
         let limits = &config.limits;
-        for (name, has, had) in [
-            ("messages_max", limits.messages_max, own.messages_max),
-            ("connections_max", limits.connections_max, own.connections_max),
-            ("queues_max", limits.queues_max, own.queues_max),
-        ] {
-            assert!(has >= had * 17 / 20, "{name}: {has} of {had}");
-        }
+        assert_eq!(limits.connections_max, own.connections_max);
+        assert!(table.shared_bytes() > 3_500_000, "{}", table.shared_bytes());
     }
 
     #[test]
@@ -245,7 +272,7 @@ mod tests {
         };
         let text = bridge("plant") + &bridge("depot");
         let mut config = said(&text);
-        config.derive_limits(record_sizes).unwrap();
+        config.derive_limits(record_sizes, u64::MAX).unwrap();
         assert!(
             config.to_toml().contains("\nbridges_max = 2  # one for each [[bridge]]\n"),
             "{}",
@@ -255,25 +282,41 @@ mod tests {
 
     #[test]
     fn what_was_set_by_hand_stays_and_is_named_when_it_is_too_much() {
-        let mut config = said("memory_limit = \"40MB\"\n[limits]\nqueues_max = 9000\n");
-        config.derive_limits(record_sizes).unwrap();
+        let mut config =
+            said("memory_limit = \"40MB\"\n[limits]\nqueues_max = 9000\nmessages_max = 10000000\n");
+        config.derive_limits(record_sizes, u64::MAX).unwrap();
         assert_eq!(config.limits.queues_max, 9_000);
-        assert!(config.limits.messages_max < 60_000, "{}", config.limits.messages_max);
+        assert!(config.limits.messages_max < 40_000_000 / 128, "a limit takes no memory from others");
         let shown = config.to_toml();
         assert!(shown.contains("\nqueues_max = 9000\n"), "{shown}");
         let marked =
-            format!("\nmessages_max = {}  # derived from memory_limit\n", config.limits.messages_max);
+            format!("\nbindings_max = {}  # derived from memory_limit\n", config.limits.bindings_max);
         assert!(shown.contains(&marked), "{shown}");
-        let text = "memory_limit = \"40MB\"\n[limits]\nqueues_max = 9000\nmessages_max = 300000\n";
-        let error = said(text).derive_limits(record_sizes).unwrap_err().to_string();
-        assert!(error.contains("lower messages_max or raise memory_limit"), "{error}");
+        let text = "memory_limit = \"40MB\"\n[limits]\nindex_bytes_max = \"30MB\"\n";
+        let error = said(text).derive_limits(record_sizes, u64::MAX).unwrap_err().to_string();
+        assert!(error.contains("lower index_bytes_max or raise memory_limit"), "{error}");
+        let text = "memory_limit = \"40MB\"\n[limits]\nmessage_size_max = \"30MB\"\n";
+        let error = said(text).derive_limits(record_sizes, u64::MAX).unwrap_err().to_string();
+        assert!(error.starts_with("memory_limit must be larger"), "{error}");
+    }
+
+    /// The addresses of all pools together are bounded, and each pool keeps a useful part.
+    #[test]
+    fn pools_reserve_no_more_addresses_than_a_machine_with_32_bits_has() {
+        for (memory_limit, address_bytes) in [("64MB", 1 << 30), ("1GB", 1 << 30), ("64MB", 256 << 20)] {
+            let mut config = said(&format!("memory_limit = \"{memory_limit}\"\n"));
+            config.derive_limits(record_sizes, address_bytes).unwrap();
+            let reserved = config.limits.shared_address_bytes(&record_sizes(&config));
+            assert!(reserved <= address_bytes, "{memory_limit}: {reserved} of {address_bytes}");
+            assert!(config.limits.queues_max > 5_000 && config.limits.users_max > 2_000);
+        }
     }
 
     #[test]
     fn sizes_that_depend_on_each_other_follow_the_one_that_was_set() {
         let limits = |text: &str| {
             let mut config = said(text);
-            config.derive_limits(record_sizes).unwrap_or_else(|error| panic!("{text}: {error}"));
+            config.derive_limits(record_sizes, u64::MAX).unwrap_or_else(|error| panic!("{text}: {error}"));
             config.limits
         };
         assert!(limits("frame_max = \"512KiB\"").input_buffer_bytes >= 1 << 20);
@@ -301,7 +344,7 @@ mod tests {
             std::fs::write(&file, text).unwrap();
             let config = Config::gather(Some(&file), Layer::default());
             std::fs::remove_file(&file).unwrap();
-            let verdict = config.unwrap().derive_limits(record_sizes);
+            let verdict = config.unwrap().derive_limits(record_sizes, u64::MAX);
             assert!(verdict.is_ok(), "{text}: {}", verdict.unwrap_err());
         }
     }

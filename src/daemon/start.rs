@@ -13,6 +13,7 @@ use leveret_config::units::ListenAddress;
 use leveret_config::{Config, ConfigError};
 use leveret_connection::{Identity, MqttSettings};
 use leveret_core::limits::{Megabytes, MemoryTable};
+use leveret_core::mem::Memory;
 use leveret_core::version::build_version;
 use leveret_management::definitions::{
     At, Findings, Item, Parsed, apply, hash_password, parse, read, unknown_field,
@@ -55,7 +56,11 @@ impl EventLoop {
         let management = listen::open_management(&poll, &config, management_token, &mut passed)?;
         passed.check_none_left()?;
         log_limits(&config, &table);
-        let mut broker = Broker::new(&limits, Box::new(entropy)).map_err(StartError::TooSmall)?;
+        let memory = Memory::with_bytes(table.shared_bytes());
+        let mut broker =
+            Broker::in_memory(&limits, &memory, Box::new(entropy)).map_err(StartError::TooSmall)?;
+        let sizes = sizes::record_sizes(&config);
+        broker.add_connection_bytes(limits.connection_bytes(&sizes));
         broker.access_mut().set_loopback_users(&config.loopback_users);
         let no_thread = |error| StartError::System("start a thread", error);
         let waker = Arc::new(Waker::new(poll.registry(), HELPERS).map_err(no_thread)?);
@@ -71,6 +76,7 @@ impl EventLoop {
                 vhost: config.mqtt_vhost.clone(),
                 content_type: config.mqtt_content_type.clone(),
             },
+            tls_session_bytes: sizes.tls_session_bytes,
             tls_links_max: config.tls_links_max(),
             certificates: CertificateState::of(certificates.as_ref()),
             management_listeners: management.iter().map(|listener| listener.with_tls).collect(),

@@ -171,6 +171,13 @@ fn subscriptions(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
 /// Returns the alarm about clients that are refused because too many connections are open.
 fn connections(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
     let (key, limit) = context.process.refusing_connections?;
+    if key == "memory_limit" {
+        return Some(Cow::from(format!(
+            "connections: {limit} connections are open, and memory_limit leaves no memory for more, so further clients are \
+             refused; close those that are not needed (list_connections, close_connection), or raise memory_limit and restart \
+             the broker"
+        )));
+    }
     Some(Cow::from(format!(
         "connections: {key} = {limit} connections are open, so further clients are refused; close those that are not needed \
          (list_connections, close_connection), or raise {key} and restart the broker"

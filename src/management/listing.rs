@@ -16,6 +16,7 @@
 //! - Rows with equal keys stay in the order of their positions.
 
 use leveret_core::limits::SORTED_ROW_BYTES;
+use leveret_core::mem::{Class, HeapBytes};
 use regex_lite::{Regex, RegexBuilder};
 
 use leveret_broker::BindingView;
@@ -119,7 +120,7 @@ impl Listing {
     /// Examines some more rows for sorting.
     ///
     /// # Errors
-    /// The page does not exist.
+    /// The page does not exist, or there is too little memory.
     pub fn gather(&mut self, context: ReadContext<'_>) -> Result<(), PageError> {
         let Some(ordered) = &mut self.ordered else { return Ok(()) };
         let mut work = 0;
@@ -136,7 +137,7 @@ impl Listing {
             if self.place >= (part.places)(context) {
                 (self.part, self.place) = (self.part + 1, 0);
             } else if let Some(probe) = part.probe {
-                work += ordered.take(probe, &self.filter, context, (self.part, self.place));
+                work += ordered.take(probe, &self.filter, context, (self.part, self.place))?;
                 self.place += 1;
             } else {
                 self.place += 1;
@@ -651,6 +652,9 @@ type Key = [u8; 16];
 const KEY_TEXT_BYTES: usize = 15;
 const _: () = assert!(2 * size_of::<(Key, u8, u32)>() <= SORTED_ROW_BYTES);
 
+/// Capacity for rows when the first one is added.
+const ROWS_MIN: usize = 64;
+
 /// A range of rows whose keys are equal in all bytes compared up to now.
 #[derive(Clone, Copy, Debug)]
 struct TiedRows {
@@ -688,6 +692,8 @@ pub struct Ordered {
     is_reverse: bool,
     page: Option<(usize, usize)>,
     rows: Vec<(Key, u8, u32)>,
+    /// The memory of `rows`; `None` before the first one.
+    rows_memory: Option<HeapBytes>,
     total: usize,
     filtered: usize,
     at: usize,
@@ -755,6 +761,7 @@ impl Ordered {
             is_reverse,
             page,
             rows: Vec::new(),
+            rows_memory: None,
             total: 0,
             filtered: 0,
             at: 0,
@@ -763,16 +770,19 @@ impl Ordered {
     }
 
     /// Examines the row at a position. Returns how much work that was, in examined rows.
+    ///
+    /// # Errors
+    /// The memory has no room for one more row.
     pub fn take(
         &mut self,
         probe: RowProbe,
         filter: &Filter,
         context: ReadContext<'_>,
         (part, place): (usize, usize),
-    ) -> usize {
+    ) -> Result<usize, PageError> {
         let mut cell = Vec::new();
         if !(probe.cell)(filter, context, place, &self.sort, &mut cell) {
-            return 1;
+            return Ok(1);
         }
         self.total += 1;
         let (is_named, work) = match &self.name_filter {
@@ -785,9 +795,27 @@ impl Ordered {
             }),
         };
         if is_named {
+            if self.rows.len() == self.rows.capacity() {
+                self.grow(context)?;
+            }
             self.rows.push((key(&cell), part as u8, place as u32));
         }
-        1 + work
+        Ok(1 + work)
+    }
+
+    /// Doubles the capacity for rows.
+    fn grow(&mut self, context: ReadContext<'_>) -> Result<(), PageError> {
+        let more = self.rows.capacity().max(ROWS_MIN);
+        let memory = self
+            .rows_memory
+            .get_or_insert_with(|| HeapBytes::in_memory(context.broker.memory(), Class::Clients));
+        // While the rows are moved, both allocations exist. What is charged for the first one is part of this.
+        if !memory.try_add(more * SORTED_ROW_BYTES) {
+            let why = "memory_limit leaves no memory to sort the list; select fewer rows".to_string();
+            return Err((Status::Unavailable, "no_memory", why));
+        }
+        self.rows.reserve_exact(more);
+        Ok(())
     }
 
     /// Sorts the rows after all have been examined, examining at most `left` further rows. Returns whether the rows
@@ -855,6 +883,9 @@ impl Ordered {
         self.rows.truncate(start.saturating_add(size));
         self.rows.drain(..start);
         self.rows.shrink_to_fit();
+        if let Some(memory) = &mut self.rows_memory {
+            memory.subtract(memory.used() - self.rows.len() * SORTED_ROW_BYTES);
+        }
         Ok(format!(
             "{{\"filtered_count\":{},\"item_count\":{},\"page\":{page},\"page_count\":{},\
              \"page_size\":{size},\"total_count\":{},\"items\":[",

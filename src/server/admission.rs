@@ -29,7 +29,7 @@ use leveret_connection::{Client, Settings, Stage};
 use leveret_core::command::ConnectionId;
 use leveret_core::limits::CONTROL_CLIENTS_MAX;
 use leveret_core::log_limiter::LogKind;
-use leveret_core::mem::sort;
+use leveret_core::mem::{Class, HeapBytes, Memory, sort};
 use leveret_core::time::{Deadline, Now};
 use leveret_management::columns::name_of;
 use leveret_management::operator_session::OperatorSession;
@@ -82,6 +82,9 @@ pub(super) struct Admission<S> {
     unauthenticated: Vec<ConnectionId>,
     /// Connections over TLS, before and after their login.
     tls_connections: u32,
+    /// Memory of these connections, and what each of them takes.
+    tls_memory: HeapBytes,
+    tls_each_bytes: usize,
     /// Number of connections evicted since the start.
     evicted_count: u64,
     /// Number of messages since the start that were dropped with the connections of their publishers.
@@ -234,7 +237,12 @@ impl Listener {
 impl<S> Admission<S> {
     /// Creates the admission without connections. `waiting_sockets_max` is the maximum number of accepted
     /// sockets that wait for a slot.
-    pub(super) fn new(listeners: &Listeners, handshakes_max: usize, waiting_sockets_max: usize) -> Self {
+    pub(super) fn new(
+        listeners: &Listeners,
+        handshakes_max: usize,
+        waiting_sockets_max: usize,
+        (memory, tls_each_bytes): (&Memory, usize),
+    ) -> Self {
         let first_metrics = listeners.management.len() - listeners.metrics;
         let amqp = listeners.amqp.iter().enumerate();
         let amqp = amqp.map(|(at, tls)| Listener::new(ListenerKind::Amqp, ListenerId::Amqp(at), *tls));
@@ -252,6 +260,8 @@ impl<S> Admission<S> {
             last: OperatorKind::Metrics,
             unauthenticated: Vec::with_capacity(handshakes_max),
             tls_connections: 0,
+            tls_memory: HeapBytes::in_memory(memory, Class::Clients),
+            tls_each_bytes,
             evicted_count: 0,
             dropped_messages_count: 0,
             refusing: None,
@@ -306,7 +316,24 @@ impl<S> Admission<S> {
     /// Notes that a connection of the broker was closed.
     pub(super) fn note_closed(&mut self, id: ConnectionId, was_tls: bool) {
         self.unauthenticated.retain(|other| *other != id);
-        self.tls_connections -= u32::from(was_tls);
+        if was_tls {
+            self.tls_connections -= 1;
+            self.tls_memory.subtract(self.tls_each_bytes);
+        }
+    }
+
+    /// Notes that a connection exists that has not logged in.
+    fn note_accepted(&mut self, id: ConnectionId, with_tls: bool) {
+        self.unauthenticated.push(id);
+        if with_tls {
+            self.tls_connections += 1;
+            self.tls_memory.add(self.tls_each_bytes);
+        }
+    }
+
+    /// Returns for how many more connections over TLS there is memory.
+    pub(super) fn tls_connections_free(&self) -> usize {
+        self.tls_memory.free().checked_div(self.tls_each_bytes).unwrap_or(usize::MAX)
     }
 
     /// Returns the number of TLS connections of clients that exist now.
@@ -514,14 +541,22 @@ impl<P: Platform> Engine<P> {
         };
         let is_reached = |limit: Limit| match limit {
             Limit::TlsHandshakes => ids_of(limit).count() >= limits.tls_handshakes_max as usize,
-            Limit::TlsConnections => admission.tls_connections >= limits.tls_connection_places(),
+            Limit::TlsConnections => {
+                admission.tls_connections >= limits.tls_connection_places()
+                    || admission.tls_connections_free() == 0
+            }
             Limit::Address(_) => {
                 ids_of(limit).count() >= (limits.handshakes_max as usize / 2).clamp(1, PER_ADDRESS_MAX)
             }
             Limit::Handshakes => admission.unauthenticated.len() >= limits.handshakes_max as usize,
-            Limit::Connections => peers.connections() >= limits.connection_places(),
+            Limit::Connections => {
+                peers.connections() >= limits.connection_places() || broker.connections_free() == 0
+            }
         };
-        if peers.connections() < limits.connection_places() && broker.connections_free() == 0 {
+        if peers.connections() < limits.connection_places()
+            && broker.connections_free() == 0
+            && broker.is_clearing_connections()
+        {
             // The records of closed connections are being cleared. The broker's jobs keep the loop awake until then.
             return Err((Limit::Connections, Deadline::NEVER));
         }
@@ -807,8 +842,7 @@ impl<P: Platform> Shared<P> {
         peer.is_opening = true;
         self.lists.deadlines.lower(id.into(), peer.deadline());
         self.peers.put_connection(id, peer);
-        self.admission.unauthenticated.push(id);
-        self.admission.tls_connections += u32::from(with_tls);
+        self.admission.note_accepted(id, with_tls);
         if self.broker.is_tracing() {
             self.set_firehose_name(id);
         }

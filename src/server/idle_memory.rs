@@ -27,6 +27,8 @@ pub(super) struct IdleMemory {
     left_bytes: usize,
     /// When memory may be returned again because it is short.
     short_from: Deadline,
+    /// Memory was short since the last return.
+    is_short: bool,
 }
 
 impl IdleMemory {
@@ -34,7 +36,7 @@ impl IdleMemory {
     pub(super) const fn new() -> Self {
         let now = Now::from_ms(0);
         let (due, short_from) = (now.after_ms(TRIM_AFTER_MS), now.after_ms(0));
-        Self { due, is_fresh: true, left_bytes: 0, short_from }
+        Self { due, is_fresh: true, left_bytes: 0, short_from, is_short: false }
     }
 
     /// Returns when memory must be returned.
@@ -45,7 +47,9 @@ impl IdleMemory {
     /// Returns whether a bounded part of the memory must be returned now. If not, sets the deadline if
     /// `idle_bytes` are more than what is kept. While memory is short, nothing is kept.
     pub(super) fn is_due(&mut self, now: Now, idle_bytes: usize, is_short: bool) -> bool {
-        if is_short && idle_bytes >= EXTENT_BYTES && idle_bytes != self.left_bytes {
+        // What is needed may become idle later, for example when a connection is closed.
+        self.is_short |= is_short;
+        if self.is_short && idle_bytes >= EXTENT_BYTES && idle_bytes != self.left_bytes {
             self.due = self.due.min(self.short_from);
             if self.short_from.is_due(now) {
                 self.short_from = now.after_ms(SHORT_TRIM_AFTER_MS);
@@ -65,7 +69,7 @@ impl IdleMemory {
         if core::mem::replace(&mut self.is_fresh, false) {
             mem::drop_startup_pages();
         }
-        (self.due, self.left_bytes) = (Deadline::NEVER, left_bytes);
+        (self.due, self.left_bytes, self.is_short) = (Deadline::NEVER, left_bytes, false);
     }
 }
 

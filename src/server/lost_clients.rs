@@ -13,6 +13,7 @@ use std::io;
 
 use leveret_core::command::ConnectionId;
 use leveret_core::error::{Advice, Fault, ReplyCode};
+use leveret_core::limits::{CONNECTIONS_SPARE, TLS_CONNECTIONS_SPARE};
 use leveret_core::log_limiter::LogKind;
 use leveret_core::time::{Deadline, Now};
 
@@ -31,6 +32,7 @@ const LOST_MS: u64 = 30_000;
 /// milliseconds. It is short, because a device that gets no confirm often connects again after some seconds.
 const SILENT_MS: u64 = 5_000;
 const TLS_KEY: &str = "tls_connections_max";
+const MEMORY_KEY: &str = "memory_limit";
 /// Maximum number of reads in which the dropped messages of one connection are counted: it bounds the work of a close.
 const COUNTED_READS_MAX: usize = 16;
 
@@ -64,7 +66,11 @@ impl ReachedLimit {
     /// Returns the fault for the refused client: RabbitMQ's text for its limit of connections of a node.
     pub(super) fn fault(self) -> Fault {
         let text = format_args!("connection refused: node connection limit ({}) is reached", self.value);
-        let advice = if self.key == TLS_KEY { Advice::RaiseTlsConnections } else { Advice::RaiseConnections };
+        let advice = match self.key {
+            TLS_KEY => Advice::RaiseTlsConnections,
+            MEMORY_KEY => Advice::RaiseMemory,
+            _ => Advice::RaiseConnections,
+        };
         Fault { advice, ..Fault::connection(ReplyCode::ConnectionLimit, text) }
     }
 }
@@ -226,19 +232,28 @@ impl<P: Platform> Shared<P> {
             let open = self.peers.iter().filter(|peer| peer.is_open_client());
             may_be && open.filter(|peer| !only_tls || peer.stream.is_tls()).count() >= limit.value as usize
         };
-        let needs_tls = is_tls && is_reached(self.admission.tls_connections() >= tls.value, tls, true);
-        if !needs_tls && !is_reached(self.peers.connections() >= all.value, all, false) {
+        let is_tls_short = is_tls && self.admission.tls_connections_free() < TLS_CONNECTIONS_SPARE as usize;
+        let needs_tls =
+            is_tls_short || is_tls && is_reached(self.admission.tls_connections() >= tls.value, tls, true);
+        // A few records are kept for connections that are told why they are refused.
+        let is_short = is_tls_short || self.broker.lacks_memory_for_connections(CONNECTIONS_SPARE as usize);
+        if !needs_tls && !is_short && !is_reached(self.peers.connections() >= all.value, all, false) {
             return Place::Free;
         }
         match self.silent_publishers(needs_tls).min() {
             Some((_, id)) => Place::Of(id),
+            None if is_short => {
+                Place::None(ReachedLimit { key: MEMORY_KEY, value: self.peers.connections() })
+            }
             None => Place::None(if needs_tls { tls } else { all }),
         }
     }
 
     /// Returns whether another client could open a connection although a client was refused because of this limit.
     pub(super) fn has_place(&self, refused: ReachedLimit) -> bool {
-        let is_tls = refused.key == TLS_KEY;
+        // A client over TLS needs more memory.
+        let is_tls =
+            refused.key == TLS_KEY || refused.key == MEMORY_KEY && self.admission.tls_connections() > 0;
         !matches!(self.place_for(is_tls), Place::None(limit) if limit.key == refused.key)
     }
 

@@ -54,6 +54,8 @@ pub struct EngineSetup {
     pub metrics_listeners: usize,
     /// The state of the broker's certificates at start.
     pub certificates: CertificateState,
+    /// Bytes of memory that a connection over TLS takes in addition.
+    pub tls_session_bytes: usize,
     /// Maximum number of bridge links that use TLS at a time.
     pub tls_links_max: usize,
     /// The description of the process for operators.
@@ -109,7 +111,12 @@ impl<P: Platform> Engine<P> {
             now: Now::from_ms(0),
             stopping: None,
             platform,
-            admission: Admission::new(&listeners, limits.handshakes_max as usize, setup.waiting_sockets_max),
+            admission: Admission::new(
+                &listeners,
+                limits.handshakes_max as usize,
+                setup.waiting_sockets_max,
+                (broker.memory(), setup.tls_session_bytes),
+            ),
             peers: Peers::with_capacity(connections),
             lists: Lists::with_capacity(peers),
             resources: SharedResources {

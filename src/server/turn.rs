@@ -28,6 +28,7 @@ use leveret_connection::Timeout;
 use leveret_core::command::ConnectionId;
 use leveret_core::error::Fault;
 use leveret_core::log_limiter::{LogKind, LogSource};
+use leveret_core::mem;
 use leveret_core::time::{Deadline, Now};
 use leveret_tls::HandshakeOutput;
 
@@ -360,6 +361,10 @@ impl<P: Platform> Engine<P> {
                 self.shared.buffers.trim(),
             ];
             if parts.into_iter().all(|is_done| is_done) {
+                if self.shared.broker.memory().heap_freed() > 0 {
+                    mem::trim_heap();
+                    self.shared.broker.memory().forget_freed_heap();
+                }
                 let left_bytes = self.idle_bytes();
                 self.idle_memory.note_returned(left_bytes);
             }
@@ -370,6 +375,7 @@ impl<P: Platform> Engine<P> {
         self.shared.resources.messages.idle_bytes()
             + self.shared.resources.pools.idle_bytes()
             + self.shared.broker.idle_bytes()
+            + self.shared.broker.memory().heap_freed()
             + self.shared.buffers.idle_bytes()
     }
 

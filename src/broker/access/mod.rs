@@ -41,10 +41,12 @@ use leveret_core::password::{self, PasswordHash};
 use leveret_storage::{Mode, PendingWrites};
 use ring::hmac;
 
+use crate::job::Begun;
 use crate::objects::Objects;
+use crate::quota::Quota;
 use crate::recovery::Restored;
 use crate::reply_text::check_changeable;
-use crate::state::{Entropy, IndexTable};
+use crate::state::{ALLOCATION_BYTES, Entropy, IndexTable};
 use crate::topology::ExchangeKind;
 
 pub use login::OperatorFault;
@@ -77,16 +79,26 @@ pub(crate) const PREDECLARED: [(&str, ExchangeKind, bool); 8] = [
 pub(crate) const PREDECLARED_EXCHANGES: usize = PREDECLARED.len();
 /// Maximum bytes of memory that a virtual host takes without its exchanges and metadata: its record and the
 /// longest name.
-pub(crate) const VHOST_BYTES: usize = Slab::<Vhost>::record_bytes() + 256;
+pub(crate) const VHOST_BYTES: usize = Slab::<Vhost>::record_bytes() + VHOST_SIDE_BYTES;
+/// Bytes that a virtual host takes besides its record: its name, the allocator's overhead for its metadata, its entries in
+/// the quota and the jobs, and its definition in the index of the log.
+const VHOST_SIDE_BYTES: usize =
+    256 + Quota::VHOST_BYTES + size_of::<Begun>() + 3 * ALLOCATION_BYTES + leveret_storage::DEFINITION_BYTES;
 /// Maximum bytes of memory that a user takes: its record, the longest name and the longest tags.
-pub(crate) const USER_BYTES: usize = Slab::<User>::record_bytes() + 2 * 256;
+pub(crate) const USER_BYTES: usize = Slab::<User>::record_bytes() + USER_SIDE_BYTES;
+/// Bytes that a user takes besides its record: the longest name and tags, its entry in the quota, and two definitions in the
+/// index of the log (the user and its limits).
+const USER_SIDE_BYTES: usize = 2 * 256 + Quota::USER_BYTES + 2 * leveret_storage::DEFINITION_BYTES;
 /// Bytes of memory that a permission or a topic permission takes, without its patterns.
 pub(crate) const PERMISSION_BYTES: usize =
     if size_of::<PermissionRecord>() > size_of::<TopicPermissionRecord>() {
-        Slab::<PermissionRecord>::record_bytes() + IndexTable::ENTRY_BYTES + 256
+        Slab::<PermissionRecord>::record_bytes() + IndexTable::ENTRY_BYTES + PERMISSION_SIDE_BYTES
     } else {
-        Slab::<TopicPermissionRecord>::record_bytes() + IndexTable::ENTRY_BYTES + 256
+        Slab::<TopicPermissionRecord>::record_bytes() + IndexTable::ENTRY_BYTES + PERMISSION_SIDE_BYTES
     };
+/// Bytes that a permission takes besides its record and its patterns: the name of an exchange, and its definition in the index
+/// of the log.
+const PERMISSION_SIDE_BYTES: usize = 256 + leveret_storage::DEFINITION_BYTES;
 
 /// The records of users, virtual hosts and permissions.
 #[expect(missing_debug_implementations, reason = "it holds passwords")]
@@ -144,13 +156,17 @@ impl Access {
         entropy(&mut key);
         let permissions = limits.permissions_max as usize;
         Self {
-            vhosts: Slab::in_memory(limits.vhosts_max as usize, memory, Class::Definitions),
-            users: Slab::in_memory(limits.users_max as usize, memory, Class::Definitions),
-            permissions: Slab::in_memory(permissions, memory, Class::Definitions),
+            vhosts: Slab::in_memory(limits.vhosts_max as usize, memory, Class::Definitions)
+                .with_side_bytes(VHOST_SIDE_BYTES),
+            users: Slab::in_memory(limits.users_max as usize, memory, Class::Definitions)
+                .with_side_bytes(USER_SIDE_BYTES),
+            permissions: Slab::in_memory(permissions, memory, Class::Definitions)
+                .with_side_bytes(PERMISSION_SIDE_BYTES),
             permission_table: IndexTable::in_memory(permissions, memory, Class::Definitions, seed),
-            topic_permissions: Slab::in_memory(permissions, memory, Class::Definitions),
+            topic_permissions: Slab::in_memory(permissions, memory, Class::Definitions)
+                .with_side_bytes(PERMISSION_SIDE_BYTES),
             topic_permission_table: IndexTable::in_memory(permissions, memory, Class::Definitions, seed),
-            pattern_bytes: PatternBytes::with_max(limits.patterns_bytes_max as usize),
+            pattern_bytes: PatternBytes::with_max(limits.patterns_bytes_max as usize, memory),
             loopback_users: vec![GUEST.into()],
             password_digest_key: hmac::Key::new(hmac::HMAC_SHA256, &key),
             has_stored_users: false,
@@ -436,7 +452,8 @@ impl Access {
     /// There is no capacity for one user and one permission.
     pub(crate) fn add_guest(&mut self) -> Result<(), OperatorFault> {
         let guest = User::new(GUEST, ADMINISTRATOR, password::GUEST);
-        let user = self.add_user(guest).ok_or(OperatorFault::NoCapacity("users_max"))?;
+        let user =
+            self.add_user(guest).ok_or(OperatorFault::NoCapacity(self.users.limit_key("users_max")))?;
         let vhost = self.require_vhost(FIRST_VHOST)?;
         self.put_permission(user, vhost, [".*"; 3])
     }

@@ -10,7 +10,7 @@
 
 use core::fmt;
 
-use leveret_core::mem::NAME_BYTES_MAX;
+use leveret_core::mem::{Class, HeapBytes, Memory, NAME_BYTES_MAX};
 use leveret_core::topic::exchange_separators;
 use regex_lite::{Regex, RegexBuilder};
 
@@ -236,14 +236,14 @@ pub(super) fn escaped(text: &str) -> String {
 /// The bytes that all patterns of permissions and policies take together, and their limit
 /// `patterns_bytes_max`.
 pub(crate) struct PatternBytes {
-    used: usize,
+    used: HeapBytes,
     max: usize,
 }
 
 impl PatternBytes {
     /// Creates a counter with the value 0 and the limit `max`.
-    pub(crate) const fn with_max(max: usize) -> Self {
-        Self { used: 0, max }
+    pub(crate) fn with_max(max: usize, memory: &Memory) -> Self {
+        Self { used: HeapBytes::with_gaps(memory, Class::Definitions), max }
     }
 
     /// Returns the limit.
@@ -256,19 +256,26 @@ impl PatternBytes {
     /// # Errors
     /// The new patterns take more bytes than the replaced ones, and the limit would be exceeded.
     pub(crate) fn replace(&mut self, bytes: usize, freed: usize) -> Result<(), OperatorFault> {
-        assert!(freed <= self.used, "patterns that go were taken");
-        let sum = self.used - freed + bytes;
-        if sum > self.max && bytes > freed {
+        let used = self.used.used();
+        assert!(freed <= used, "patterns that go were taken");
+        if bytes > freed && used - freed + bytes > self.max {
             return Err(OperatorFault::NoCapacity("patterns_bytes_max"));
         }
-        self.used = sum;
+        if bytes > freed && bytes - freed > self.used.free() {
+            return Err(OperatorFault::NoCapacity("memory_limit"));
+        }
+        if bytes > freed {
+            self.used.add(bytes - freed);
+        } else {
+            self.used.subtract(freed - bytes);
+        }
         Ok(())
     }
 
     /// Subtracts the bytes of deleted patterns.
     pub(crate) fn subtract(&mut self, bytes: usize) {
-        assert!(bytes <= self.used, "patterns that go were taken");
-        self.used -= bytes;
+        assert!(bytes <= self.used.used(), "patterns that go were taken");
+        self.used.subtract(bytes);
     }
 }
 

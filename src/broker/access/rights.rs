@@ -32,6 +32,9 @@ pub(crate) struct Topic<'a> {
     pub(crate) client_id: Option<&'a str>,
 }
 
+/// The configuration key that limits the number of permissions.
+const KEY: &str = "permissions_max";
+
 impl Access {
     /// Checks whether a user has a permission for an exchange or a queue, which need not exist. Charges the
     /// work of matching.
@@ -256,8 +259,7 @@ impl Access {
             Some(old) => self.permissions[old].patterns = patterns,
             None => {
                 let record = PermissionRecord { user, vhost, patterns };
-                let index = self.permissions.insert(record);
-                let index = index.map_err(|_| OperatorFault::NoCapacity("permissions_max"))?;
+                let index = self.permissions.insert_checked(record);
                 self.permission_table.insert((user, vhost), index, self.permissions.touched());
             }
         }
@@ -291,8 +293,7 @@ impl Access {
             Some(old) => self.topic_permissions[old].patterns = patterns,
             None => {
                 let record = TopicPermissionRecord { user, vhost, exchange: exchange.into(), patterns };
-                let index = self.topic_permissions.insert(record);
-                let index = index.map_err(|_| OperatorFault::NoCapacity("permissions_max"))?;
+                let index = self.topic_permissions.insert_checked(record);
                 self.topic_permission_table.insert(
                     (user, vhost, exchange),
                     index,
@@ -316,7 +317,7 @@ impl Access {
         let is_at_limit =
             self.permissions.len() + self.topic_permissions.len() >= self.permissions.capacity();
         if is_full.is_some_and(|is_full| is_full || is_at_limit) {
-            return Err(OperatorFault::NoCapacity("permissions_max"));
+            return Err(OperatorFault::NoCapacity(if is_at_limit { KEY } else { "memory_limit" }));
         }
         self.pattern_bytes.replace(bytes, freed)
     }

@@ -156,7 +156,7 @@ impl Access {
             }
             None => {
                 let user = User::new(name, &tags, hash);
-                self.add_user(user).ok_or(OperatorFault::NoCapacity("users_max"))?
+                self.add_user(user).ok_or(OperatorFault::NoCapacity(self.users.limit_key("users_max")))?
             }
         };
         Ok(self.append_user(pending_writes, index, true))
@@ -289,7 +289,8 @@ impl Access {
             is_deleted: false,
             is_emptied: false,
         };
-        self.vhosts.insert(record).map(vhost_at).map_err(|_| out_of("vhosts_max"))
+        let key = self.vhosts.limit_key("vhosts_max");
+        self.vhosts.insert(record).map(vhost_at).map_err(|_| out_of(key))
     }
 
     /// Removes the record of a deleted virtual host to which no other record refers.

@@ -37,7 +37,7 @@ use crate::queue_flow::Queues;
 use crate::quota::{Pool, Quota};
 use crate::reply_text::out_of;
 use crate::retry_list::RetryList;
-use crate::state::{ChannelCounters, IndexTable};
+use crate::state::{CHANNEL_SIDE_BYTES, CONNECTION_SIDE_BYTES, ChannelCounters, IndexTable};
 use crate::topology::RouteCache;
 
 pub(super) use credit::QueueConsumers;
@@ -100,8 +100,9 @@ impl Consumers {
         let (connections, consumers) = (limits.connection_records(), limits.consumers_max as usize);
         let channels = limits.channels_max as usize + limits.bridge_links() + limits.bridges_max as usize;
         Self {
-            connections: Slab::in_memory(connections, memory, Class::Clients),
-            channels: Slab::in_memory(channels, memory, Class::Clients),
+            connections: Slab::in_memory(connections, memory, Class::Clients)
+                .with_side_bytes(CONNECTION_SIDE_BYTES),
+            channels: Slab::in_memory(channels, memory, Class::Clients).with_side_bytes(CHANNEL_SIDE_BYTES),
             slab: Slab::in_memory(consumers, memory, Class::Clients),
             table: IndexTable::in_memory(consumers, memory, Class::Clients, seed),
             output: VecDeque::with_capacity(connections),
@@ -211,6 +212,27 @@ impl Consumers {
     /// Returns roughly the bytes of the pools that are unused but not returned to the operating system.
     pub(crate) const fn idle_bytes(&self) -> usize {
         self.slab.idle_bytes() + self.channels.idle_bytes() + self.connections.idle_bytes()
+    }
+
+    /// Returns the number of connections that there can be: every index is below it.
+    pub(crate) const fn connections_capacity(&self) -> usize {
+        self.connections.capacity()
+    }
+
+    /// Returns whether a connection is closed whose record still exists.
+    pub(crate) fn is_clearing_connections(&self) -> bool {
+        self.connections.iter().any(|(_, connection)| connection.is_released)
+    }
+
+    /// Returns whether there are records for `count` more connections, but no memory for them.
+    pub(crate) fn lacks_memory_for_connections(&self, count: usize) -> bool {
+        let records_free = self.connections.capacity() - self.connections.len();
+        self.connections.free_count() < count.min(records_free)
+    }
+
+    /// Charges `bytes` of memory for each connection in addition.
+    pub(crate) fn add_connection_bytes(&mut self, bytes: usize) {
+        self.connections.add_side_bytes(bytes);
     }
 
     /// Returns unused memory to the operating system.
@@ -554,7 +576,8 @@ impl Consumers {
         let connection = self.connection_of(channel);
         self.check_capacity(quota, connection)?;
         let record = Consumer::new(channel, queue, state);
-        let index = self.slab.insert(record).map_err(|_| out_of("consumers_max"))?;
+        let index = self.slab.insert(record);
+        let index = index.map_err(|_| out_of(self.slab.limit_key("consumers_max")))?;
         quota.take(connection, Pool::Consumers);
         let list = &mut self.channels[channel.index()].consumers;
         list.push_back(&mut self.slab, index, |consumer| &mut consumer.channel_links);
@@ -567,7 +590,10 @@ impl Consumers {
     /// There is no capacity, or the connection has used up its share.
     pub(crate) fn check_capacity(&self, quota: &mut Quota, connection: ConnectionId) -> Result<(), Fault> {
         quota.check_share(connection, Pool::Consumers, self.slab.free_count())?;
-        if self.slab.free_count() == 0 { Err(out_of("consumers_max")) } else { Ok(()) }
+        match self.slab.free_count() {
+            0 => Err(out_of(self.slab.limit_key("consumers_max"))),
+            _ => Ok(()),
+        }
     }
 
     /// Starts a consumer that was added: it can now take messages.

@@ -11,7 +11,7 @@ use super::Consumers;
 use crate::context::Work;
 use crate::deliveries::{DeliveryMethod, NewDelivery};
 use crate::queue_flow::Queues;
-use crate::queue_records::{Taken, block_bytes};
+use crate::queue_records::Taken;
 use crate::quota::Quota;
 use leveret_core::command::{ChannelId, ConnectionId, ConsumerId, QueueId, ReplyOrder};
 use leveret_core::mem::Messages;
@@ -93,7 +93,7 @@ impl Consumers {
         let body_len = messages.body_len(new.message);
         let wire_bytes = body_len + messages.properties_len(new.message) + FRAMES_BYTES;
         queues.count_delivery(messages, &new);
-        quota.take_delivery(connection_id, block_bytes(messages, new.message));
+        quota.take_delivery(connection_id, messages.footprint_bytes(new.message).into());
         let connection = &mut self.connections[connection_id.index()];
         connection.sequence += 1;
         let sequence = connection.sequence;

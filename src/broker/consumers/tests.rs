@@ -43,7 +43,7 @@ impl ConsumersFixture {
             ..Limits::default()
         };
         let vhost = VhostId::from_index(0);
-        let quota = Quota::new(&limits);
+        let quota = Quota::new(&limits, &Memory::unlimited());
         let messages = Messages::new(limits.message_limits());
         Self {
             consumers: Consumers::new(&limits, &Memory::unlimited(), 1),
@@ -66,7 +66,7 @@ impl ConsumersFixture {
             &Policies::with_capacity(0, &Memory::unlimited()).effective_policy(&[], Applied::default()),
         );
         let settings = QueueSettings { single_active, ..settings };
-        let queue = self.queues.records_mut().insert(Queue::new(self.vhost, "q", &[], settings)).unwrap();
+        let queue = self.queues.records_mut().insert(Queue::new(self.vhost, "q", &[], settings));
         (0..messages).for_each(|_| self.put(queue));
         queue
     }

@@ -33,6 +33,7 @@ use leveret_storage::PendingWrites;
 use crate::access::{OperatorFault, Pattern, PatternBytes};
 use crate::context::Work;
 use crate::reply_text::{check_changeable, check_definition_space};
+use crate::state::ALLOCATION_BYTES;
 
 pub(super) use keys::EffectivePolicy;
 pub(super) use keys::Listener;
@@ -128,10 +129,12 @@ pub(crate) struct Policies {
 }
 
 impl Policies {
-    /// Maximum bytes of memory that a policy takes without its pattern. These are the record and the longest
-    /// name, definition and name of an alternate exchange, each a separate allocation.
-    pub(crate) const POLICY_BYTES: usize =
-        Slab::<PolicyRecord>::record_bytes() + DEFINITION_BYTES_MAX + 2 * 256 + 4 * 16;
+    /// Maximum bytes that a policy takes besides its record and its pattern. These are the longest name, definition and name of
+    /// an alternate exchange, each a separate allocation, and its definition in the index of the log.
+    const SIDE_BYTES: usize =
+        DEFINITION_BYTES_MAX + 2 * 256 + 4 * ALLOCATION_BYTES + leveret_storage::DEFINITION_BYTES;
+    /// Maximum bytes of memory that a policy takes without its pattern.
+    pub(crate) const POLICY_BYTES: usize = Slab::<PolicyRecord>::record_bytes() + Self::SIDE_BYTES;
 
     /// Returns the bytes of unused places that may be resident in memory.
     pub(crate) const fn idle_bytes(&self) -> usize {
@@ -145,7 +148,7 @@ impl Policies {
 
     pub(crate) fn with_capacity(policies: usize, memory: &Memory) -> Self {
         Self {
-            records: Slab::in_memory(policies, memory, Class::Definitions),
+            records: Slab::in_memory(policies, memory, Class::Definitions).with_side_bytes(Self::SIDE_BYTES),
             notification: PolicyNotification::default(),
         }
     }
@@ -195,7 +198,7 @@ impl Policies {
         })?;
         let old = self.find(vhost, new.kind, new.name);
         if old.is_none() && self.records.is_full() {
-            return Err(OperatorFault::NoCapacity("policies_max"));
+            return Err(OperatorFault::NoCapacity(self.records.limit_key("policies_max")));
         }
         let freed = old.map_or(0, |old| self.records[old].pattern.bytes());
         patterns.replace(pattern.bytes(), freed)?;
@@ -444,7 +447,7 @@ mod tests {
         fn new() -> Self {
             let mut pending_writes = PendingWrites::new(16);
             pending_writes.start(1, true, u64::MAX);
-            let patterns = PatternBytes::with_max(1 << 20);
+            let patterns = PatternBytes::with_max(1 << 20, &Memory::unlimited());
             Self { policies: Policies::with_capacity(4, &Memory::unlimited()), patterns, pending_writes }
         }
 
@@ -621,7 +624,7 @@ mod tests {
     #[test]
     fn patterns_are_counted_until_all_are_notified_of_their_removal() {
         let mut world = PolicyFixture::new();
-        world.patterns = PatternBytes::with_max(4 << 10);
+        world.patterns = PatternBytes::with_max(4 << 10, &Memory::unlimited());
         let expires = table("expires", "1");
         let pattern = "^[a-z]{8}$";
         let mut count = 0;

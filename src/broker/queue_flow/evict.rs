@@ -111,9 +111,9 @@ impl Queues {
             if !messages.flags(message).has(MessageFlags::STORED) {
                 break;
             }
-            let (channel, bytes) = (delivery.channel, block_bytes(messages, message));
+            let (channel, bytes) = (delivery.channel, messages.footprint_bytes(message).into());
             if !delivery.is_requeued() {
-                quota.give_delivered_bytes_back(connection_of(channel), bytes);
+                quota.give_delivered_memory_back(connection_of(channel), bytes);
             }
             self.evict_delivery(messages, index, queue, message);
             has_evicted = true;

@@ -445,7 +445,12 @@ impl TrimList {
     }
 
     pub(crate) fn pop(&mut self) -> Option<QueueId> {
-        self.queues.pop_front()
+        let queue = self.queues.pop_front();
+        if self.queues.is_empty() {
+            // Otherwise queues that come one by one would use all places of the ring, one after the other.
+            self.queues.clear();
+        }
+        queue
     }
 
     /// Makes all queues on the list be processed again, because the reason why they could remove nothing may

@@ -337,7 +337,7 @@ impl Queues {
         record.unsettled.bytes += block_bytes(messages, new.message);
     }
 
-    /// Subtracts a settled delivery from the counts of its queue. Returns the bytes of blocks that the
+    /// Subtracts a settled delivery from the counts of its queue. Returns the bytes of memory that the
     /// delivery's message occupies; 0 if only the log has the message.
     pub(crate) fn uncount_delivery(&mut self, messages: &Messages, index: usize) -> u64 {
         let delivery = &self.deliveries[index];
@@ -355,7 +355,7 @@ impl Queues {
                 "no delivery, no bytes"
             );
         }
-        bytes
+        delivery.message.map_or(0, |message| messages.footprint_bytes(message).into())
     }
 
     /// Counts one more requeue of a delivery. Returns whether the count now exceeds the delivery limit of the

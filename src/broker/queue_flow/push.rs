@@ -257,19 +257,23 @@ impl Queues {
     /// this share.
     #[inline]
     pub(crate) fn free_memory(&self, messages: &Messages, share: Share) -> FreeMemory {
-        let of = |chunks: usize, (slots, bytes): (usize, usize)| MessageMemory {
+        let of = |chunks: usize, (slots, bytes): (usize, usize), memory: usize| MessageMemory {
             entries: (chunks * ENTRIES_PER_CHUNK) as u64,
             messages: slots as u64,
             bytes: bytes as u64,
+            memory: memory as u64,
         };
         let chunks = self.pool.chunks_free();
-        let ordinary = of(chunks.saturating_sub(self.settings.chunks_reserve), messages.ordinary_free());
+        let (ordinary_bytes, reserve_bytes) = messages.memory_free();
+        let chunks_left = chunks.saturating_sub(self.settings.chunks_reserve);
+        let ordinary = of(chunks_left, messages.ordinary_free(), ordinary_bytes);
         match share {
             Share::Ordinary => {
                 FreeMemory { ordinary, reserve: MessageMemory::default(), queue_times: TIMES_FREE_MEMORY }
             }
             Share::Transaction | Share::Reserve | Share::ReadBack | Share::DeadLetter => {
-                let reserve = of(chunks.min(self.settings.chunks_reserve), messages.reserve_free());
+                let chunks = chunks.min(self.settings.chunks_reserve);
+                let reserve = of(chunks, messages.reserve_free(), reserve_bytes);
                 FreeMemory { ordinary, reserve, queue_times: TIMES_FREE_MEMORY_FOR_HOLDERS }
             }
         }
@@ -441,7 +445,7 @@ impl Queues {
             Share::Transaction | Share::Reserve | Share::ReadBack | Share::DeadLetter => 0,
         };
         if chunks_needed > self.fan_out_max() {
-            return Err(CannotPublish::Fault(out_of("queue_entries_max")));
+            return Err(CannotPublish::Fault(out_of(self.pool.limit_key())));
         }
         let has_chunks = self.pool.may_take(chunks_needed, reserve);
         match (has_chunks, share) {
@@ -450,7 +454,7 @@ impl Queues {
                 return Err(CannotPublish::Wait(Shortage::Pool(Pool::Entries)));
             }
             (false, Share::Transaction | Share::Reserve | Share::ReadBack | Share::DeadLetter) => {
-                return Err(CannotPublish::Fault(out_of("queue_entries_max")));
+                return Err(CannotPublish::Fault(out_of(self.pool.limit_key())));
             }
         }
         if claim.has_shares {

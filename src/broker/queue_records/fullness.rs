@@ -9,7 +9,7 @@ use super::record::{Queue, Rank};
 use crate::arguments::Overflow;
 use crate::shortage::{Pool, Shortage};
 use leveret_core::command::QueueId;
-use leveret_core::mem::{MessageFlags, MessageId, Messages};
+use leveret_core::mem::{CHUNK_BYTES, ENTRIES_PER_CHUNK, MessageFlags, MessageId, Messages};
 
 /// A queue may use up to this many times the memory for messages that is still free. One queue alone can
 /// therefore use two thirds of the memory. Three full queues use two sevenths each and leave one seventh
@@ -44,6 +44,8 @@ pub(crate) struct MessageMemory {
     pub(crate) messages: u64,
     /// Bytes of blocks, beyond the slots.
     pub(crate) bytes: u64,
+    /// Bytes of all three together, because they share their memory.
+    pub(crate) memory: u64,
 }
 
 /// The memory for messages that is free, and how much of it a queue may use.
@@ -62,8 +64,10 @@ impl FreeMemory {
     /// Returns the free memory including the memory of this message, which arrived but is not in a queue yet.
     #[inline]
     pub(crate) fn with(mut self, messages: &Messages, message: MessageId) -> Self {
+        let bytes = block_bytes(messages, message);
         self.ordinary.messages += 1;
-        self.ordinary.bytes += block_bytes(messages, message);
+        self.ordinary.bytes += bytes;
+        self.ordinary.memory = self.ordinary.memory.saturating_add(SLOT_BYTES + bytes);
         self
     }
 }
@@ -154,14 +158,16 @@ impl Records {
     /// Returns whether a queue uses at most this many quarters of its share.
     #[inline]
     fn is_within(&self, free: FreeMemory, queue: QueueId, quarters: u64) -> bool {
-        let share_of =
-            |ordinary: u64, reserve: u64| (ordinary * free.queue_times).max(reserve) * quarters / 4;
+        let share_of = |ordinary: u64, reserve: u64| {
+            ordinary.saturating_mul(free.queue_times).max(reserve).saturating_mul(quarters) / 4
+        };
         let FreeMemory { ordinary, reserve, .. } = free;
         let used = self.memory_usage(queue);
         // The unused entries of this queue's last chunk can be used by no other queue.
         let has_entries = !self.slab[queue.index()].backlog.needs_chunk();
         used.messages <= share_of(ordinary.messages, reserve.messages)
             && used.bytes <= share_of(ordinary.bytes, reserve.bytes)
+            && used.memory() <= share_of(ordinary.memory, reserve.memory)
             && (has_entries || used.entries <= share_of(ordinary.entries, reserve.entries))
     }
 
@@ -185,6 +191,7 @@ impl Records {
             (Pool::Messages, used.messages, free.ordinary.messages),
             (Pool::Bodies, used.bytes, free.ordinary.bytes),
             (Pool::Entries, used.entries, free.ordinary.entries),
+            (Pool::Memory, used.memory(), free.ordinary.memory),
         ];
         let [first, others @ ..] = pools;
         let (pool, used, _) = others.into_iter().fold(first, |most, other| {
@@ -343,6 +350,13 @@ impl MemoryUsage {
             messages: record.resident_messages(),
             bytes: (record.backlog.bytes() + record.unsettled.bytes).saturating_sub(slots),
         }
+    }
+
+    /// Returns the bytes of all three together.
+    #[inline]
+    const fn memory(&self) -> u64 {
+        let entry_bytes = CHUNK_BYTES as u64 / ENTRIES_PER_CHUNK as u64;
+        self.entries * entry_bytes + self.messages * SLOT_BYTES + self.bytes
     }
 
     fn plus(self, record: &Queue) -> Self {

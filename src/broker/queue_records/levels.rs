@@ -257,12 +257,18 @@ impl Records {
             Declared::Queue,
             0,
             declarer,
-            FreeCapacity { queues: self.slab.free_count(), exchanges: 0, bindings: 0 },
+            FreeCapacity {
+                queues: self.slab.free_count_of_begun(),
+                exchanges: 0,
+                bindings: 0,
+                queues_key: self.limit_key(),
+            },
         )?;
         record.declared.declarer = declarer;
         record.serial = self.next_serial();
         let has_dead_letters = record.dead_letters_logged();
-        let Ok(index) = self.slab.insert(record) else { return Err(out_of("queues_max")) };
+        let index = self.slab.insert_checked(record);
+        self.cover_table();
         self.dead_lettering += u32::from(has_dead_letters);
         Ok(QueueId::from_index(index))
     }

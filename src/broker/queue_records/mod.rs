@@ -87,7 +87,7 @@ mod tests {
         /// Capacity for 8 queues and levels.
         fn new() -> Self {
             let limits = Limits { queues_max: 8, ..Limits::default() };
-            let quota = Quota::new(&limits);
+            let quota = Quota::new(&limits, &Memory::unlimited());
             let messages = Messages::new(MessageLimits {
                 messages_max: 100,
                 body_bytes_max: 1 << 20,
@@ -106,7 +106,7 @@ mod tests {
         fn queue(&mut self, name: &str, settings: QueueSettings) -> QueueId {
             let mut record = Queue::new(vhost(), name, &[], settings);
             record.rank = first_rank(&mut self.pending_writes, &record, 0);
-            self.records.insert(record).unwrap()
+            self.records.insert(record)
         }
 
         fn ranked(&mut self) -> QueueId {
@@ -152,7 +152,7 @@ mod tests {
         let mut world = QueueRecordsFixture::new();
         let one = world.queue("q", settings());
         let other = VhostId::from_index(1);
-        let two = world.records.insert(Queue::new(other, "q", &[], settings())).unwrap();
+        let two = world.records.insert(Queue::new(other, "q", &[], settings()));
         assert_eq!([vhost(), other].map(|host| world.records.find_queue(host, "q")), [Some(one), Some(two)]);
         assert!(world.records[one].serial < world.records[two].serial);
         world.records.retire(one);

@@ -10,7 +10,6 @@ use core::ops::{Index, IndexMut};
 
 use leveret_core::command::{ConnectionId, ExchangeId, QueueId, SessionId, VhostId};
 use leveret_core::definition::{self, Definition};
-use leveret_core::error::Fault;
 use leveret_core::mem::{Class, FifoPool, Links, List, Memory, Slab};
 use leveret_storage::{Appended, Mode, PendingWrites};
 
@@ -22,9 +21,11 @@ use crate::consumers::QueueConsumers;
 use crate::policy::Applied;
 use crate::quota::Declarer;
 use crate::recovery::Contents;
-use crate::reply_text::out_of;
-use crate::state::IndexTable;
+use crate::state::{IndexTable, QUEUE_SIDE_BYTES};
 use crate::{Access, Context};
+
+/// The configuration key that limits the number of queues.
+const KEY: &str = "queues_max";
 
 /// One queue.
 #[derive(Debug)]
@@ -369,7 +370,7 @@ impl Records {
     /// unpredictable for clients.
     pub(crate) fn with_capacity(queues: usize, memory: &Memory, seed: u64) -> Self {
         Self {
-            slab: Slab::in_memory(queues, memory, Class::Definitions),
+            slab: Slab::in_memory(queues, memory, Class::Definitions).with_side_bytes(QUEUE_SIDE_BYTES),
             table: IndexTable::in_memory(queues, memory, Class::Definitions, seed),
             ready: List::default(),
             requeue_counts_due: RequeueCountsDue::default(),
@@ -379,6 +380,11 @@ impl Records {
             serial: 0,
             levels_walked: Cell::new(0),
         }
+    }
+
+    /// Returns the configuration key of the limit that is reached if no more queues fit.
+    pub(crate) fn limit_key(&self) -> &'static str {
+        self.slab.limit_key(KEY)
     }
 
     /// Returns the number of queues, including levels and hidden queues.
@@ -452,32 +458,32 @@ impl Records {
         &mut self.slab[queue.index()].bindings
     }
 
-    /// Adds a queue under its name. The caller has counted it in the quotas.
-    ///
-    /// # Errors
-    /// There is no capacity for another queue.
-    pub(crate) fn insert(&mut self, mut record: Queue) -> Result<QueueId, Fault> {
+    /// Adds a queue under its name. The caller has counted it in the quotas, which check the capacity.
+    pub(crate) fn insert(&mut self, mut record: Queue) -> QueueId {
         record.serial = self.next_serial();
         let (vhost, name) = (record.vhost, record.name.clone());
         self.dead_lettering += u32::from(record.dead_letters_logged());
         self.has_deadlines |= record.settings.may_expire;
-        let index = self.slab.insert(record).map_err(|_| out_of("queues_max"))?;
+        let index = self.slab.insert_checked(record);
         self.table.insert((vhost, &*name), index, self.slab.touched());
-        Ok(QueueId::from_index(index))
+        QueueId::from_index(index)
     }
 
     /// Adds the hidden queue of a delayed exchange, which has no name. The caller has counted it in the
-    /// quotas.
-    ///
-    /// # Errors
-    /// There is no capacity for another queue.
-    pub(crate) fn insert_hidden(&mut self, mut record: Queue) -> Result<QueueId, Fault> {
+    /// quotas, which check the capacity.
+    pub(crate) fn insert_hidden(&mut self, mut record: Queue) -> QueueId {
         assert!(record.name.is_empty() && record.is_internal, "a hidden queue has no name");
         record.serial = self.next_serial();
         // Delayed messages have due times, so broker time must advance.
         self.has_deadlines = true;
-        let index = self.slab.insert(record).map_err(|_| out_of("queues_max"))?;
-        Ok(QueueId::from_index(index))
+        let index = self.slab.insert_checked(record);
+        self.cover_table();
+        QueueId::from_index(index)
+    }
+
+    /// Takes the memory of the name table for a record that it does not find.
+    pub(super) fn cover_table(&mut self) {
+        self.table.cover(self.slab.touched());
     }
 
     /// Returns whether any message in the log may expire or is delayed, so that broker time must be stored

@@ -389,15 +389,18 @@ struct SessionLimits {
 }
 
 impl Sessions {
-    /// Bytes of memory that a session takes, with its client identifier.
-    pub(crate) const SESSION_BYTES: usize = Slab::<Session>::record_bytes()
-        + IN_FLIGHT_CAPACITY * size_of::<InFlight>()
+    /// Bytes that a session takes besides its record: its client identifier, and up to three definitions in the index of the log
+    /// (both parts of its state, and its will).
+    const SIDE_BYTES: usize = IN_FLIGHT_CAPACITY * size_of::<InFlight>()
         + PacketIds::BYTES_MAX
-        + IndexTable::ENTRY_BYTES
         + leveret_core::command::NAME_BYTES_MAX
         // In the list of sessions that get retained messages, which grows by doubling.
         + 2 * size_of::<SessionId>()
-        + Wills::LATE_BYTES;
+        + Wills::LATE_BYTES
+        + 3 * leveret_storage::DEFINITION_BYTES;
+    /// Bytes of memory that a session takes.
+    pub(crate) const SESSION_BYTES: usize =
+        Slab::<Session>::record_bytes() + IndexTable::ENTRY_BYTES + Self::SIDE_BYTES;
 
     /// Returns the bytes of unused places that may be resident in memory.
     pub(crate) const fn idle_bytes(&self) -> usize {
@@ -413,7 +416,7 @@ impl Sessions {
     pub(crate) fn new(limits: &Limits, memory: &Memory, seed: u64) -> Self {
         let sessions = limits.connection_places() as usize + limits.mqtt_sessions_max as usize;
         Self {
-            slab: Slab::in_memory(sessions, memory, Class::Definitions),
+            slab: Slab::in_memory(sessions, memory, Class::Definitions).with_side_bytes(Self::SIDE_BYTES),
             table: IndexTable::in_memory(sessions, memory, Class::Definitions, seed),
             limits: SessionLimits {
                 kept_max: limits.mqtt_sessions_max as usize,

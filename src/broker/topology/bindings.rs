@@ -109,7 +109,8 @@ impl Topology {
         FreeCapacity {
             queues: queues.records().free_count(),
             exchanges: self.free_exchanges(),
-            bindings: self.bindings.free_count().min(self.pair_index.free_count()),
+            bindings: self.bindings.free_count(),
+            queues_key: queues.records().limit_key(),
         }
     }
 
@@ -137,10 +138,15 @@ impl Topology {
         // limits both, an exchange checks for its node.
         let roots = self.exchanges.capacity() - self.exchanges.len();
         let nodes_free = self.trie.free_count().min(self.trie.unused() - roots);
-        if self.trie.missing_nodes(root, kind, key) > nodes_free {
-            return Err(out_of("bindings_max"));
+        let missing = self.trie.missing_nodes(root, kind, key);
+        if missing > nodes_free {
+            return Err(out_of(self.trie.limit_key("bindings_max", roots + missing)));
         }
-        quota.declare(declared, bytes, cx.declarer, self.free_capacity(queues))?;
+        let mut free = self.free_capacity(queues);
+        if kind == ExchangeKind::Headers {
+            free.bindings = free.bindings.min(self.pair_index.free_count());
+        }
+        quota.declare(declared, bytes, cx.declarer, free)?;
         let node = self.trie.node_for(root, kind, key);
         let record = Binding {
             source: new.source,
@@ -355,13 +361,23 @@ pub(super) struct PairIndex {
 }
 
 impl PairIndex {
-    /// Bytes of memory that one indexed pair takes, with its bucket.
-    pub(super) const BYTES_PER_PAIR: usize = Slab::<IndexedPair>::record_bytes() + size_of::<List>();
+    /// Bytes of memory that one indexed pair takes, without the hash table.
+    pub(super) const BYTES_PER_PAIR: usize = Slab::<IndexedPair>::record_bytes();
+
+    /// Returns the bytes of the hash table for this many bindings.
+    pub(super) const fn table_bytes(bindings_max: usize) -> usize {
+        Self::bucket_count(bindings_max) * size_of::<List>()
+    }
+
+    /// Returns the number of buckets: an eighth of the bindings, because few have headers.
+    const fn bucket_count(bindings_max: usize) -> usize {
+        bindings_max / 8 + 1
+    }
 
     pub(super) fn with_capacity(bindings_max: usize, memory: &Memory, seed: u64) -> Self {
         Self {
             pairs: Slab::in_memory(bindings_max, memory, Class::Definitions),
-            buckets: List::table(bindings_max.max(1)),
+            buckets: List::table(Self::bucket_count(bindings_max)),
             hasher: FixedState::with_seed(seed),
         }
     }

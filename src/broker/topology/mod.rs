@@ -42,7 +42,7 @@ use crate::context::Work;
 use crate::policy::Applied;
 use crate::quota::{Declared, Declarer, Quota};
 use crate::reply_text::ExchangeText;
-use crate::state::IndexTable;
+use crate::state::{BINDING_SIDE_BYTES, EXCHANGE_SIDE_BYTES, IndexTable};
 use crate::{Access, Context};
 
 pub(super) use select::cc_and_bcc;
@@ -81,17 +81,17 @@ pub(crate) struct Topology {
 
 impl Topology {
     /// Bytes of memory that an exchange takes, with the root node of its trie.
-    pub(crate) const EXCHANGE_BYTES: usize = Slab::<Exchange>::record_bytes()
-        + IndexTable::ENTRY_BYTES
-        + size_of::<ExchangeId>()
-        + Trie::NODE_BYTES;
+    pub(crate) const EXCHANGE_BYTES: usize =
+        Slab::<Exchange>::record_bytes() + IndexTable::ENTRY_BYTES + Trie::NODE_BYTES;
     /// Bytes of memory that a binding takes, with its trie nodes and one indexed pair.
     pub(crate) const BINDING_BYTES: usize = Slab::<Binding>::record_bytes()
         + PairIndex::BYTES_PER_PAIR
         + IndexTable::ENTRY_BYTES
         + NODES_PER_BINDING * Trie::NODE_BYTES;
-    /// Nodes of the tries per binding; the allocator adds an overhead to each.
-    pub(crate) const NODES_PER_BINDING: usize = NODES_PER_BINDING;
+    /// Returns the bytes of the hash table of header bindings, for this many bindings.
+    pub(crate) const fn pair_table_bytes(bindings_max: usize) -> usize {
+        PairIndex::table_bytes(bindings_max)
+    }
 
     /// Returns the bytes of memory that [`select::HeaderPositions`] takes for frames of `frame_max` bytes.
     pub(crate) const fn header_positions_bytes(frame_max: usize) -> usize {
@@ -107,9 +107,11 @@ impl Topology {
     ) -> Self {
         let nodes = exchanges + bindings * NODES_PER_BINDING;
         Self {
-            exchanges: Slab::in_memory(exchanges, memory, Class::Definitions),
+            exchanges: Slab::in_memory(exchanges, memory, Class::Definitions)
+                .with_side_bytes(EXCHANGE_SIDE_BYTES),
             exchange_table: IndexTable::in_memory(exchanges, memory, Class::Definitions, seed),
-            bindings: Slab::in_memory(bindings, memory, Class::Definitions),
+            bindings: Slab::in_memory(bindings, memory, Class::Definitions)
+                .with_side_bytes(BINDING_SIDE_BYTES),
             binding_table: IndexTable::in_memory(bindings, memory, Class::Definitions, seed),
             pair_index: PairIndex::with_capacity(bindings, memory, seed),
             trie: Trie::with_capacity(nodes, memory, seed),

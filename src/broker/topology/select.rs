@@ -25,7 +25,7 @@ use crate::context::Work;
 use crate::queue_flow::delay_ms;
 use crate::queue_records::Targets;
 use crate::reply_text::{ErlangBinary, ErlangTerm};
-use crate::state::IndexTable;
+use crate::state::{ALLOCATION_BYTES, IndexTable};
 
 /// Bytes of a routing key or of arguments that cost one unit of work.
 const BYTES_PER_UNIT: usize = 64;
@@ -590,18 +590,26 @@ pub(super) struct Trie {
 }
 
 impl Trie {
-    /// Bytes of memory per node: its record, and its places in the table and in both node sets of a match.
+    /// Bytes that a node takes besides its record: its places in both node sets of a match, and the allocator's overhead for its
+    /// word.
+    const SIDE_BYTES: usize = 2 * size_of::<usize>() + ALLOCATION_BYTES;
+    /// Bytes of memory per node.
     pub(super) const NODE_BYTES: usize =
-        Slab::<Node>::record_bytes() + IndexTable::ENTRY_BYTES + 2 * size_of::<usize>();
+        Slab::<Node>::record_bytes() + IndexTable::ENTRY_BYTES + Self::SIDE_BYTES;
 
     pub(super) fn with_capacity(nodes_max: usize, memory: &Memory, seed: u64) -> Self {
         Self {
-            nodes: Slab::in_memory(nodes_max, memory, Class::Definitions),
+            nodes: Slab::in_memory(nodes_max, memory, Class::Definitions).with_side_bytes(Self::SIDE_BYTES),
             table: IndexTable::in_memory(nodes_max, memory, Class::Definitions, seed),
             reached: Vec::with_capacity(nodes_max),
             next: Vec::with_capacity(nodes_max),
             step: 0,
         }
+    }
+
+    /// Returns the key of the limit that `missing` further nodes would exceed: `key`, or `memory_limit`.
+    pub(super) const fn limit_key(&self, key: &'static str, missing: usize) -> &'static str {
+        if missing > self.unused() { key } else { "memory_limit" }
     }
 
     /// Returns how many nodes may still be created.
@@ -757,7 +765,9 @@ impl Trie {
             hash_child: None,
             reached_at: 0,
         };
-        self.nodes.insert_checked(node)
+        let index = self.nodes.insert_checked(node);
+        self.table.cover(self.nodes.touched());
+        index
     }
 
     /// Returns approximately how many bytes of system memory the pool of nodes has but does not use.

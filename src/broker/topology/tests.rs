@@ -60,7 +60,7 @@ impl TopologyFixture {
             1,
         );
         let vhost = access.add_vhost(FIRST_VHOST).unwrap();
-        let quota = Quota::new(&limits);
+        let quota = Quota::new(&limits, &Memory::unlimited());
         let messages = Messages::new(limits.message_limits());
         Self {
             topology: Topology::with_capacity(20, 40, 4096, &Memory::unlimited(), 1),
@@ -78,8 +78,10 @@ impl TopologyFixture {
     fn add(&mut self, declaration: ExchangeDeclaration<'_>) -> ExchangeId {
         let vhost = self.vhost;
         if !declaration.exchange.is_empty() {
-            let (bytes, room) =
-                (declaration.bytes(), FreeCapacity { queues: 0, exchanges: 20, bindings: 40 });
+            let (bytes, room) = (
+                declaration.bytes(),
+                FreeCapacity { queues: 0, exchanges: 20, bindings: 40, queues_key: "queues_max" },
+            );
             self.quota.declare(Declared::Exchange, bytes, None, room).unwrap();
         }
         let is_logged = declaration.durable && !declaration.exchange.is_empty();
@@ -101,14 +103,14 @@ impl TopologyFixture {
     fn hidden_queue(&mut self) -> QueueId {
         let mut record = self.record("");
         record.is_internal = true;
-        self.queues.records_mut().insert_hidden(record).unwrap()
+        self.queues.records_mut().insert_hidden(record)
     }
 
     /// Creates a queue that the log has under this incarnation, or not at all with 0.
     fn queue(&mut self, name: &str, incarnation: u64) -> QueueId {
         let mut record = self.record(name);
         record.durable_index = DurableIndex::as_incarnation(incarnation);
-        self.queues.records_mut().insert(record).unwrap()
+        self.queues.records_mut().insert(record)
     }
 
     fn bind(

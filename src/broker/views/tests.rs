@@ -47,7 +47,7 @@ impl ViewsFixture {
             1,
         );
         let vhost = access.add_vhost(FIRST_VHOST).unwrap();
-        let quota = Quota::new(&limits);
+        let quota = Quota::new(&limits, &Memory::unlimited());
         let messages = Messages::new(limits.message_limits());
         Self {
             access,
@@ -85,7 +85,7 @@ impl ViewsFixture {
         change(&mut settings);
         let mut record = Queue::new(self.vhost, name, &[], settings);
         record.rank = first_rank(&mut self.pending_writes, &record, 0);
-        self.queues.records_mut().insert(record).unwrap()
+        self.queues.records_mut().insert(record)
     }
 
     fn queue(&mut self, name: &str) -> QueueId {
@@ -141,7 +141,7 @@ fn a_listing_has_neither_hidden_queues_nor_levels_nor_deleted_ones() {
     world.put(ranked, b"\x08\0\x05");
     let mut hidden = Queue::new(world.vhost, "", &[], world.queues.at(gone).settings);
     hidden.is_internal = true;
-    world.queues.records_mut().insert_hidden(hidden).unwrap();
+    world.queues.records_mut().insert_hidden(hidden);
     assert_eq!(world.listed(), ["ranked", "gone", "kept"]);
     assert_eq!(world.queues.records().len(), 5, "a level and a hidden one besides");
     world.queues.records_mut().retire(gone);

@@ -1,4 +1,4 @@
-//! The memory table: the bytes of every pool when it is full, and of everything else in the process.
+//! The memory table: the bytes of everything that has a fixed size, and the memory that the pools share.
 //!
 //! Lines are computed from the sizes of the record types, so they are correct when a type changes. Sizes that
 //! can only be measured are constants in this file.
@@ -7,10 +7,7 @@ use core::fmt::{self, Write};
 
 use super::Limits;
 use crate::log_limiter::LogLimiter;
-use crate::mem::READ_BACK_CHUNKS;
-use crate::mem::{
-    BytePool, CHUNK_BYTES, ENTRIES_PER_CHUNK, MESSAGE_SLOT_BYTES, MessageLimits, Messages, PAGE_BYTES,
-};
+use crate::mem::{BytePool, CHUNK_BYTES, ENTRIES_PER_CHUNK, MESSAGE_SLOT_BYTES, MessageLimits, PAGE_BYTES};
 
 /// Memory of the program itself: code, constants, C library and logger. Measured, rounded up.
 const PROGRAM_BYTES: u64 = 5_500_000;
@@ -24,6 +21,11 @@ pub const TLS_CONNECTIONS_SPARE: u32 = 2;
 pub const CONTROL_CLIENTS_MAX: usize = 4;
 /// Bytes of a row of a list that the management API sorts, doubled because the list grows by reallocation.
 pub const SORTED_ROW_BYTES: usize = 2 * 24;
+
+/// The key of the memory table's line for the memory that the pools share.
+pub const SHARED_KEY: &str = "shared";
+/// The least memory that the pools can share, in bytes.
+pub const SHARED_BYTES_MIN: u64 = 2 << 20;
 
 /// Upper bound of `management_clients_max`.
 pub const MANAGEMENT_CLIENTS_UPPER_BOUND: usize = 8;
@@ -97,6 +99,16 @@ impl MemoryTable {
         text
     }
 
+    /// Returns the bytes of memory that the pools share.
+    pub fn shared_bytes(&self) -> u64 {
+        self.lines.iter().find(|line| line.key == SHARED_KEY).map_or(0, MemoryLine::bytes)
+    }
+
+    /// Returns the bytes of everything that has a fixed size.
+    pub fn fixed_bytes(&self) -> u64 {
+        self.bytes() - self.shared_bytes()
+    }
+
     /// Returns the sum of all lines in bytes, without `kernel_bytes`.
     pub fn bytes(&self) -> u64 {
         self.lines.iter().map(MemoryLine::bytes).fold(0, u64::saturating_add)
@@ -145,9 +157,9 @@ pub struct RecordSizes {
     pub policy_bytes: usize,
     /// A runtime parameter.
     pub parameter_bytes: usize,
-    /// An MQTT session; 0 without MQTT.
+    /// An MQTT session.
     pub session_bytes: usize,
-    /// A retained message, without its topic and its content; 0 without MQTT.
+    /// A retained message, without its topic and its content.
     pub retained_bytes: usize,
     /// A connection before the login, in addition to its record: the password that waits for its check.
     pub login_bytes: usize,
@@ -235,104 +247,51 @@ impl Limits {
         self.connection_places() as usize + self.bridge_links() + own
     }
 
-    /// Returns the memory table: what every pool costs when it is full.
-    pub fn memory_table(&self, sizes: &RecordSizes) -> MemoryTable {
-        let mut lines = self.lines_of_peers(sizes);
+    /// Returns the memory table: what has a fixed size, and what is left of `memory_limit` bytes for the pools.
+    pub fn memory_table(&self, sizes: &RecordSizes, memory_limit: u64) -> MemoryTable {
+        let mut lines = self.lines_of_bridges_and_logins(sizes);
         lines.retain(|line| line.key != "bridges_max" || line.count > 0);
-        lines.extend(self.lines_of_messages(sizes));
         lines.extend(self.lines_of_the_process(sizes));
         let is_there = |line: &MemoryLine| {
             !matches!(line.key, "management_clients_max" | "samples" | "flight_recorder")
                 || line.bytes_each > 0
         };
         lines.retain(is_there);
-        lines.extend(self.access_lines(sizes).into_iter().filter(|line| line.bytes_each > 0));
         lines.extend(self.tls_lines(sizes).into_iter().filter(|line| line.bytes_each > 0));
+        let fixed = lines.iter().map(MemoryLine::bytes).fold(0, u64::saturating_add);
+        let reason = "clients, definitions and messages";
+        let shared =
+            MemoryLine { key: SHARED_KEY, count: 1, bytes_each: memory_limit.saturating_sub(fixed), reason };
+        lines.push(shared);
         MemoryTable { lines, kernel_bytes: self.kernel_bytes() }
     }
 
-    /// Returns the lines for clients and what they declare.
-    fn lines_of_peers(&self, sizes: &RecordSizes) -> Vec<MemoryLine> {
-        let connections = self.connection_places();
-        let replies = self.replies_pool_bytes();
+    /// Returns the lines for bridges, and for connections that have not logged in.
+    fn lines_of_bridges_and_logins(&self, sizes: &RecordSizes) -> Vec<MemoryLine> {
         vec![
-            line(
-                "connections_max",
-                connections.into(),
-                sizes.connection_bytes,
-                "socket, session, broker record",
-            ),
-            line(
-                "replies_bytes_max",
-                connections.into(),
-                BytePool::bytes(replies).div_ceil(connections as usize),
-                "replies on their way",
-            ),
             line(
                 "bridges_max",
                 self.bridges_max.into(),
                 sizes.bridge_bytes,
                 "bridges and their messages in flight",
             ),
-            line("channels_max", self.channels_max.into(), sizes.channel_bytes, "session and broker record"),
-            line("consumers_max", self.consumers_max.into(), sizes.consumer_bytes, "consumer with its tag"),
             line(
-                "queues_max",
-                self.queues_max.into(),
-                sizes.queue_bytes,
-                "queue and its place in the name table",
-            ),
-            line("exchanges_max", self.exchanges_max.into(), sizes.exchange_bytes, "exchange and name table"),
-            line("bindings_max", self.bindings_max.into(), sizes.binding_bytes, "binding and routing tables"),
-            line("names_bytes_max", self.names_bytes_max.into(), 1, "names, keys and arguments"),
-        ]
-    }
-
-    /// Returns the number of rows of the longest list of the management API.
-    fn listed_rows(&self) -> u32 {
-        let rows = [
-            self.connection_places(),
-            self.channels_max,
-            self.consumers_max,
-            self.queues_max,
-            self.exchanges_max,
-        ];
-        rows.into_iter().fold(self.bindings_max, u32::max)
-    }
-
-    /// Returns the lines for messages and their queue entries.
-    fn lines_of_messages(&self, sizes: &RecordSizes) -> Vec<MemoryLine> {
-        let page = PAGE_BYTES + Messages::PAGE_OVERHEAD_BYTES;
-        vec![
-            line("messages_max", self.messages_max.into(), MESSAGE_SLOT_BYTES + 1, "message slots"),
-            line(
-                "body_bytes_max",
-                self.body_bytes_max / PAGE_BYTES as u64,
-                page,
-                "message data beyond the slots",
+                "handshakes_max",
+                self.handshakes_max.into(),
+                sizes.login_bytes,
+                "logins whose password is being checked",
             ),
             line(
-                "queue_entries_max",
-                u64::from(self.queue_entries_max).div_ceil(ENTRIES_PER_CHUNK as u64)
-                    + READ_BACK_CHUNKS as u64,
-                CHUNK_BYTES + 1,
-                "places in queues",
-            ),
-            line(
-                "unacknowledged_max",
-                self.unacknowledged_max.into(),
-                sizes.unacknowledged_bytes,
-                "deliveries not yet acknowledged",
+                "admission",
+                1,
+                sizes.admission_bytes,
+                "accepted connections without a slot; counters of wrong passwords",
             ),
         ]
     }
 
     /// Returns the lines for memory that exists once in the process.
     fn lines_of_the_process(&self, sizes: &RecordSizes) -> Vec<MemoryLine> {
-        let management_bytes = match sizes.management_bytes {
-            0 => 0,
-            bytes => bytes + self.listed_rows() as usize * SORTED_ROW_BYTES,
-        };
         vec![
             line("input_buffer_bytes", 1, self.input_buffer_bytes as usize, "the one input buffer"),
             line("output_buffer_bytes", 1, self.output_buffer_bytes as usize, "the one output buffer"),
@@ -345,11 +304,11 @@ impl Limits {
             line(
                 "unsent_bytes_max",
                 1,
-                BytePool::bytes(self.unsent_pool_bytes()),
-                "output that sockets did not accept, and 1 KiB per connection",
+                BytePool::bytes(self.unsent_bytes_max as usize),
+                "output that sockets did not accept",
             ),
-            line("frame_max", 1, sizes.scratch_bytes, "reading properties, sorting output"),
-            line("messages_max", 1, sizes.pending_write_bytes, "entries that wait for their commit"),
+            line("frame_max", 1, sizes.scratch_bytes, "reading properties, sorting output, hash tables"),
+            line("pending_writes", 1, sizes.pending_write_bytes, "entries that wait for their commit"),
             line(
                 "commit_bytes_max",
                 1,
@@ -362,19 +321,7 @@ impl Limits {
                 self.index_bytes_max as usize,
                 "index of the log: which segment has which messages",
             ),
-            line(
-                "queues_max",
-                self.queues_max.into(),
-                sizes.empty_queue_index_bytes,
-                "index of queues without messages",
-            ),
-            line(
-                "definitions",
-                self.definitions(),
-                sizes.definition_bytes,
-                "index of all definitions that the limits allow",
-            ),
-            line("allocator", 1, self.spread_bytes() as usize, "fragmentation by names and by the index"),
+            line("allocator", 1, self.index_bytes_max as usize / 4, "fragmentation by the index"),
             line(
                 "control",
                 CONTROL_CLIENTS_MAX as u64,
@@ -384,8 +331,8 @@ impl Limits {
             line(
                 "management_clients_max",
                 self.management_clients_max.into(),
-                management_bytes,
-                "clients of the management API: a request, an answer and the order of a list each",
+                sizes.management_bytes,
+                "clients of the management API: a request and an answer each",
             ),
             line("samples", 1, sizes.samples_bytes, "rates and histories of the management API"),
             line("json", 1, sizes.json_bytes, "a request body, or one object of a definitions file"),
@@ -415,6 +362,11 @@ impl Limits {
             self.permissions_max,
             self.policies_max,
             self.parameters_max,
+            // The states of sessions, and their wills.
+            self.mqtt_sessions_max,
+            self.mqtt_sessions_max,
+            self.mqtt_sessions_max,
+            self.retained_max,
         ];
         numbers.into_iter().map(u64::from).sum()
     }
@@ -423,28 +375,17 @@ impl Limits {
     pub fn fixed_index_bytes(&self, sizes: &RecordSizes) -> u64 {
         u64::from(self.queues_max) * sizes.empty_queue_index_bytes as u64
             + self.definitions() * sizes.definition_bytes as u64
-            + self.mqtt_definitions(sizes) * sizes.definition_bytes as u64
     }
 
-    /// Returns how many definitions of MQTT the log may contain: states of sessions, and retained messages.
-    fn mqtt_definitions(&self, sizes: &RecordSizes) -> u64 {
-        let each = u64::from(sizes.session_bytes > 0);
-        each * (u64::from(self.mqtt_sessions_max) + u64::from(self.retained_max))
+    /// Returns the bytes of shared memory that a connection takes: its records, its replies that are not sent yet, and the
+    /// part of the output that is reserved for it.
+    pub const fn connection_bytes(&self, sizes: &RecordSizes) -> usize {
+        sizes.connection_bytes + BytePool::bytes(self.replies_bytes_max as usize + OUTPUT_BYTES_MIN)
     }
 
-    /// Returns the bytes that fragmentation may take: a quarter of the memory that consists of allocations of
-    /// varying sizes.
-    ///
-    /// Pools are not affected, because each is a single allocation.
-    fn spread_bytes(&self) -> u64 {
-        (u64::from(self.names_bytes_max) + u64::from(self.index_bytes_max)) / 4
-    }
-
-    fn tls_lines(&self, sizes: &RecordSizes) -> [MemoryLine; 5] {
-        let (connections, handshakes) = (self.tls_connection_places().into(), self.tls_handshakes_max.into());
-        let reason = "TLS: keys, a record each way, certificate";
+    fn tls_lines(&self, sizes: &RecordSizes) -> [MemoryLine; 4] {
+        let handshakes = self.tls_handshakes_max.into();
         [
-            line("tls_connections_max", connections, sizes.tls_session_bytes, reason),
             line("tls_handshakes_max", handshakes, sizes.tls_handshake_bytes, "TLS handshakes under way"),
             line(
                 "bridges_max",
@@ -462,52 +403,6 @@ impl Limits {
         ]
     }
 
-    /// Returns the lines for users, permissions, virtual hosts, MQTT sessions and retained messages.
-    fn access_lines(&self, sizes: &RecordSizes) -> [MemoryLine; 11] {
-        let logins = "logins whose password is being checked";
-        [
-            line(
-                "vhosts_max",
-                self.vhosts_max.into(),
-                // In addition, one bit per user for waiting publishers.
-                sizes.vhost_bytes + (self.users_max as usize + 1).div_ceil(8),
-                "virtual host, its first exchanges",
-            ),
-            line("users_max", self.users_max.into(), sizes.user_bytes, "user with its tags"),
-            line("permissions_max", self.permissions_max.into(), sizes.permission_bytes, "permission"),
-            line("policies_max", self.policies_max.into(), sizes.policy_bytes, "policy"),
-            line(
-                "mqtt_sessions_max",
-                self.mqtt_sessions_max.into(),
-                sizes.session_bytes,
-                "MQTT session that is kept",
-            ),
-            line("retained_max", self.retained_max.into(), sizes.retained_bytes, "retained message"),
-            line(
-                "retained_bytes_max",
-                // The allocator may lose a quarter, because the messages have different lengths.
-                u64::from(self.retained_bytes_max) * 5 / 4,
-                usize::from(sizes.retained_bytes > 0),
-                "topics and content of retained messages, and fragmentation",
-            ),
-            line("parameters_max", self.parameters_max.into(), sizes.parameter_bytes, "runtime parameter"),
-            line(
-                "patterns_bytes_max",
-                self.patterns_bytes_max.into(),
-                1,
-                "patterns of permissions, policies",
-            ),
-            line("handshakes_max", self.handshakes_max.into(), sizes.login_bytes, logins),
-            line(
-                "admission",
-                1,
-                sizes.admission_bytes,
-                "accepted connections without a slot; counters of wrong \
-                                                         passwords",
-            ),
-        ]
-    }
-
     /// Returns the maximum bytes of all sockets' buffers in the kernel, which uses twice the requested size
     /// in each direction; `None` if the system decides the size.
     fn kernel_bytes(&self) -> Option<u64> {
@@ -520,6 +415,97 @@ impl Limits {
         let more = (2 * local).saturating_sub(each);
         let locals = self.socket_local_buffers_max.min(self.connection_places());
         Some(2 * (each * u64::from(self.connection_places()) + more * u64::from(locals)))
+    }
+}
+
+/// A pool that takes its records from the shared memory.
+struct SharedPool {
+    key: &'static str,
+    /// Bytes of memory that a unit of the limit takes: a record, or a byte.
+    bytes_each: fn(&RecordSizes) -> usize,
+    /// The limit is what fits into this part of the memory.
+    divisor: u64,
+    /// The most that identifiers allow.
+    most: u64,
+    /// Part of the addresses that the pool may reserve, in 64ths; 0 if it reserves none.
+    address_share: u64,
+    get: fn(&Limits) -> u64,
+    set: fn(&mut Limits, u64),
+}
+
+macro_rules! shared_pools {
+    ($($key:ident: $bytes:expr, $divisor:expr, $most:expr, $share:expr;)*) => {
+        [$(SharedPool {
+            key: stringify!($key),
+            bytes_each: $bytes,
+            divisor: $divisor,
+            most: $most,
+            address_share: $share,
+            get: |limits| limits.$key.into(),
+            set: |limits, value| limits.$key = value as _,
+        }),*]
+    };
+}
+
+/// All pools that share memory. Each could use all of it; the divisors only bound tables that are not part of a pool.
+const SHARED_POOLS: [SharedPool; 19] = shared_pools! {
+    channels_max: |sizes| sizes.channel_bytes, 1, 1 << 19, 3;
+    consumers_max: |sizes| sizes.consumer_bytes, 1, 1 << 19, 3;
+    queues_max: |sizes| sizes.queue_bytes, 1, 1 << 19, 3;
+    exchanges_max: |sizes| sizes.exchange_bytes, 1, 1 << 17, 2;
+    bindings_max: |sizes| sizes.binding_bytes, 1, 1 << 21, 6;
+    names_bytes_max: |_| 1, 1, 1 << 28, 0;
+    vhosts_max: |sizes| sizes.vhost_bytes, 4, 1 << 10, 1;
+    users_max: |sizes| sizes.user_bytes, 1, 1 << 14, 1;
+    permissions_max: |sizes| sizes.permission_bytes, 1, 1 << 15, 2;
+    policies_max: |sizes| sizes.policy_bytes, 1, 1 << 12, 1;
+    parameters_max: |sizes| sizes.parameter_bytes, 1, 1 << 12, 1;
+    patterns_bytes_max: |_| 1, 2, 1 << 26, 0;
+    messages_max: |_| MESSAGE_SLOT_BYTES, 1, 1 << 27, 10;
+    body_bytes_max: |_| 1, 1, 1 << 40, 16;
+    queue_entries_max: |_| CHUNK_BYTES / ENTRIES_PER_CHUNK, 1, 1 << 28, 6;
+    unacknowledged_max: |sizes| sizes.unacknowledged_bytes, 4, 1 << 24, 3;
+    mqtt_sessions_max: |sizes| sizes.session_bytes, 1, 1 << 16, 2;
+    retained_max: |sizes| sizes.retained_bytes, 1, 1 << 17, 2;
+    retained_bytes_max: |_| 1, 1, 1 << 28, 0;
+};
+
+impl Limits {
+    /// Returns whether the pool of this key takes its records from the shared memory. Its limit needs no memory of its own.
+    pub fn is_shared(key: &str) -> bool {
+        SHARED_POOLS.iter().any(|pool| pool.key == key)
+    }
+
+    /// Sets the limits of all pools that share memory to what fits into `memory_bytes`, and into their parts of
+    /// `address_bytes`: the addresses that all pools may reserve together.
+    pub fn set_shared(&mut self, sizes: &RecordSizes, memory_bytes: u64, address_bytes: u64) {
+        for pool in &SHARED_POOLS {
+            let each = (pool.bytes_each)(sizes) as u64;
+            let fit = memory_bytes / pool.divisor / each;
+            let addresses = match pool.address_share {
+                0 => u64::MAX,
+                share => address_bytes / 64 * share / each,
+            };
+            (pool.set)(self, fit.min(addresses).min(pool.most).max(64));
+        }
+        // The floors of the other classes are a fifth of the memory.
+        self.body_bytes_max =
+            self.body_bytes_max.min(memory_bytes / 4 * 3) / PAGE_BYTES as u64 * PAGE_BYTES as u64;
+    }
+
+    /// Returns how many addresses the pools that share memory reserve, in bytes.
+    pub fn shared_address_bytes(&self, sizes: &RecordSizes) -> u64 {
+        let reserving = SHARED_POOLS.iter().filter(|pool| pool.address_share > 0);
+        let bytes = reserving.map(|pool| (pool.get)(self).saturating_mul((pool.bytes_each)(sizes) as u64));
+        bytes.fold(0, u64::saturating_add)
+    }
+
+    /// Lowers the limits of all pools that share memory to those of `most`: there is no memory for more.
+    pub fn lower_shared(&mut self, most: &Self) {
+        for pool in &SHARED_POOLS {
+            let lower = (pool.get)(self).min((pool.get)(most));
+            (pool.set)(self, lower);
+        }
     }
 }
 
@@ -553,6 +539,11 @@ pub fn grouped(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_pools_reserve_no_more_addresses_than_they_may() {
+        assert!(SHARED_POOLS.iter().map(|pool| pool.address_share).sum::<u64>() <= 62);
+    }
 
     #[test]
     fn digits_come_in_groups_of_three() {

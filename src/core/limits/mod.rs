@@ -17,7 +17,7 @@ use core::fmt;
 pub use memory::{
     BRIDGE_RULES_MAX, CONNECTIONS_SPARE, CONTROL_CLIENTS_MAX, HELPER_STACK_BYTES, LOG_RING_BYTES,
     MANAGEMENT_CLIENTS_UPPER_BOUND, Megabytes, MemoryLine, MemoryTable, OUTPUT_BYTES_MIN, RecordSizes,
-    SORTED_ROW_BYTES, TLS_CONNECTIONS_SPARE, grouped,
+    SHARED_BYTES_MIN, SHARED_KEY, SORTED_ROW_BYTES, TLS_CONNECTIONS_SPARE, grouped,
 };
 
 /// Smallest frame size in bytes that AMQP allows a peer to negotiate.
@@ -263,7 +263,7 @@ impl fmt::Display for LimitsError {
         match self {
             Self::SumTooLarge { sum, memory_limit, key } => write!(
                 f,
-                "the pools add up to {} but memory_limit is {}: lower {key} or raise memory_limit \
+                "the broker needs {} but memory_limit is {}: lower {key} or raise memory_limit \
                  (`leveret check` shows every line)",
                 Megabytes(*sum),
                 Megabytes(*memory_limit)
@@ -275,7 +275,7 @@ impl fmt::Display for LimitsError {
                         return write!(
                             f,
                             "memory_limit is {memory_limit} bytes: did you mean \"{memory_limit}MB\"? The \
-                             broker needs {} with the smallest pools",
+                             broker needs {} even with the smallest limits",
                             Megabytes(*least)
                         );
                     }
@@ -284,7 +284,7 @@ impl fmt::Display for LimitsError {
                 }
                 write!(
                     f,
-                    ", but with the smallest pools the broker needs {}: write memory_limit = {least} or more \
+                    ", but even with the smallest limits the broker needs {}: write memory_limit = {least} or more \
                      (bytes), or take the profile of a smaller board, if there is one",
                     Megabytes(*least)
                 )
@@ -326,11 +326,10 @@ impl Limits {
         if sizes.tls_record_bytes > 0 {
             self.check_tls()?;
         }
-        let table = self.memory_table(sizes);
-        let sum = table.bytes();
-        // With a sum below `isize::MAX` the size of each pool is below it too, and fits into a `usize` on a
-        // 32-bit board.
+        // Below `isize::MAX` the size of each pool fits into a `usize` on a 32-bit board, too.
         let memory_limit = memory_limit.min(isize::MAX as u64);
+        let table = self.memory_table(sizes, memory_limit);
+        let sum = table.fixed_bytes().saturating_add(SHARED_BYTES_MIN);
         if sum <= memory_limit {
             return Ok(table);
         }
@@ -345,13 +344,14 @@ impl Limits {
                 "log",
                 "program",
                 "allocator",
-                "definitions",
+                "pending_writes",
                 "crl",
                 "admission",
+                SHARED_KEY,
             ];
             !fixed.contains(&line.key)
         });
-        let key = adjustable.max_by_key(|line| line.bytes()).map_or("messages_max", |line| line.key);
+        let key = adjustable.max_by_key(|line| line.bytes()).map_or("memory_limit", |line| line.key);
         Err(LimitsError::SumTooLarge { sum, memory_limit, key })
     }
 
@@ -488,8 +488,8 @@ mod check_tests {
         permission_bytes: 800,
         policy_bytes: 1800,
         parameter_bytes: 2700,
-        session_bytes: 0,
-        retained_bytes: 0,
+        session_bytes: 2000,
+        retained_bytes: 400,
         login_bytes: 1000,
         admission_bytes: 20_000,
         unacknowledged_bytes: 72,
@@ -511,16 +511,16 @@ mod check_tests {
 
     #[test]
     fn a_sum_above_the_limit_names_the_largest_line() {
-        let limits = Limits { messages_max: 10_000_000, ..Limits::default() };
+        let limits = Limits { index_bytes_max: 200_000_000, ..Limits::default() };
         let error = limits.check(&SIZES, 128_000_000).unwrap_err();
-        assert!(error.to_string().contains("lower messages_max"), "{error}");
+        assert!(error.to_string().contains("lower index_bytes_max"), "{error}");
     }
 
     #[test]
     fn no_configurable_number_makes_the_sum_wrap() {
-        let replies = Limits { connections_max: 1 << 16, replies_bytes_max: 1 << 16, ..Limits::default() };
-        let bodies = Limits { body_bytes_max: u64::MAX, ..Limits::default() };
-        for limits in [replies, bodies] {
+        let index = Limits { index_bytes_max: u32::MAX, ..Limits::default() };
+        let output = Limits { unsent_bytes_max: u32::MAX, ..Limits::default() };
+        for limits in [index, output] {
             let error = limits.check(&SIZES, u64::MAX >> 32).unwrap_err();
             assert!(matches!(error, LimitsError::SumTooLarge { sum, .. } if sum >= 1 << 32), "{error}");
         }

@@ -82,8 +82,7 @@ impl HashIndex {
     /// Panics if the memory has no extent for it. The caller has checked the capacity of its pool, which leaves
     /// [`COMMAND_EXTENTS`](super::COMMAND_EXTENTS).
     pub fn insert(&mut self, hash: u64, index: usize, touched: Touched) {
-        let is_covered = self.buckets.cover(touched.count) && self.entries.cover(touched.end);
-        assert!(is_covered, "a command checks for the memory that it needs");
+        self.cover(touched);
         if self.len == self.count {
             self.split();
         }
@@ -93,6 +92,16 @@ impl HashIndex {
         self.entries.values[index] = Entry { hash, next: *first };
         *first = index as u32 + 1;
         self.len += 1;
+    }
+
+    /// Takes the memory for these places of the pool. Called after a record was added to the pool that is not in the table:
+    /// otherwise a later command would need the memory for many extents of the pool at once.
+    ///
+    /// # Panics
+    /// As [`Self::insert`].
+    pub fn cover(&mut self, touched: Touched) {
+        let is_covered = self.buckets.cover(touched.count) && self.entries.cover(touched.end);
+        assert!(is_covered, "a command checks for the memory that it needs");
     }
 
     /// Removes a record, if it is in the table.

@@ -73,6 +73,31 @@ pub fn can_be_mapped(pieces: impl Iterator<Item = u64>) -> bool {
     all
 }
 
+/// Returns whether the system currently provides this many bytes of addresses. They are returned at once.
+#[allow(unsafe_code, reason = "mmap is a call to the system, and there is no safe form of it")]
+pub fn can_be_reserved(bytes: u64) -> bool {
+    let Ok(bytes) = usize::try_from(bytes) else { return false };
+    let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: a new anonymous mapping, at an address that the system chooses, overlaps no other memory.
+    let first = unsafe { libc::mmap(core::ptr::null_mut(), bytes, libc::PROT_NONE, kind, -1, 0) };
+    if first != libc::MAP_FAILED {
+        // SAFETY: the mapping was created above, and no reference to it exists.
+        unsafe { libc::munmap(first, bytes) };
+    }
+    first != libc::MAP_FAILED
+}
+
+/// Returns the free pages of the heap to the system. glibc returns by itself only what is free at the heap's end. Other C
+/// libraries have no such call; musl returns pages when the allocations in them are freed.
+#[allow(unsafe_code, reason = "malloc_trim is a call to the C library, and there is no safe form of it")]
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call only changes free memory of the allocator, which takes its own lock.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Drops the resident pages of code and constants of the program and its libraries. They are loaded again on use.
 pub fn drop_startup_pages() {
     let mut text = [0; MAPS_BYTES];

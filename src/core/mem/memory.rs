@@ -57,6 +57,8 @@ struct Counts {
     unit: usize,
     /// The broker restores what it had before its start.
     is_restoring: Cell<bool>,
+    /// Bytes that were freed in the heap since [`Memory::forget_freed_heap`] was called last.
+    heap_freed: Cell<usize>,
     /// An account was refused since [`Memory::take_shortage`] was called last.
     is_refused: Cell<bool>,
 }
@@ -64,6 +66,9 @@ struct Counts {
 #[derive(Debug)]
 struct ClassCounts {
     floor: usize,
+    /// Extents that the class leaves to others when it takes more than its floor. A queue may use only twice what is free, so
+    /// definitions that took all of that would stop the publishers to all queues.
+    left: usize,
     /// Extents of all its pools; of a pool that has not reached its own floor, that floor.
     used: Cell<usize>,
     /// Extents that its pools can take beyond their own floors, without [`COMMAND_EXTENTS`].
@@ -75,22 +80,38 @@ impl Memory {
     /// [`Class`]; their sum is at most `extents`. If a page of the kernel is larger than an extent, all are rounded down to
     /// whole pages.
     pub fn new(extents: usize, floors: [usize; CLASSES]) -> Self {
-        Self::with_unit(extents, floors, rustix::param::page_size().div_ceil(EXTENT_BYTES))
+        Self::with_unit(extents, floors, [0; CLASSES], rustix::param::page_size().div_ceil(EXTENT_BYTES))
     }
 
-    fn with_unit(extents: usize, floors: [usize; CLASSES], unit: usize) -> Self {
+    fn with_unit(extents: usize, floors: [usize; CLASSES], left: [usize; CLASSES], unit: usize) -> Self {
         let whole = |extents: usize| extents / unit * unit;
-        let class = |floor| ClassCounts { floor: whole(floor), used: Cell::new(0), available: Cell::new(0) };
+        let class = |index: usize| ClassCounts {
+            floor: whole(floors[index]),
+            left: whole(left[index]),
+            used: Cell::new(0),
+            available: Cell::new(0),
+        };
         let counts = Counts {
             extents: whole(extents),
-            classes: floors.map(class),
+            classes: core::array::from_fn(class),
             given: Cell::new(0),
             unit,
             is_restoring: Cell::new(false),
+            heap_freed: Cell::new(0),
             is_refused: Cell::new(false),
         };
         counts.update();
         Self(Rc::new(counts))
+    }
+
+    /// Creates a memory of this many bytes. Clients and definitions can always have a tenth of it, and messages an eighth. Beyond
+    /// these, definitions leave another eighth to messages, and clients a sixteenth.
+    pub fn with_bytes(bytes: u64) -> Self {
+        // The bitmaps of the pools take less than 1/64 of their bytes.
+        let extents = usize::try_from(bytes / 64 * 63).unwrap_or(usize::MAX) / EXTENT_BYTES;
+        let unit = rustix::param::page_size().div_ceil(EXTENT_BYTES);
+        let floors = [extents / 10, extents / 10, extents / 8];
+        Self::with_unit(extents, floors, [extents / 16, extents / 8, 0], unit)
     }
 
     /// Returns a memory without an end, for a pool of which only the number of records is limited.
@@ -116,9 +137,25 @@ impl Memory {
         self.0.update();
     }
 
+    /// Returns the bytes that the pools of a class could have together now.
+    pub fn class_bytes(&self, class: Class) -> u64 {
+        let class = &self.0.classes[class as usize];
+        (class.used.get() as u64 + class.available.get() as u64).saturating_mul(EXTENT_BYTES as u64)
+    }
+
     /// Returns the number of extents that all pools hold together, own floors that they have not reached included.
     pub fn extents_used(&self) -> usize {
         self.0.classes.iter().map(|class| class.used.get()).sum()
+    }
+
+    /// Returns how many bytes were freed in the heap that the allocator may not have returned to the system.
+    pub fn heap_freed(&self) -> usize {
+        self.0.heap_freed.get()
+    }
+
+    /// Notes that the allocator has returned its free memory.
+    pub fn forget_freed_heap(&self) {
+        self.0.heap_freed.set(0);
     }
 
     /// Returns whether idle extents should be returned at once, because another pool needs them: an account was refused one
@@ -136,7 +173,9 @@ impl Counts {
         let kept = if self.is_restoring.get() { 0 } else { COMMAND_EXTENTS * self.unit };
         for class in &self.classes {
             let others = all - class.reserved();
-            class.available.set(self.extents.saturating_sub(others + class.used.get() + kept));
+            let available = self.extents.saturating_sub(others + class.used.get() + kept);
+            let up_to_floor = available.min(class.floor.saturating_sub(class.used.get()));
+            class.available.set(available.saturating_sub(class.left).max(up_to_floor));
         }
     }
 
@@ -211,6 +250,11 @@ impl Account {
         self.counts.given.get()
     }
 
+    /// Returns whether the broker restores what it had before its start.
+    pub fn is_restoring(&self) -> bool {
+        self.counts.is_restoring.get()
+    }
+
     /// Returns the number of extents that the pools of this class can have together now.
     pub fn class_max(&self) -> usize {
         self.class().used.get() + self.class().available.get()
@@ -261,6 +305,102 @@ impl Account {
 
     fn class(&self) -> &ClassCounts {
         &self.counts.classes[self.class as usize]
+    }
+}
+
+impl Drop for HeapBytes {
+    fn drop(&mut self) {
+        self.subtract(self.used);
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.give(self.held);
+        let used = &self.class().used;
+        used.set(used.get() - self.reserved());
+        self.counts.update();
+    }
+}
+
+/// Bytes outside the pools that are charged to a class of the memory: names in the heap, and tables with an entry for each record
+/// of a pool.
+#[derive(Debug)]
+pub struct HeapBytes {
+    account: Account,
+    used: usize,
+    /// Quarters of a byte that are charged for each byte.
+    quarters: usize,
+}
+
+impl HeapBytes {
+    /// Opens the account of bytes that are charged to `class`.
+    pub fn in_memory(memory: &Memory, class: Class) -> Self {
+        Self::with_quarters(memory, class, 4)
+    }
+
+    /// Opens the account of allocations of different lengths. The allocator adds bytes to each of them, and leaves gaps
+    /// between them. So a quarter is charged in addition.
+    pub fn with_gaps(memory: &Memory, class: Class) -> Self {
+        Self::with_quarters(memory, class, 5)
+    }
+
+    /// Opens the account of names, of which the index of the log has a second copy. Otherwise as [`Self::with_gaps`].
+    pub fn with_copies(memory: &Memory, class: Class) -> Self {
+        Self::with_quarters(memory, class, 9)
+    }
+
+    fn with_quarters(memory: &Memory, class: Class, quarters: usize) -> Self {
+        Self { account: memory.account(class, 0), used: 0, quarters }
+    }
+
+    /// Returns the number of bytes in use, without what is charged in addition.
+    pub const fn used(&self) -> usize {
+        self.used
+    }
+
+    /// Returns how many more bytes can be used, so that [`COMMAND_EXTENTS`] stay available.
+    pub fn free(&self) -> usize {
+        let bytes = self.account.held().saturating_add(self.account.available()).saturating_mul(EXTENT_BYTES);
+        (bytes / self.quarters * 4).saturating_sub(self.used)
+    }
+
+    /// Counts `bytes` more, or none, and leaves [`COMMAND_EXTENTS`]. Returns whether it counted them.
+    pub fn try_add(&mut self, bytes: usize) -> bool {
+        let fits = bytes <= self.free();
+        if fits {
+            self.add(bytes);
+        } else {
+            self.account.note_refusal();
+        }
+        fits
+    }
+
+    /// Counts `bytes` more. The caller has checked [`Self::free`].
+    ///
+    /// # Panics
+    /// Panics if there is no memory for them, which is a bug of the caller.
+    pub fn add(&mut self, bytes: usize) {
+        self.used += bytes;
+        let needed = self.extents_needed().saturating_sub(self.account.held());
+        let is_there = needed == 0 || self.account.take_checked(needed);
+        assert!(is_there, "a command checks for the memory that it needs");
+    }
+
+    /// Counts `bytes` less.
+    pub fn subtract(&mut self, bytes: usize) {
+        self.used -= bytes;
+        let freed = &self.account.counts.heap_freed;
+        freed.set(freed.get() + bytes);
+        let unneeded = self.account.held() - self.extents_needed();
+        if unneeded > 0 {
+            self.account.give(unneeded);
+        }
+    }
+
+    fn extents_needed(&self) -> usize {
+        let unit = self.account.counts.unit;
+        (self.used * self.quarters).div_ceil(4 * EXTENT_BYTES * unit) * unit
     }
 }
 
@@ -320,8 +460,36 @@ mod tests {
     }
 
     #[test]
+    fn bytes_in_the_heap_take_a_quarter_more() {
+        let memory = Memory::new(10 + COMMAND_EXTENTS, [0, 4, 0]);
+        let mut bytes = HeapBytes::with_gaps(&memory, Class::Definitions);
+        assert_eq!((bytes.free(), memory.extents_used()), (10 * EXTENT_BYTES / 5 * 4, 0));
+        bytes.add(EXTENT_BYTES * 4 / 5);
+        assert_eq!((memory.extents_used(), bytes.free()), (1, 9 * EXTENT_BYTES / 5 * 4 + 1));
+        bytes.add(bytes.free());
+        assert_eq!((memory.extents_used(), bytes.free()), (10, 0));
+        bytes.subtract(bytes.used() - 1);
+        assert_eq!((memory.extents_used(), bytes.used()), (1, 1));
+        bytes.subtract(1);
+        assert_eq!(memory.extents_used(), 0);
+        let mut bytes = HeapBytes::in_memory(&memory, Class::Definitions);
+        assert_eq!(bytes.free(), 10 * EXTENT_BYTES);
+        assert!(bytes.try_add(10 * EXTENT_BYTES) && !bytes.try_add(1) && memory.extents_used() == 10);
+    }
+
+    #[test]
+    fn other_classes_leave_an_eighth_to_messages_beyond_their_floors() {
+        let memory = Memory::with_unit(80 + COMMAND_EXTENTS, [10, 10, 20], [8, 8, 0], 1);
+        let [mut clients, mut definitions, mut messages] =
+            [Class::Clients, Class::Definitions, Class::Messages].map(|class| memory.account(class, 0));
+        assert!(messages.take(20) && definitions.take(42) && !definitions.take(1));
+        assert_eq!((clients.available(), messages.available()), (10, 8));
+        assert!(messages.take(8) && clients.take(10) && !clients.take(1) && !messages.take(1));
+    }
+
+    #[test]
     fn pages_of_four_extents_are_taken_whole() {
-        let memory = Memory::with_unit(203, [11, 0, 7], 4);
+        let memory = Memory::with_unit(203, [11, 0, 7], [0; CLASSES], 4);
         let mut messages = memory.account(Class::Messages, 1);
         let definitions = memory.account(Class::Definitions, 0);
         assert_eq!([messages.own(), messages.available() % 4, definitions.available() % 4], [4, 0, 0]);

@@ -58,6 +58,9 @@ pub struct Messages {
     are_pages_limited_by_memory: bool,
     /// Number of pages that ordinary publishers may not use.
     pages_reserve: usize,
+    /// Number of further pages that ordinary contents of several pages may not use. If a queue is full, such contents wait
+    /// complete. Without this reserve, a few of them would take the memory that they share with the slots of small messages.
+    large_reserve: usize,
     /// While at most this many pages are in use, a message of any share gets pages without further checks, unless
     /// memory is short.
     pages_unchecked_max: usize,
@@ -122,6 +125,7 @@ impl Messages {
             pages_max,
             are_pages_limited_by_memory: limits.pages_max() > pages_max,
             pages_reserve: pages_max / 16,
+            large_reserve: if extents < UNLIMITED_EXTENTS { pages_max / 16 } else { 0 },
             pages_unchecked_max: unchecked_max(pages_max),
             extents_unchecked_min: extents / 8,
             extents_half: extents / 2,
@@ -540,6 +544,14 @@ impl Messages {
         let (slots, pages) = self.free_places();
         let kept_pages = self.pages_reserve + self.read_back_pages;
         (slots.saturating_sub(self.slots_reserve), pages.saturating_sub(kept_pages) * PAGE_BYTES)
+    }
+
+    /// Returns the bytes of slots and blocks together that ordinary publishers can still use, and those of the reserve.
+    pub fn memory_free(&self) -> (usize, usize) {
+        let reserve = (self.slots_reserve * MESSAGE_SLOT_BYTES)
+            .max((self.pages_reserve + self.read_back_pages) * PAGE_BYTES);
+        let free = self.bytes_free();
+        (free.saturating_sub(reserve), free.min(reserve))
     }
 
     /// Returns the slots and the bytes of blocks that ordinary publishers may use while nothing is in use.
@@ -1132,6 +1144,9 @@ fn text(bytes: &[u8]) -> &str {
     core::str::from_utf8(bytes).unwrap_or_default()
 }
 
+/// A memory of at least this many extents has no end.
+const UNLIMITED_EXTENTS: usize = usize::MAX / 8;
+
 /// Messages of at most this many pages (64 KiB) are never large.
 const LARGE_PAGES_MIN: usize = 16;
 
@@ -1199,7 +1214,11 @@ impl Messages {
         let pages = Blocks::pages_for(bytes);
         !self.is_held
             && self.slots_free() > self.slots_reserve
-            && self.pages_free() >= pages + self.read_back_pages + self.pages_reserve
+            && self.pages_free()
+                >= pages
+                    + self.read_back_pages
+                    + self.pages_reserve
+                    + self.large_kept_from(Share::Ordinary, pages)
     }
 
     /// Checks whether a message may begin. Its names need `pages` pages (0 or 1).
@@ -1295,10 +1314,16 @@ impl Messages {
             }
     }
 
+    /// Returns the number of further pages that a content of `pages` pages may not use.
+    #[inline]
+    fn large_kept_from(&self, share: Share, pages: usize) -> usize {
+        if share == Share::Ordinary && pages > 1 { self.large_reserve } else { 0 }
+    }
+
     /// Checks whether `pages` more pages may be taken. Creates no claim, and does not make publishers wait.
     #[inline]
     fn admit_pages(&self, share: Share, pages: usize, requester: Option<MessageId>) -> Result<(), PoolFull> {
-        let kept = self.pages_kept_from(share, requester);
+        let kept = self.pages_kept_from(share, requester) + self.large_kept_from(share, pages);
         // The end of a chain may fit into free units of a split page, so counting whole pages may refuse too
         // much. Content smaller than a page is therefore not refused here while a split page may have free
         // units.
@@ -1323,7 +1348,8 @@ impl Messages {
         if pages == 0 || pages == 1 && self.blocks.has_free_units() {
             return Ok(());
         }
-        let kept_bytes = self.pages_kept_from(share, requester) * PAGE_BYTES;
+        let kept = self.pages_kept_from(share, requester) + self.large_kept_from(share, pages);
+        let kept_bytes = kept * PAGE_BYTES;
         self.find_extents(|messages| can_take(messages.blocks.places(), pages, kept_bytes))
     }
 
@@ -1371,15 +1397,19 @@ impl Messages {
 
     /// Returns whether the message with the claim would be admitted now.
     pub fn claim_fits(&self) -> bool {
-        let fits =
-            |claim: Claim| claim.pages + self.read_back_pages + self.pages_reserve <= self.pages_free();
+        let fits = |claim: Claim| {
+            let kept = self.read_back_pages + self.pages_reserve + self.large_reserve;
+            claim.pages + kept <= self.pages_free()
+        };
         self.claim.is_some_and(|claim| claim.bytes_since.is_some() && fits(claim))
     }
 
     /// Claims pages for a waiting message if it is large and no other message has a claim. Returns whether
     /// the message is large.
     fn claim(&mut self, id: MessageId, pages: usize) -> bool {
-        let is_large = pages > (self.pages_max / READ_BACK_PART).max(LARGE_PAGES_MIN);
+        // What leaves a larger reserve must not make the small messages wait that may use it.
+        let leaves_more = self.large_kept_from(Share::Ordinary, pages) > 0;
+        let is_large = leaves_more || pages > (self.pages_max / READ_BACK_PART).max(LARGE_PAGES_MIN);
         let freed = self.bytes_freed;
         if is_large && let Some(claim) = self.claim_of(id, pages) {
             claim.bytes_since.get_or_insert(freed);

@@ -33,8 +33,8 @@ pub use blocks::{BLOCK_UNIT_BYTES, PAGE_BYTES};
 pub use bytes::{ByteChain, BytePool};
 pub use fifo::{CHUNK_BYTES, ENTRIES_PER_CHUNK, Fifo, FifoPool, QueueEntry, READ_BACK_CHUNKS};
 pub use hash_index::HashIndex;
-pub use mapped::{can_be_mapped, drop_startup_pages};
-pub use memory::{Account, COMMAND_EXTENTS, Class, EXTENT_BYTES, Memory};
+pub use mapped::{can_be_mapped, can_be_reserved, drop_startup_pages, trim_heap};
+pub use memory::{Account, COMMAND_EXTENTS, Class, EXTENT_BYTES, HeapBytes, Memory};
 pub use messages::{
     Cursor, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, Messages, PoolFull, Share,
 };

@@ -61,6 +61,8 @@ struct Extents {
     place_bytes: usize,
     /// Number of places in an extent.
     places_each: usize,
+    /// The most that touching an extent costs, in extents of the memory.
+    cost_max: usize,
     touched: Box<[usize]>,
     touched_count: usize,
     /// All touched extents are below this one.
@@ -79,16 +81,18 @@ impl Places {
         let unit_bytes = rustix::param::page_size().max(EXTENT_BYTES);
         let places_each = unit_bytes.div_ceil(place_bytes);
         let touched = level(max.div_ceil(places_each));
-        let extents = Extents {
+        let mut extents = Extents {
             account,
             unit_bytes,
             place_bytes,
             places_each,
+            cost_max: 0,
             touched,
             touched_count: 0,
             end: 0,
             places: 0,
         };
+        extents.set_cost_max();
         Self { bits, words, groups, low: 0, free: 0, max, given: 0, extents }
     }
 
@@ -146,7 +150,17 @@ impl Places {
 
     /// Returns how many more places can be used if the pool takes up to `extents` extents of the memory.
     pub(super) fn obtainable_with(&self, extents: usize) -> usize {
-        let places = extents.saturating_mul(EXTENT_BYTES) / self.extents.place_bytes;
+        self.obtainable_beside(extents, 0)
+    }
+
+    /// Returns how many more places can be used if each takes `side_bytes` bytes in addition, and all take up to `extents`
+    /// extents of the memory.
+    pub(super) fn obtainable_beside(&self, extents: usize, side_bytes: usize) -> usize {
+        // An extent of the pool is taken whole.
+        if extents < self.extents.cost_max {
+            return self.free;
+        }
+        let places = extents.saturating_mul(EXTENT_BYTES) / (self.extents.place_bytes + side_bytes);
         self.free + places.min(self.untouched())
     }
 
@@ -240,11 +254,11 @@ impl Places {
     #[cold]
     fn touch(&mut self, take: fn(&mut Account, usize) -> bool) -> bool {
         let Some(extent) = self.extents.lowest_untouched(self.max) else { return false };
+        let places = self.places_of(extent);
         let cost = self.extents.cost(extent);
         if !take(&mut self.extents.account, cost) {
             return false;
         }
-        let places = self.places_of(extent);
         self.extents.set_touched(extent, places.len());
         self.free += places.len();
         for (at, mask) in words_of(places) {
@@ -310,15 +324,22 @@ impl Places {
         let places = self.places_of(extent);
         self.free -= places.len();
         self.extents.clear_touched(extent, places.len());
+        let cost = self.extents.cost(extent);
         for (at, mask) in words_of(places) {
             self.bits[at] &= !mask;
         }
-        let cost = self.extents.cost(extent);
         self.extents.account.give(cost);
     }
 }
 
 impl Extents {
+    fn set_cost_max(&mut self) {
+        let (bytes, unit) = (self.places_each * self.place_bytes, self.unit_bytes);
+        // One that ends within an extent of the memory can overlap another one at its beginning.
+        let pages = bytes.div_ceil(unit) + usize::from(!bytes.is_multiple_of(unit));
+        self.cost_max = pages * (unit / EXTENT_BYTES);
+    }
+
     fn is_touched(&self, extent: usize) -> bool {
         self.touched[extent / BITS] & 1 << (extent % BITS) != 0
     }

@@ -7,7 +7,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::mapped::{Place, Region, lazy_zeroed};
-use super::memory::{Account, Class, Memory};
+use super::memory::{Account, Class, HeapBytes, Memory};
 use super::places::{Places, Touched};
 
 /// A pool of records of one type, addressed by index.
@@ -20,6 +20,9 @@ use super::places::{Places, Touched};
 pub struct Slab<T> {
     records: Region<Place<T>>,
     places: Places,
+    side: HeapBytes,
+    /// Bytes that each record takes outside the pool.
+    side_each: usize,
 }
 
 impl<T> Slab<T> {
@@ -31,7 +34,28 @@ impl<T> Slab<T> {
     /// Reserves addresses for `capacity` records, whose extents are taken from `memory`.
     pub fn in_memory(capacity: usize, memory: &Memory, class: Class) -> Self {
         let places = Places::new(capacity, size_of::<Place<T>>(), memory.account(class, 0));
-        Self { records: Region::reserve(capacity), places }
+        let side = HeapBytes::in_memory(memory, class);
+        Self { records: Region::reserve(capacity), places, side, side_each: 0 }
+    }
+
+    /// Charges `bytes` for each record in addition, which it can take outside the pool: for its names in the heap, and for its
+    /// entries in tables.
+    ///
+    /// # Panics
+    /// Panics if there are records already.
+    #[must_use]
+    pub fn with_side_bytes(mut self, bytes: usize) -> Self {
+        self.add_side_bytes(bytes);
+        self
+    }
+
+    /// Charges `bytes` more for each record.
+    ///
+    /// # Panics
+    /// Panics if there are records already.
+    pub fn add_side_bytes(&mut self, bytes: usize) {
+        assert!(self.is_empty(), "the bytes of a record do not change while there are records");
+        self.side_each += bytes;
     }
 
     /// Returns the bytes of one record, with its bit among the places.
@@ -65,13 +89,37 @@ impl<T> Slab<T> {
     /// fails after the first one has succeeded.
     #[inline]
     pub fn free_count(&self) -> usize {
-        self.places.obtainable()
+        match self.side_each {
+            0 => self.places.obtainable(),
+            each => {
+                let extents = self.places.account().available();
+                self.places.obtainable_beside(extents, each).min(self.side.free() / each)
+            }
+        }
+    }
+
+    /// Returns how many more records may be added to an object that was restored already. That is [`Self::free_count`], but at a
+    /// start the object is never left half restored: then only the number of places counts.
+    pub fn free_count_of_begun(&self) -> usize {
+        match self.places.account().is_restoring() {
+            true => self.capacity() - self.len(),
+            false => self.free_count(),
+        }
+    }
+
+    /// Returns the configuration key of the limit that a full pool has reached: `key`, which limits the number of its records, or
+    /// `memory_limit`.
+    pub fn limit_key(&self, key: &'static str) -> &'static str {
+        if self.free_count() < self.capacity() - self.len() { "memory_limit" } else { key }
     }
 
     /// Inserts a record at the lowest free index. Returns the record if [`Self::free_count`] is 0.
     pub fn insert(&mut self, record: T) -> Result<usize, T> {
-        let index = self.places.take();
-        self.put(index, record)
+        if self.free_count() == 0 {
+            self.places.account().note_refusal();
+            return Err(record);
+        }
+        Ok(self.insert_checked(record))
     }
 
     /// Inserts a record for which the caller has checked [`Self::free_count`]. It may take one of the extents that the check
@@ -80,6 +128,9 @@ impl<T> Slab<T> {
     /// # Panics
     /// Panics if the pool is full, which is a bug of the caller.
     pub fn insert_checked(&mut self, record: T) -> usize {
+        if self.side_each > 0 {
+            self.side.add(self.side_each);
+        }
         let index = self.places.take_checked();
         match self.put(index, record) {
             Ok(index) => index,
@@ -116,6 +167,9 @@ impl<T> Slab<T> {
         match self.records[index].take() {
             Some(record) => {
                 self.places.give(index);
+                if self.side_each > 0 {
+                    self.side.subtract(self.side_each);
+                }
                 record
             }
             None => panic!("slab place {index} was freed twice"),
@@ -513,7 +567,7 @@ mod tests {
 
 #[cfg(test)]
 mod slab_tests {
-    use super::super::memory::EXTENT_BYTES;
+    use super::super::memory::{COMMAND_EXTENTS, EXTENT_BYTES};
     use super::*;
 
     #[test]
@@ -552,6 +606,26 @@ mod slab_tests {
         for index in kept {
             assert_eq!(slab.remove(index)[11], index as u64);
         }
+    }
+
+    /// What records take outside the pool is charged with them.
+    #[test]
+    fn bytes_outside_the_pool_are_charged_with_their_records() {
+        let memory = Memory::new(10 + COMMAND_EXTENTS, [0; 3]);
+        let mut slab = Slab::in_memory(10_000, &memory, Class::Definitions).with_side_bytes(1_000);
+        let mut most = 0;
+        while slab.free_count() > 0 {
+            most = most.max(slab.len() + slab.free_count());
+            assert!(slab.insert(7_u64).is_ok());
+        }
+        let used = slab.len();
+        assert!((9 * EXTENT_BYTES / 1_008..=10 * EXTENT_BYTES / 1_008).contains(&used), "{used} records");
+        assert!(most - used <= EXTENT_BYTES / 1_000, "{most}");
+        assert_eq!((slab.insert(7), memory.extents_used() <= 10), (Err(7), true));
+        slab.insert_checked(7);
+        (0..=used).for_each(|index| assert_eq!(slab.remove(index), 7));
+        slab.trim();
+        assert_eq!(memory.extents_used(), 0);
     }
 
     /// A record that the pool still has is dropped with it.

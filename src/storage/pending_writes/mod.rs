@@ -401,7 +401,7 @@ impl PendingWrites {
 
     /// Returns the number of pending messages at which publishers have to wait.
     const fn pending_max(messages_max: usize) -> usize {
-        let share = messages_max / 8;
+        let share = messages_max / 16;
         if share < 256 {
             256
         } else if share > 8192 {
@@ -413,7 +413,8 @@ impl PendingWrites {
 
     /// Returns the number of additional pending messages that only transactions may use.
     const fn transaction_extra(messages_max: usize) -> usize {
-        messages_max / 16
+        let share = messages_max / 16;
+        if share > TRANSACTION_EXTRA_MAX { TRANSACTION_EXTRA_MAX } else { share }
     }
 
     /// Returns the memory of a buffer for `messages_max` messages, in bytes, for the memory table.
@@ -1105,6 +1106,9 @@ fn merge_settles(settles: &mut Vec<Settled>) {
         touches
     });
 }
+
+/// Largest number of additional pending messages that only transactions may use.
+const TRANSACTION_EXTRA_MAX: usize = 8192;
 
 /// Returns the number of settlements kept when `pending_max` messages may wait for a commit.
 const fn settles_max(pending_max: usize) -> usize {

@@ -54,6 +54,18 @@ fn disconnect(node: &mut TestBroker, connection: ConnectionId) {
     node.broker.run_jobs(&mut context!(node));
 }
 
+fn exchange_declare<'a>(exchange: &'a str, kind: &'a str) -> Command<'a> {
+    Command::ExchangeDeclare {
+        exchange,
+        kind,
+        passive: false,
+        durable: true,
+        auto_delete: false,
+        internal: false,
+        arguments: &[],
+    }
+}
+
 /// One random change by an operator or a client. Returns whether it was refused.
 fn change(node: &mut TestBroker, at: At, random: &mut Random, serial: u32) -> bool {
     let name = format!("{}{serial}", "name".repeat(random.below(4) as usize));
@@ -69,15 +81,7 @@ fn change(node: &mut TestBroker, at: At, random: &mut Random, serial: u32) -> bo
             auto_delete: false,
             arguments,
         },
-        2 => Command::ExchangeDeclare {
-            exchange: &name,
-            kind: "topic",
-            passive: false,
-            durable: true,
-            auto_delete: false,
-            internal: false,
-            arguments,
-        },
+        2 => exchange_declare(&name, "topic"),
         3..=5 => Command::QueueBind { queue: "q", exchange: "amq.topic", routing_key: &key, arguments },
         6 => {
             let hash = PasswordHash::NoPassword;
@@ -91,7 +95,7 @@ fn change(node: &mut TestBroker, at: At, random: &mut Random, serial: u32) -> bo
 /// Every small memory: definitions until several of every kind were refused.
 #[test]
 fn a_refused_definition_changes_nothing_in_a_memory_of_any_size() {
-    for extents in COMMAND_EXTENTS + 32..COMMAND_EXTENTS + 90 {
+    for extents in COMMAND_EXTENTS + 44..COMMAND_EXTENTS + 102 {
         let memory = Memory::new(extents, NO_FLOORS);
         let mut node = TestBroker::in_memory(&wide(), &memory);
         let random = &mut Random::new(extents as u64);
@@ -127,7 +131,7 @@ fn connections_are_refused_without_an_extent_and_give_back_what_they_had() {
         while let Some(at) = connect(&mut node) {
             all.push(at);
         }
-        assert!(all.len() > 200, "{} connections", all.len());
+        assert!(all.len() > 140, "{} connections", all.len());
         assert!(memory.extents_used() <= COMMAND_EXTENTS + 40);
         all.into_iter().for_each(|at| disconnect(&mut node, at.connection));
         while !node.broker.trim() {}
@@ -155,4 +159,66 @@ fn clients_connect_and_publish_although_definitions_have_used_up_the_memory() {
     let first = node.turns(others[0]) as usize;
     let delivered = others[1..].iter().map(|other| node.outbox_bodies(*other).len()).sum::<usize>();
     assert_eq!(first + delivered, 500);
+}
+
+/// Root nodes of exchanges, and the levels of queues with priorities, are not in the tables of their pools. A table takes its
+/// memory with the pool, so a later record that it finds needs no more than its own.
+#[test]
+fn records_that_no_table_finds_leave_no_debt_to_later_ones() {
+    // The table of 40,000 root nodes needs more than `COMMAND_EXTENTS`.
+    for extents in [2_600, 2_601] {
+        let memory = Memory::new(extents, NO_FLOORS);
+        let limits = Limits { exchanges_max: 100_000, ..wide() };
+        let mut node = TestBroker::in_memory(&limits, &memory);
+        let at = connect(&mut node).expect("there is memory for a connection");
+        node.declare(at, "q", false);
+        let bind = |node: &mut TestBroker, key: &str| {
+            let arguments = &[];
+            node.ask(
+                at,
+                Command::QueueBind { queue: "q", exchange: "amq.topic", routing_key: key, arguments },
+            )
+        };
+        bind(&mut node, "a.word");
+        let mut count = 0;
+        // A connection may hold fifteen times what it leaves, so several declare.
+        for _ in 0..20 {
+            let at = connect(&mut node).expect("there is memory for a connection");
+            loop {
+                let exchange = &format!("exchange {count}");
+                if matches!(node.ask(at, exchange_declare(exchange, "fanout")), Outcome::Fault(_)) {
+                    break;
+                }
+                count += 1;
+            }
+        }
+        assert!(count > 40_000, "{count} exchanges");
+        for number in 0..40 {
+            let arguments = &[];
+            let key = format!("{number}.word");
+            node.ask(
+                at,
+                Command::QueueBind { queue: "q", exchange: "amq.topic", routing_key: &key, arguments },
+            );
+            node.ask(at, exchange_declare(&format!("more {number}"), "topic"));
+        }
+        assert!(memory.extents_used() <= extents);
+    }
+}
+
+/// A virtual host that is refused for its texts leaves nothing.
+#[test]
+fn a_virtual_host_is_added_with_its_metadata_or_not_at_all() {
+    for extents in COMMAND_EXTENTS + 44..COMMAND_EXTENTS + 90 {
+        let memory = Memory::new(extents, NO_FLOORS);
+        let mut node = TestBroker::in_memory(&wide(), &memory);
+        for number in 0..200 {
+            let name = format!("vhost {number}");
+            let before = gauges(&node.broker);
+            if node.broker.put_vhost(&mut node.pending_writes, &name).is_err() {
+                assert_eq!(gauges(&node.broker), before, "with {extents} extents");
+            }
+        }
+        assert!(memory.extents_used() <= extents);
+    }
 }

@@ -9,7 +9,7 @@ use leveret_config::{Config, Layer};
 use leveret_core::batch::Batch;
 use leveret_core::command::{Command, Outcome};
 use leveret_core::limits::Limits;
-use leveret_core::mem::{MessageFlags, MessageId, Share};
+use leveret_core::mem::{Memory, MessageFlags, MessageId, Share};
 
 use crate::support::{At, TestBroker};
 
@@ -113,8 +113,8 @@ fn read_back(node: &mut TestBroker, limits: &Limits) -> PageInOutcome {
 
 /// Returns a queue whose first message has the maximum size and is only in the log. Transient messages behind
 /// it take all the memory that publishers can have.
-fn crowd(limits: &Limits, is_after_start: bool) -> (TestBroker, At) {
-    let mut node = TestBroker::with(limits);
+fn crowd(limits: &Limits, memory: &Memory, is_after_start: bool) -> (TestBroker, At) {
+    let mut node = TestBroker::in_memory(limits, memory);
     node.pending_writes.start(1, true, u64::MAX >> 8);
     node.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
     let at = node.connect();
@@ -143,9 +143,17 @@ fn on_every_board_transient_messages_leave_memory_for_the_largest_message_before
     for board in BOARDS {
         let mut flags = Layer::default();
         flags.board = Some(board.name.to_string());
-        let limits = Config::gather(None, flags).expect("it comes with the program").limits;
+        let config = Config::gather(None, flags).expect("it comes with the program");
+        // The buffers and the program take less than half of the memory on every board.
+        let shared = config.memory_limit_bytes / 2;
+        let limits = Limits {
+            messages_max: (shared / 128) as u32,
+            queue_entries_max: (shared / 12) as u32,
+            body_bytes_max: (shared / 4 * 3) & !4095,
+            ..config.limits
+        };
         for is_after_start in [false, true] {
-            let (mut node, at) = crowd(&limits, is_after_start);
+            let (mut node, at) = crowd(&limits, &Memory::with_bytes(shared), is_after_start);
             node.consume(at, "q");
             node.turns(at);
             let PageInOutcome::Begun(id) = read_back(&mut node, &limits) else {
@@ -159,7 +167,7 @@ fn on_every_board_transient_messages_leave_memory_for_the_largest_message_before
 #[test]
 fn memory_reserved_for_loading_is_for_publishers_again_when_nothing_has_to_be_loaded() {
     let limits = Limits { body_bytes_max: 4 << 20, message_size_max: 1 << 20, ..Limits::default() };
-    let (mut node, at) = crowd(&limits, false);
+    let (mut node, at) = crowd(&limits, &Memory::unlimited(), false);
     let before = node.messages.body_bytes_used();
     node.done(at, Command::QueuePurge { queue: "q" });
     node.turns(at);

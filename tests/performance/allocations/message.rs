@@ -11,8 +11,8 @@ use std::sync::Mutex;
 use std::sync::mpsc;
 
 use leveret_amqp::{Method, Table, Writer};
-use leveret_config::Config;
 use leveret_config::units::ListenAddress;
+use leveret_config::{Config, Layer};
 use leveret_daemon::EventLoop;
 use leveret_test_support::built_program::TempDir;
 use leveret_test_support::simulated_server::{bind, consume, declare, qos};
@@ -51,10 +51,12 @@ fn start_broker(home: &TempDir) -> SocketAddr {
     let (sender, receiver) = mpsc::channel();
     *EAR.0.lock().expect("nobody panicked") = Some(sender);
     std::thread::spawn(move || {
-        let mut config = Config::default();
+        let text = "[limits]\nmessages_max = 4000\n";
+        let layer = Layer::parse("leveret.toml", text).expect("it is valid");
+        let mut config = Config::gather(None, layer).expect("it is valid");
+        config.management = Vec::new();
         config.listen = vec![ListenAddress::required(SocketAddr::from(([127, 0, 0, 1], 0)))];
         config.data_dir = data_dir;
-        config.profile.limits.messages_max = 4_000;
         let mut event_loop = EventLoop::open(&config).expect("it starts");
         COUNT.this_thread();
         event_loop.run().expect("it runs");

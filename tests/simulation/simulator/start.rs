@@ -120,6 +120,7 @@ pub fn engine_on(plan: &Plan, disk: &SimDisk, (seed, life): (u64, u64)) -> Engin
         listeners: vec![false],
         mqtt_listeners: vec![false],
         mqtt: MqttSettings { vhost: VHOSTS[0].into(), ..MqttSettings::default() },
+        tls_session_bytes: 0,
         tls_links_max: 0,
         management_listeners: Vec::new(),
         metrics_listeners: 0,

@@ -156,6 +156,7 @@ impl Simulation {
             listeners: vec![false],
             mqtt_listeners: vec![false],
             mqtt: MqttSettings { vhost: "/".into(), ..MqttSettings::default() },
+            tls_session_bytes: 0,
             tls_links_max: 0,
             management_listeners: vec![false, false],
             metrics_listeners: 1,

@@ -218,7 +218,7 @@ fn check_prints_what_results_and_says_yes_for_every_board() {
         assert!(output.status.success(), "{board}: {output:?}");
         assert!(said.contains(&format!("board = \"{board}\"\n")), "{said}");
         assert!(said.contains("\n[limits]\nconnections_max = "), "{said}");
-        assert!(said.contains("\n# messages_max "), "{said}");
+        assert!(said.contains("\n# shared "), "{said}");
         assert!(said.contains("\n# total "), "{said}");
     }
 }
@@ -334,14 +334,14 @@ fn a_memory_limit_alone_is_enough_from_the_least_there_is() {
 
 #[test]
 fn too_much_set_by_hand_is_refused_with_the_line_to_change() {
-    let file = ConfigFile::new("hand", "memory_limit = \"40MB\"\n[limits]\nqueues_max = 90000\n");
+    let file = ConfigFile::new("hand", "memory_limit = \"40MB\"\n[limits]\nindex_bytes_max = \"30MB\"\n");
     let output = leveret(&["check", "--config", file.path()]);
     assert_eq!(output.status.code(), Some(1));
     assert!(!output.stdout.is_empty(), "the table that explains it");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("memory_limit is 40.0 MB: lower queues_max or raise memory_limit"), "{said}");
+    assert!(said.contains("memory_limit is 40.0 MB: lower index_bytes_max or raise memory_limit"), "{said}");
     let said = refusal(&["serve", "--config", file.path(), "--listen", "127.0.0.1:0"]);
-    assert!(said.contains("lower queues_max or raise memory_limit"), "{said}");
+    assert!(said.contains("lower index_bytes_max or raise memory_limit"), "{said}");
 }
 
 #[test]
