@@ -64,15 +64,6 @@ impl Declared {
             Self::Binding(places) => places as usize,
         }
     }
-
-    /// Returns the key of the limit for such objects, apart from the memory.
-    const fn key(self) -> &'static str {
-        match self {
-            Self::Queue => "queues_max",
-            Self::Exchange => "exchanges_max",
-            Self::Binding(_) => "bindings_max",
-        }
-    }
 }
 
 /// Free capacity that the caller has to pass, because the quota counts neither queues nor memory.
@@ -192,6 +183,9 @@ struct Sizes {
     message_bytes: u64,
     /// Bytes of the memory for messages that ordinary publishers may not use.
     reserve_bytes: u64,
+    /// While all deliveries keep less memory than this, each connection leaves more than it keeps: messages can always have
+    /// more than the double.
+    unchecked_bytes: u64,
 }
 
 /// The use of the pools, in total and by each connection.
@@ -241,6 +235,7 @@ impl Quota {
                 body_bytes,
                 message_bytes: slot_bytes.saturating_add(body_bytes).min(in_memory),
                 reserve_bytes: memory.class_bytes(Class::Messages) / 16,
+                unchecked_bytes: memory.class_bytes(Class::Messages) / 64,
             },
             names_bytes: HeapBytes::with_copies(memory, Class::Definitions),
             binding_places: 0,
@@ -425,6 +420,9 @@ impl Quota {
     /// Returns whether a connection whose deliveries keep this memory may keep more: it keeps none, or less than is free.
     #[inline]
     fn leaves_memory(&self, held: Pinned) -> bool {
+        if self.pinned.unsettled_memory < self.sizes.unchecked_bytes {
+            return self.leaves_bytes(held);
+        }
         let free = self.message_bytes().saturating_sub(self.pinned.unsettled_memory);
         held.unsettled_memory == 0 || self.leaves_bytes(held) && held.unsettled_memory < free
     }
@@ -543,22 +541,12 @@ impl Quota {
         declarer: Option<Declarer>,
         free_capacity: FreeCapacity,
     ) -> Result<(), Fault> {
-        let free_count = match declared {
-            Declared::Queue => free_capacity.queues,
-            Declared::Exchange => free_capacity.exchanges.min(self.sizes.exchanges - self.exchanges),
-            Declared::Binding(_) => {
-                free_capacity.bindings.min(self.sizes.binding_places - self.binding_places)
-            }
-        };
+        let (free_count, key) = self.free_places(declared, free_capacity);
         let places = declared.places();
-        let names_bytes_free = self.names_bytes_free();
         if places > free_count {
-            let key = match declared {
-                Declared::Queue => free_capacity.queues_key,
-                Declared::Exchange | Declared::Binding(_) => declared.key(),
-            };
-            return Err(out_of(if places > self.allowed(declared) { key } else { MEMORY_KEY }));
+            return Err(out_of(key));
         }
+        let names_bytes_free = self.names_bytes_free();
         if names_bytes > names_bytes_free {
             return Err(out_of(self.names_key(names_bytes)));
         }
@@ -567,14 +555,12 @@ impl Quota {
         if is_large && (names_bytes > names_bytes_free / 2 || places > free_count / 2) {
             return Err(out_of(MEMORY_KEY));
         }
-        let is_memory_short = free_count < self.allowed(declared) && !matches!(declared, Declared::Queue)
-            || free_capacity.queues_key == MEMORY_KEY && matches!(declared, Declared::Queue);
         let names_key = self.names_key(names_bytes_free + 1);
         if let Some(share) = self.share_of(declarer) {
             let names_held = share.names_bytes as usize;
             let held = share.declared_mut(declared);
             if *held as usize + places - 1 > DECLARED_TIMES * (free_count - places) {
-                return Err(share_used_up(if is_memory_short { MEMORY_KEY } else { declared.key() }));
+                return Err(share_used_up(key));
             }
             if names_held + names_bytes > DECLARED_TIMES * (names_bytes_free - names_bytes) {
                 return Err(share_used_up(names_key));
@@ -591,12 +577,19 @@ impl Quota {
         Ok(())
     }
 
-    /// Returns how many more places the key of such objects allows, whatever the memory. Queues are not counted here.
-    const fn allowed(&self, declared: Declared) -> usize {
+    /// Returns how many places for such objects are free, and the key of the limit that the next one would exceed.
+    fn free_places(&self, declared: Declared, free: FreeCapacity) -> (usize, &'static str) {
+        let lower = |in_memory: usize, allowed: usize, key| match in_memory < allowed {
+            true => (in_memory, MEMORY_KEY),
+            false => (allowed, key),
+        };
+        let sizes = &self.sizes;
         match declared {
-            Declared::Queue => 0,
-            Declared::Exchange => self.sizes.exchanges - self.exchanges,
-            Declared::Binding(_) => self.sizes.binding_places - self.binding_places,
+            Declared::Queue => (free.queues, free.queues_key),
+            Declared::Exchange => lower(free.exchanges, sizes.exchanges - self.exchanges, "exchanges_max"),
+            Declared::Binding(_) => {
+                lower(free.bindings, sizes.binding_places - self.binding_places, "bindings_max")
+            }
         }
     }
 

@@ -491,6 +491,9 @@ impl Limits {
         // The floors of the other classes are a fifth of the memory.
         self.body_bytes_max =
             self.body_bytes_max.min(memory_bytes / 4 * 3) / PAGE_BYTES as u64 * PAGE_BYTES as u64;
+        for bytes in [&mut self.names_bytes_max, &mut self.patterns_bytes_max, &mut self.retained_bytes_max] {
+            *bytes = *bytes / 1024 * 1024;
+        }
     }
 
     /// Returns how many addresses the pools that share memory reserve, in bytes.

@@ -15,7 +15,7 @@
 //!
 //! # Invariants
 //! - The extents of all pools together are at most the extents of the memory. Only a start with less memory than before may
-//!   take up to [`COMMAND_EXTENTS`] more.
+//!   take more, for the rest of a definition that it has begun to restore.
 //! - A class can always reach its floor, and a pool its own, except for what one command took of [`COMMAND_EXTENTS`].
 
 use core::cell::Cell;
@@ -26,7 +26,7 @@ use std::rc::Rc;
 pub const EXTENT_BYTES: usize = 16 << 10;
 
 /// Number of extents that only commands can take that have checked all their pools: more than one command needs. A declaration
-/// needs up to three for each table that it changes, and a message one for each 64 queues.
+/// needs up to three for each pool with its table; what may be larger (names, pairs of headers) is checked exactly.
 pub const COMMAND_EXTENTS: usize = 24;
 
 /// What a pool's records are for.
@@ -244,8 +244,8 @@ impl Account {
         self.reserved().saturating_sub(used_min.max(self.floor))
     }
 
-    /// Returns the number of extents that all accounts gave back since the start. It rises whenever a pool that was refused
-    /// may succeed.
+    /// Returns the number of extents that all accounts gave back since the start. A pool that was refused may succeed when it has
+    /// risen, or when a place in a touched extent of its own becomes free.
     pub fn given(&self) -> u64 {
         self.counts.given.get()
     }

@@ -115,7 +115,9 @@ impl<T> Slab<T> {
 
     /// Inserts a record at the lowest free index. Returns the record if [`Self::free_count`] is 0.
     pub fn insert(&mut self, record: T) -> Result<usize, T> {
-        if self.free_count() == 0 {
+        // Most records find a free place, and need no memory.
+        let is_free = self.side_each == 0 && self.places.free() > 0;
+        if !is_free && self.free_count() == 0 {
             self.places.account().note_refusal();
             return Err(record);
         }
