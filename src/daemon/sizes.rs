@@ -116,8 +116,11 @@ pub fn derive_limits(config: &mut Config) -> Result<MemoryTable, LimitsError> {
             let sum = table.bytes();
             return Err(LimitsError::MemoryRefused { sum, memory_limit: config.memory_limit_bytes });
         }
-        let reserved = config.limits.shared_address_bytes(&record_sizes(config));
-        if mem::can_be_reserved(reserved.saturating_add(ADDRESS_BYTES_SPARE)) {
+        let (limits, sizes) = (&config.limits, record_sizes(config));
+        let reserved = limits.shared_address_bytes(&sizes);
+        let each = limits.connection_bytes(&sizes) + sizes.tls_session_bytes;
+        let of_connections = u64::from(limits.connection_places()) * each as u64;
+        if mem::can_be_reserved(reserved.saturating_add(of_connections + ADDRESS_BYTES_SPARE)) {
             return Ok(table);
         }
         // The system limits the addresses of this process (`ulimit -v`). Smaller pools need fewer.
@@ -131,7 +134,7 @@ pub fn derive_limits(config: &mut Config) -> Result<MemoryTable, LimitsError> {
 
 /// The most addresses that all pools together reserve: on a 32-bit machine, a process has two to three gigabytes of them.
 pub(super) const ADDRESS_BYTES_MAX: u64 = if usize::BITS < 64 { 1 << 30 } else { u64::MAX };
-/// Addresses for everything besides the pools: buffers, stacks and libraries.
+/// Addresses for everything besides the pools and the connections: buffers, stacks and libraries.
 const ADDRESS_BYTES_SPARE: u64 = 64 << 20;
 
 #[cfg(test)]

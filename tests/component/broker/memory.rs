@@ -164,7 +164,7 @@ fn clients_connect_and_publish_although_definitions_have_used_up_the_memory() {
 /// Root nodes of exchanges, and the levels of queues with priorities, are not in the tables of their pools. A table takes its
 /// memory with the pool, so a later record that it finds needs no more than its own.
 #[test]
-fn records_that_no_table_finds_leave_no_debt_to_later_ones() {
+fn tables_take_memory_for_records_that_they_do_not_find() {
     // The table of 40,000 root nodes needs more than `COMMAND_EXTENTS`.
     for extents in [2_600, 2_601] {
         let memory = Memory::new(extents, NO_FLOORS);

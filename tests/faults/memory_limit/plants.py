@@ -48,7 +48,7 @@ BACK_S = 2.0
 WINDOW = 40
 
 
-class Farm:
+class Host:
     """The broker, and how it is reached."""
 
     def __init__(self, broker: brokers.Leveret, tls: ssl.SSLContext, mqtt: int, mqtt_tls: int) -> None:
@@ -69,7 +69,7 @@ class Farm:
 
 
 @contextlib.contextmanager
-def farm() -> Iterator[Farm]:
+def host() -> Iterator[Host]:
     """Runs the broker."""
     with tempfile.TemporaryDirectory() as folder:
         key, certificate = Path(folder) / "key.pem", Path(folder) / "certificate.pem"
@@ -81,7 +81,7 @@ def farm() -> Iterator[Farm]:
         mqtt, mqtt_tls = brokers.free_port(), brokers.free_port()
         config = CONFIG.replace("MQTT", str(mqtt)).replace("TLS", str(mqtt_tls))
         with brokers.leveret(config=f'{config}certificate = "{certificate}"\nkey = "{key}"\n') as broker:
-            yield Farm(broker, tls, mqtt, mqtt_tls)
+            yield Host(broker, tls, mqtt, mqtt_tls)
 
 
 def password_hash(password: str) -> str:
@@ -91,7 +91,7 @@ def password_hash(password: str) -> str:
 
 
 @contextlib.contextmanager
-def sensors(it: Farm) -> Iterator[None]:
+def sensors(it: Host) -> Iterator[None]:
     """500 MQTT clients over TLS, each with a user and a subscription of its own."""
     names = [f"sensor-{number}" for number in range(500)]
     users = [{"name": name, "password_hash": password_hash(name), "tags": "",
@@ -110,7 +110,7 @@ def sensors(it: Farm) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def subscriber(it: Farm) -> Iterator[None]:
+def subscriber(it: Host) -> Iterator[None]:
     """One client with 10,000 subscriptions."""
     peer, code = connect(it.mqtt, "dashboard", is_kept=False)
     with contextlib.closing(peer):
@@ -124,7 +124,7 @@ def subscriber(it: Farm) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def retained(it: Farm) -> Iterator[None]:
+def retained(it: Host) -> Iterator[None]:
     """5,000 retained messages of 1 KB."""
     def publish(payload: bytes) -> None:
         with contextlib.closing(connect(it.mqtt, "discovery", is_kept=False)[0]) as peer:
@@ -149,7 +149,7 @@ def call_all(client: Client, frames: List[bytes], answer: str) -> None:
             client.expect(answer)
 
 
-def opened(it: Farm) -> Client:
+def opened(it: Host) -> Client:
     """Returns a connection with one channel."""
     client = Client(it.broker.address)
     client.send(wire.method(1, "channel.open"))
@@ -158,7 +158,7 @@ def opened(it: Farm) -> Client:
 
 
 @contextlib.contextmanager
-def queues(it: Farm) -> Iterator[None]:
+def queues(it: Host) -> Iterator[None]:
     """2,000 queues."""
     client, names = opened(it), [f"tasks.{number}" for number in range(2_000)]
     call_all(client, [wire.method(1, "queue.declare", queue=name, durable=True) for name in names], "queue.declare-ok")
@@ -168,7 +168,7 @@ def queues(it: Farm) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def connections(it: Farm) -> Iterator[None]:
+def connections(it: Host) -> Iterator[None]:
     """2,000 AMQP connections with a channel each."""
     clients = [opened(it) for _ in range(2_000)]
     yield
@@ -177,7 +177,7 @@ def connections(it: Farm) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def bindings(it: Farm) -> Iterator[None]:
+def bindings(it: Host) -> Iterator[None]:
     """20,000 bindings of 100 queues."""
     client = opened(it)
     names = [f"areas.{number}" for number in range(100)]
@@ -191,7 +191,7 @@ def bindings(it: Farm) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def backlog(it: Farm) -> Iterator[None]:
+def backlog(it: Host) -> Iterator[None]:
     """One queue of transient messages up to its share of the memory."""
     client, other = opened(it), opened(it)
     call_all(client, [wire.method(1, "queue.declare", queue="backlog", durable=False)], "queue.declare-ok")
@@ -208,7 +208,7 @@ def backlog(it: Farm) -> Iterator[None]:
         peer.socket.close()
 
 
-PLANTS: List[Tuple[str, Callable[[Farm], Any]]] = [
+PLANTS: List[Tuple[str, Callable[[Host], Any]]] = [
     ("sensors", sensors), ("subscriber", subscriber), ("retained", retained), ("queues", queues),
     ("connections", connections), ("bindings", bindings), ("backlog", backlog),
 ]
@@ -217,7 +217,7 @@ PLANTS: List[Tuple[str, Callable[[Farm], Any]]] = [
 def run() -> Dict[str, int]:
     """Runs all plants twice, one after the other. Returns the resident memory of each, in KiB."""
     resident: Dict[str, int] = {}
-    with farm() as it:
+    with host() as it:
         for is_second in (False, True):
             for name, plant in PLANTS:
                 before = it.broker.rss_kib()
