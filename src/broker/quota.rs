@@ -636,7 +636,7 @@ impl Quota {
         self.names_bytes.subtract(names_bytes);
     }
 
-    /// Returns the key of the limit that so many more bytes of names exceed.
+    /// Returns the key of the limit that this number of further bytes of names exceeds.
     pub(crate) const fn names_key(&self, names_bytes: usize) -> &'static str {
         let allowed = self.sizes.names_bytes.saturating_sub(self.names_bytes.used());
         if names_bytes > allowed { "names_bytes_max" } else { MEMORY_KEY }

@@ -1,6 +1,6 @@
 //! Derives limits from `memory_limit`. Limits that reserve memory are multiplied by a scale, in the proportions of the profile.
-//! What they and the rest of the program leave is the memory that all pools share. The limit of such a pool is what would
-//! fit into this memory if no other pool used it.
+//! All pools share the memory that is left beside these limits and the program. The limit of such a pool is what that
+//! memory could hold. The pool reaches its limit only if no other class had a floor, so usually the memory stops it before.
 //!
 //! ```text
 //! profile's limits ──scaled by s──→ explicit limits applied ──→ memory table ──→ fixed part ≤ memory_limit − a fifth
@@ -100,7 +100,7 @@ fn scaled(own: u64, scale: u64, step: u64) -> u64 {
     u64::try_from(wide).unwrap_or(u64::MAX) / step * step
 }
 
-/// What the limits of pools depend on that share memory.
+/// The inputs for the limits of pools that share memory.
 #[derive(Clone, Copy)]
 struct Shared {
     sizes: RecordSizes,
@@ -221,11 +221,8 @@ impl Config {
         address_bytes: u64,
     ) -> Result<MemoryTable, LimitsError> {
         let scale = self.largest_scale(sizes_of, address_bytes);
-        let mut shared = self.shared(sizes_of, address_bytes);
-        self.limits = self.limits_at(&self.explicit_limits, scale, &shared);
-        let fixed = self.fixed_bytes_with(self.limits.clone(), sizes_of);
-        shared.bytes = self.memory_limit_bytes.saturating_sub(fixed).max(SHARED_BYTES_MIN);
-        self.limits = self.limits_at(&self.explicit_limits, scale, &shared);
+        let (limits, shared) = self.limits_and_shared(scale, sizes_of, address_bytes);
+        self.limits = limits;
         if let Some(disk_limit) = self.store.disk_limit_bytes {
             self.limits.check_disk(disk_limit)?;
         }
@@ -233,12 +230,15 @@ impl Config {
             let must = "at least the number of [[bridge]] sections; without the key, it is that number";
             return Err(LimitsError::Contradiction { key: BRIDGES_MAX, must });
         }
-        if self.limits.assembly_bytes_max > shared.bytes / 4 * 3 / 16 * 15 {
+        let sizes = sizes_of(self);
+        let shared_bytes = self.limits.memory_table(&sizes, self.memory_limit_bytes).shared_bytes();
+        let is_too_long = self.limits.assembly_bytes_max > assembly_bytes_max(shared_bytes);
+        if is_too_long && shared_bytes >= SHARED_BYTES_MIN {
             let must = "larger for such long messages: all that are incomplete at a time (assembly_bytes_max) have \
-                        two thirds of the memory that the pools share";
+                        half of the memory that the pools share (`leveret check` shows it)";
             return Err(LimitsError::Contradiction { key: "memory_limit", must });
         }
-        let checked = self.limits.check(&sizes_of(self), self.memory_limit_bytes);
+        let checked = self.limits.check(&sizes, self.memory_limit_bytes);
         checked.map_err(|error| match error {
             LimitsError::SumTooLarge { sum, memory_limit, .. } => {
                 self.explain_excess(sizes_of, sum, memory_limit, &shared)
@@ -254,12 +254,18 @@ impl Config {
             let frame_max = format!("{FRAME_MAX} = {}", Bytes(limits.frame_max));
             core::iter::once(frame_max).chain(LimitsLayer::to_toml(limits))
         };
-        let mut commented = lines(&self.limits).zip(lines(&self.profile.limits)).map(|(line, own)| {
+        let mut as_set = self.limits.clone();
+        self.explicit_limits.apply_to(&mut as_set);
+        let others = lines(&self.profile.limits).zip(lines(&as_set));
+        let mut commented = lines(&self.limits).zip(others).map(|(line, (own, set))| {
             let key = line.split(" = ").next().unwrap_or_default();
-            let why =
-                if key == BRIDGES_MAX { "one for each [[bridge]]" } else { "derived from memory_limit" };
-            let is_derived = line != own && !self.explicit_limits.has(key);
-            if is_derived { format!("{line}  # {why}") } else { line }
+            let why = match self.explicit_limits.has(key) {
+                true if line != set => "lowered, because memory_limit leaves no memory for more",
+                false if line != own && key == BRIDGES_MAX => "one for each [[bridge]]",
+                false if line != own => "derived from memory_limit",
+                true | false => return line,
+            };
+            format!("{line}  # {why}")
         });
         (commented.next().unwrap_or_default(), commented.collect())
     }
@@ -283,9 +289,16 @@ impl Config {
         limits
     }
 
-    /// Returns what the limits of pools depend on that share memory, as if there were nothing else.
-    fn shared(&self, sizes_of: SizesOf, address_bytes: u64) -> Shared {
-        Shared { sizes: sizes_of(self), bytes: self.memory_limit_bytes, address_bytes }
+    /// Returns the limits at `scale`, and the memory that pools share with them.
+    ///
+    /// Some tables of the fixed part grow with the limits of pools that share memory. So the limits are computed twice: first
+    /// as if nothing but the pools needed memory.
+    fn limits_and_shared(&self, scale: u64, sizes_of: SizesOf, address_bytes: u64) -> (Limits, Shared) {
+        let mut shared = Shared { sizes: sizes_of(self), bytes: self.memory_limit_bytes, address_bytes };
+        let limits = self.limits_at(&self.explicit_limits, scale, &shared);
+        let fixed = self.fixed_bytes_with(limits, sizes_of);
+        shared.bytes = self.memory_limit_bytes.saturating_sub(fixed).max(SHARED_BYTES_MIN);
+        (self.limits_at(&self.explicit_limits, scale, &shared), shared)
     }
 
     /// Returns the bytes of everything that has a fixed size with these limits.
@@ -295,16 +308,17 @@ impl Config {
     }
 
     /// Returns the largest scale, up to the ratio of `memory_limit` to that of the profile, with which the pools that share
-    /// memory have enough.
+    /// memory have enough, also for the largest message.
     fn largest_scale(&self, sizes_of: SizesOf, address_bytes: u64) -> u64 {
         let (own, limit) = (self.profile.memory_limit_bytes.max(1), self.memory_limit_bytes);
         let ratio = u128::from(limit) * u128::from(ONE) / u128::from(own);
         let scale_max = u64::try_from(ratio).unwrap_or(SCALE_MAX).min(SCALE_MAX);
         let left = limit.saturating_sub((limit / SHARED_DIVISOR).max(SHARED_BYTES_MIN));
-        let shared = self.shared(sizes_of, address_bytes);
         largest(scale_max, |scale| {
-            let limits = self.limits_at(&self.explicit_limits, scale, &shared);
-            self.fixed_bytes_with(limits, sizes_of) <= left
+            let (limits, _) = self.limits_and_shared(scale, sizes_of, address_bytes);
+            let assembly = limits.assembly_bytes_max;
+            let fixed = self.fixed_bytes_with(limits, sizes_of);
+            fixed <= left && assembly <= assembly_bytes_max(limit - fixed)
         })
     }
 
@@ -324,6 +338,13 @@ impl Config {
         let key = explicit_limits.min_by_key(|key| least_with(&self.explicit_limits.without(key)));
         LimitsError::SumTooLarge { sum, memory_limit, key: key.unwrap_or("memory_limit") }
     }
+}
+
+/// Returns the most bytes that all incomplete messages may have, if the pools share this memory. The rest is for the floors of
+/// other classes, the virtual host of a new store, and the reserves. With more, the largest message could wait for ever
+/// although no other message is there.
+const fn assembly_bytes_max(shared_bytes: u64) -> u64 {
+    (shared_bytes / 2).saturating_sub(256 << 10)
 }
 
 /// Returns the largest number up to `end` for which `fits` returns `true`; 0 if there is none. `fits` must return `true`

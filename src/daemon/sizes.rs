@@ -86,7 +86,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
                 / CONTROL_CLIENTS_MAX,
         samples_bytes: match config.serves_management() {
             false => 0,
-            true => leveret_management::samples::Samples::bytes(leveret_server::sampled_places(limits)),
+            true => leveret_management::samples::Samples::TOTALS_BYTES,
         },
         json_bytes: leveret_json::READING_BYTES,
         flight_bytes: if config.flight_recorder.is_some() { flight::FILE_BYTES } else { 0 },
@@ -143,6 +143,7 @@ mod tests {
     use leveret_config::Layer;
     use leveret_config::board::BOARDS;
     use leveret_core::limits::Limits;
+    use leveret_core::mem::{Memory, MessageFlags, Messages, Share};
 
     /// Returns a configuration with this text, without the web page that a start by hand has.
     fn said(text: &str) -> Config {
@@ -165,18 +166,63 @@ mod tests {
         }
     }
 
-    /// Limits whose pools share memory are always derived, and nothing else is.
+    /// The limits of pools that share memory are derived, and no others. These are the keys that generic.toml has as comments.
     #[test]
     fn with_its_own_memory_limit_a_profile_is_what_it_says() {
+        let generic = include_str!("../../boards/generic.toml");
         for (board, with_tls) in BOARDS.iter().flat_map(|board| [(board, false), (board, true)]) {
             let mut config = gathered(board.name, None, with_tls);
             config.derive_limits(record_sizes, u64::MAX).unwrap();
             let shown = config.to_toml();
             let derived = shown.lines().filter(|line| line.contains("derived"));
-            for key in derived.filter_map(|line| line.split(' ').next()) {
-                let is_free = Limits::is_shared(key) || key == "tls_connections_max";
-                assert!(is_free, "{}: {key}", board.name);
+            let keys: Vec<&str> = derived.filter_map(|line| line.split(' ').next()).collect();
+            assert!(keys.len() >= 19, "{}: {keys:?}", board.name);
+            for key in keys {
+                assert!(generic.contains(&format!("\n# {key} = ")), "{}: {key}", board.name);
             }
+        }
+    }
+
+    /// The largest message comes in while nothing else uses memory, also the largest one that the configuration may name.
+    #[test]
+    fn the_largest_message_of_every_configuration_fits_into_the_memory() {
+        let configured = |text: &str| {
+            let mut config = said(text);
+            config
+                .derive_limits(record_sizes, u64::MAX)
+                .map(|table| (config.limits.clone(), table.shared_bytes()))
+        };
+        let mut texts: Vec<String> =
+            BOARDS.iter().map(|board| format!("board = \"{}\"\n", board.name)).collect();
+        let limits =
+            [("router-64", "16MB"), ("router-64", "14MB"), ("pi-zero-w", "40MB"), ("generic", "1GB")];
+        for megabytes in (16..40).chain([100, 300]) {
+            texts.push(format!("board = \"generic\"\nmemory_limit = \"{megabytes}MB\"\n"));
+        }
+        for (board, memory_limit) in limits {
+            let with = |kib: u64| {
+                format!(
+                    "board = \"{board}\"\nmemory_limit = \"{memory_limit}\"\n[limits]\nmessage_size_max = \"{kib}KiB\"\n"
+                )
+            };
+            let mut kib = 64;
+            while configured(&with(kib + kib / 32)).is_ok() {
+                kib += kib / 32;
+            }
+            texts.push(with(kib));
+        }
+        for text in texts {
+            let (limits, shared) = configured(&text).unwrap();
+            let memory = Memory::with_bytes(shared);
+            let _broker =
+                leveret_broker::Broker::in_memory(&limits, &memory, Box::new(|bytes| bytes.fill(7))).unwrap();
+            let mut messages = Messages::in_memory(limits.message_limits(), &memory);
+            let properties = vec![0; limits.frame_max as usize / 2];
+            let message = messages.begin("", b"queue", Share::Ordinary).unwrap();
+            let size = limits.message_size_max;
+            let reserved =
+                messages.reserve_content(message, &properties, MessageFlags::NONE, size, Share::Ordinary);
+            assert_eq!(reserved, Ok(()), "{size} bytes with {text}");
         }
     }
 
@@ -295,6 +341,7 @@ mod tests {
         let marked =
             format!("\nbindings_max = {}  # derived from memory_limit\n", config.limits.bindings_max);
         assert!(shown.contains(&marked), "{shown}");
+        assert!(shown.contains("# lowered, because memory_limit leaves no memory for more"), "{shown}");
         let text = "memory_limit = \"40MB\"\n[limits]\nindex_bytes_max = \"30MB\"\n";
         let error = said(text).derive_limits(record_sizes, u64::MAX).unwrap_err().to_string();
         assert!(error.contains("lower index_bytes_max or raise memory_limit"), "{error}");

@@ -15,7 +15,6 @@
 //! - Matching a name takes time proportional to the length of the name and the size of the pattern.
 //! - Rows with equal keys stay in the order of their positions.
 
-use leveret_core::limits::SORTED_ROW_BYTES;
 use leveret_core::mem::{Class, HeapBytes};
 use regex_lite::{Regex, RegexBuilder};
 
@@ -650,7 +649,8 @@ const PAGE_ROWS_DEFAULT: usize = 100;
 type Key = [u8; 16];
 /// Bytes of a text in a key.
 const KEY_TEXT_BYTES: usize = 15;
-const _: () = assert!(2 * size_of::<(Key, u8, u32)>() <= SORTED_ROW_BYTES);
+/// Bytes of a row, doubled because the list grows by reallocation.
+const SORTED_ROW_BYTES: usize = 2 * size_of::<(Key, u8, u32)>();
 
 /// Capacity for rows when the first one is added.
 const ROWS_MIN: usize = 64;

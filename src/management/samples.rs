@@ -7,7 +7,7 @@
 //! - Memory is fixed, and none is used if there is no management API.
 //! - A rate is that of the last completed interval of five seconds.
 //! - A queue has the samples of the last minute, and one per 30 s of the last ten minutes.
-//! - Queues beyond `QUEUES_MAX` positions have no rates; the answer omits them.
+//! - Queues beyond `QUEUES_MAX` positions, and those for which there is no memory, have no rates; the answer omits them.
 //! - Of exchanges, channels and connections only the two samples of a rate are kept, for as many positions each.
 
 use core::time::Duration;
@@ -16,7 +16,7 @@ use super::http::Request;
 use super::json::Json;
 use leveret_broker::{Broker, ChannelView, ExchangeView, Objects as _, POOLS, QueueView};
 use leveret_core::command::ConnectionId;
-use leveret_core::mem::Messages;
+use leveret_core::mem::{Class, HeapBytes, Messages};
 
 /// Time between samples, in milliseconds.
 pub const SAMPLE_MS: u64 = 5_000;
@@ -183,16 +183,16 @@ impl<const N: usize> Pairs<N> {
         Self(Vec::with_capacity(places.min(QUEUES_MAX)))
     }
 
-    const fn bytes(places: usize) -> usize {
-        (if places < QUEUES_MAX { places } else { QUEUES_MAX }) * size_of::<Pair<N>>()
-    }
-
-    fn take(&mut self, (last, slot): (Slot, Slot), place: usize, serial: u64, sample: [u32; N]) {
-        if place >= self.0.capacity() {
-            return;
-        }
+    fn take(
+        &mut self,
+        memory: &mut HeapBytes,
+        (last, slot): (Slot, Slot),
+        (place, serial): (usize, u64),
+        sample: [u32; N],
+    ) {
+        grow(&mut self.0, memory, place + 1, Pair::NONE);
         if place >= self.0.len() {
-            self.0.resize(place + 1, Pair::NONE);
+            return;
         }
         let pair = &mut self.0[place];
         if pair.serial != serial || pair.first == 0 {
@@ -201,6 +201,14 @@ impl<const N: usize> Pairs<N> {
         for slot in new_slots(last, slot, PAIR_KEPT) {
             pair.samples[(slot % PAIR_KEPT) as usize] = sample;
         }
+    }
+}
+
+/// Makes the list at least this long if its capacity and the memory allow it. What is added has this value.
+fn grow<T: Clone>(list: &mut Vec<T>, memory: &mut HeapBytes, len: usize, value: T) {
+    let missing = len.min(list.capacity()).saturating_sub(list.len());
+    if missing > 0 && memory.try_add(missing * size_of::<T>()) {
+        list.resize(list.len() + missing, value);
     }
 }
 
@@ -269,6 +277,8 @@ pub struct Samples {
     exchanges: Pairs<2>,
     channels: Pairs<CHANNEL_COUNTS>,
     connections: Pairs<2>,
+    /// The memory of the samples of objects; `None` before the first sample.
+    memory: Option<HeapBytes>,
     /// The highest sample of the use of each pool of [`Views::pools`](leveret_broker::Views::pools).
     pool_peaks: [u64; POOLS],
     /// The first and the last slot with a sample. `None` before the first sample.
@@ -324,14 +334,8 @@ impl Samples {
         }
     }
 
-    /// Returns the memory of the samples in bytes.
-    pub fn bytes(places: SampledPlaces) -> usize {
-        TOTALS_KEPT as usize * size_of::<Totals>()
-            + places.queues.min(QUEUES_MAX) * size_of::<QueueHistory>()
-            + Pairs::<2>::bytes(places.exchanges)
-            + Pairs::<CHANNEL_COUNTS>::bytes(places.channels)
-            + Pairs::<2>::bytes(places.connections)
-    }
+    /// Bytes of the samples of totals. The samples of objects are charged to the shared memory when they are taken.
+    pub const TOTALS_BYTES: usize = TOTALS_KEPT as usize * size_of::<Totals>();
 
     /// Returns whether a turn at this time has to take a sample.
     pub fn is_due(&self, now_ms: u64) -> bool {
@@ -349,8 +353,8 @@ impl Samples {
         let slot = slot_of(now_ms);
         let (first, last) = self.kept.unwrap_or((slot, slot));
         self.start_unix_ms = unix_ms.saturating_sub(now_ms);
-        let places = broker.views().queues().places().min(self.queues.capacity());
-        self.queues.resize(places.max(self.queues.len()), NO_HISTORY);
+        let memory = self.memory.get_or_insert_with(|| HeapBytes::in_memory(broker.memory(), Class::Clients));
+        grow(&mut self.queues, memory, broker.views().queues().places(), NO_HISTORY);
         let (mut ready, mut unacknowledged) = (0, 0);
         for queue in broker.views().queues() {
             ready += u64::from(queue.messages_ready);
@@ -359,10 +363,18 @@ impl Samples {
                 history.take((last, slot), &queue);
             }
         }
-        self.take_pairs((last, slot), broker);
+        for view in broker.views().exchanges() {
+            self.exchanges.take(memory, (last, slot), (view.place, view.serial), view.published);
+        }
+        for place in 0..broker.views().channels().places() {
+            if let Some(view) = broker.views().channels().at(place) {
+                let counts = counts_of_channel(&view).map(|(_, count)| count);
+                self.channels.take(memory, (last, slot), (place, view.serial), counts);
+            }
+        }
         for connection in connections {
             let bytes = [connection.received_bytes as u32, connection.sent_bytes as u32];
-            self.connections.take((last, slot), connection.id.index(), connection.number, bytes);
+            self.connections.take(memory, (last, slot), (connection.id.index(), connection.number), bytes);
         }
         let totals = totals(broker, (ready, unacknowledged), outside);
         for (peak, pool) in self.pool_peaks.iter_mut().zip(broker.views().pools(messages)) {
@@ -399,19 +411,6 @@ impl Samples {
             json.raw(b"]");
         }
         json.raw(b"}");
-    }
-
-    fn take_pairs(&mut self, slots: (Slot, Slot), broker: &Broker) {
-        let views = broker.views();
-        for view in views.exchanges() {
-            self.exchanges.take(slots, view.place, view.serial, view.published);
-        }
-        for place in 0..views.channels().places() {
-            if let Some(view) = views.channels().at(place) {
-                let counts = counts_of_channel(&view).map(|(_, count)| count);
-                self.channels.take(slots, place, view.serial, counts);
-            }
-        }
     }
 
     /// Writes a rate of an exchange: of messages published to it, or of messages routed from it to queues.

@@ -47,7 +47,7 @@ impl IdleMemory {
     /// Returns whether a bounded part of the memory must be returned now. If not, sets the deadline if
     /// `idle_bytes` are more than what is kept. While memory is short, nothing is kept.
     pub(super) fn is_due(&mut self, now: Now, idle_bytes: usize, is_short: bool) -> bool {
-        // What is needed may become idle later, for example when a connection is closed.
+        // The needed extents may become idle later, for example when a connection is closed.
         self.is_short |= is_short;
         if self.is_short && idle_bytes >= EXTENT_BYTES && idle_bytes != self.left_bytes {
             self.due = self.due.min(self.short_from);

@@ -77,7 +77,6 @@ use leveret_core::mem::BytePool;
 
 pub use admission::WAITING_SOCKETS_MAX;
 pub use bridges::bridge_bytes;
-pub use operators::sampled_places;
 pub use peer::PeerAddress;
 pub use peer::PeerId;
 pub use platform::{AcceptFailure, Accepted, ListenerId, Platform, Readiness, Socket};

@@ -481,7 +481,7 @@ impl<S: Socket> Sockets for Connections<'_, S> {
 }
 
 /// Returns the maximum number of objects of each kind for which the management API has rates.
-pub fn sampled_places(limits: &Limits) -> SampledPlaces {
+pub(super) fn sampled_places(limits: &Limits) -> SampledPlaces {
     SampledPlaces {
         queues: limits.queues_max as usize,
         exchanges: limits.exchanges_max as usize,

@@ -19,9 +19,6 @@ pub const CONNECTIONS_SPARE: u32 = 8;
 pub const TLS_CONNECTIONS_SPARE: u32 = 2;
 /// Maximum number of clients of the control socket; further ones wait.
 pub const CONTROL_CLIENTS_MAX: usize = 4;
-/// Bytes of a row of a list that the management API sorts, doubled because the list grows by reallocation.
-pub const SORTED_ROW_BYTES: usize = 2 * 24;
-
 /// The key of the memory table's line for the memory that the pools share.
 pub const SHARED_KEY: &str = "shared";
 /// The least memory that the pools can share, in bytes.
@@ -129,7 +126,7 @@ pub struct RecordSizes {
     pub tls_record_bytes: usize,
     /// Certificate revocation lists; 0 without any.
     pub tls_crl_bytes: usize,
-    /// Socket, session and broker record of a connection together.
+    /// Socket and session of a connection, without the broker's record.
     pub connection_bytes: usize,
     /// A bridge: its rules, its links with their windows, and its resolver thread.
     pub bridge_bytes: usize,
@@ -377,8 +374,8 @@ impl Limits {
             + self.definitions() * sizes.definition_bytes as u64
     }
 
-    /// Returns the bytes of shared memory that a connection takes: its records, its replies that are not sent yet, and the
-    /// part of the output that is reserved for it.
+    /// Returns the bytes of shared memory that a connection takes besides the broker's record: socket and session, replies that
+    /// are not sent yet, and the output that is reserved for it.
     pub const fn connection_bytes(&self, sizes: &RecordSizes) -> usize {
         sizes.connection_bytes + BytePool::bytes(self.replies_bytes_max as usize + OUTPUT_BYTES_MIN)
     }
@@ -420,7 +417,6 @@ impl Limits {
 
 /// A pool that takes its records from the shared memory.
 struct SharedPool {
-    key: &'static str,
     /// Bytes of memory that a unit of the limit takes: a record, or a byte.
     bytes_each: fn(&RecordSizes) -> usize,
     /// The limit is what fits into this part of the memory.
@@ -436,7 +432,6 @@ struct SharedPool {
 macro_rules! shared_pools {
     ($($key:ident: $bytes:expr, $divisor:expr, $most:expr, $share:expr;)*) => {
         [$(SharedPool {
-            key: stringify!($key),
             bytes_each: $bytes,
             divisor: $divisor,
             most: $most,
@@ -471,11 +466,6 @@ const SHARED_POOLS: [SharedPool; 19] = shared_pools! {
 };
 
 impl Limits {
-    /// Returns whether the pool of this key takes its records from the shared memory. Its limit needs no memory of its own.
-    pub fn is_shared(key: &str) -> bool {
-        SHARED_POOLS.iter().any(|pool| pool.key == key)
-    }
-
     /// Sets the limits of all pools that share memory to what fits into `memory_bytes`, and into their parts of
     /// `address_bytes`: the addresses that all pools may reserve together.
     pub fn set_shared(&mut self, sizes: &RecordSizes, memory_bytes: u64, address_bytes: u64) {

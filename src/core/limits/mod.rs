@@ -17,7 +17,7 @@ use core::fmt;
 pub use memory::{
     BRIDGE_RULES_MAX, CONNECTIONS_SPARE, CONTROL_CLIENTS_MAX, HELPER_STACK_BYTES, LOG_RING_BYTES,
     MANAGEMENT_CLIENTS_UPPER_BOUND, Megabytes, MemoryLine, MemoryTable, OUTPUT_BYTES_MIN, RecordSizes,
-    SHARED_BYTES_MIN, SHARED_KEY, SORTED_ROW_BYTES, TLS_CONNECTIONS_SPARE, grouped,
+    SHARED_BYTES_MIN, SHARED_KEY, TLS_CONNECTIONS_SPARE, grouped,
 };
 
 /// Smallest frame size in bytes that AMQP allows a peer to negotiate.
@@ -291,8 +291,8 @@ impl fmt::Display for LimitsError {
             }
             Self::MemoryRefused { sum, memory_limit } => write!(
                 f,
-                "the pools add up to {} (memory_limit is {}), and the system does not give this process so \
-                 much memory: lower memory_limit, or raise what the system allows",
+                "the broker needs {} (memory_limit is {}), and the system does not give this process so \
+                 much memory: lower memory_limit, or raise what the system allows (`ulimit -v`)",
                 Megabytes(*sum),
                 Megabytes(*memory_limit)
             ),

@@ -401,16 +401,10 @@ mod tests {
     fn no_leak_and_no_double_use_in_random_operations() {
         let mut blocks = Blocks::with_pages(40, Account::unlimited());
         let mut alive: Vec<(BlockId, u8, usize)> = Vec::new();
-        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-        let mut random = move |below: u64| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state % below
-        };
+        let mut random = super::super::random(0);
         for step in 0..20_000_u32 {
             if random(2) == 0 || alive.is_empty() {
-                let bytes = 1 + random(9_000) as usize;
+                let bytes = 1 + random(9_000);
                 if let Some(first) = blocks.allocate_chain(bytes) {
                     let mark = step as u8;
                     let mut block = first;
@@ -421,7 +415,7 @@ mod tests {
                     alive.push((first, mark, bytes));
                 }
             } else {
-                let (first, mark, bytes) = alive.swap_remove(random(alive.len() as u64) as usize);
+                let (first, mark, bytes) = alive.swap_remove(random(alive.len()));
                 let mut block = first;
                 while block != 0 {
                     assert!(blocks.bytes(block).iter().all(|&byte| byte == mark));

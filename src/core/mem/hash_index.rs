@@ -239,13 +239,7 @@ mod tests {
         let memory = Memory::new(1_000, [0; 3]);
         let mut table = HashIndex::in_memory(20_000, &memory, Class::Definitions);
         let mut keys = BTreeMap::new();
-        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-        let mut random = move |below: usize| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state % below as u64) as usize
-        };
+        let mut random = super::super::random(0);
         for step in 0..60_000 {
             // Few keys, so that most hashes collide with others in their low bits.
             let index = random(20_000);

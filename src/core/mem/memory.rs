@@ -437,7 +437,7 @@ mod tests {
         assert_eq!((large.available(), small.available()), (0, 2));
     }
 
-    /// What a command took of the kept extents is missing for the checks of all classes, and other takes do not get it.
+    /// Extents that a command took of the kept ones are missing for the checks of all classes, and no other take gets the rest.
     #[test]
     fn a_command_that_has_passed_its_checks_finds_its_extents() {
         let memory = Memory::new(100, [10, 10, 10]);

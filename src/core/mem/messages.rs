@@ -58,8 +58,9 @@ pub struct Messages {
     are_pages_limited_by_memory: bool,
     /// Number of pages that ordinary publishers may not use.
     pages_reserve: usize,
-    /// Number of further pages that ordinary contents of several pages may not use. If a queue is full, such contents wait
-    /// complete. Without this reserve, a few of them would take the memory that they share with the slots of small messages.
+    /// Number of further pages that ordinary contents of several pages may not use; 0 if pages and slots share no memory. A
+    /// content that waits for a full queue is complete. Without this reserve, a few large ones would take the memory of the
+    /// slots of small messages.
     large_reserve: usize,
     /// While at most this many pages are in use, a message of any share gets pages without further checks, unless
     /// memory is short.
@@ -1144,10 +1145,10 @@ fn text(bytes: &[u8]) -> &str {
     core::str::from_utf8(bytes).unwrap_or_default()
 }
 
-/// A memory of at least this many extents has no end.
+/// A memory of at least this many extents is unlimited: pages and slots have only their own maxima.
 const UNLIMITED_EXTENTS: usize = usize::MAX / 8;
 
-/// Messages of at most this many pages (64 KiB) are never large.
+/// Messages of at most this many pages (64 KiB) are never large, unless pages and slots share their memory.
 const LARGE_PAGES_MIN: usize = 16;
 
 /// The claim of a message that waits for memory: a large one for pages, any message for the assembly share.
@@ -1407,7 +1408,8 @@ impl Messages {
     /// Claims pages for a waiting message if it is large and no other message has a claim. Returns whether
     /// the message is large.
     fn claim(&mut self, id: MessageId, pages: usize) -> bool {
-        // What leaves a larger reserve must not make the small messages wait that may use it.
+        // A refusal makes all ordinary publishers wait unless the message is large. Small messages may use the reserve that
+        // this one leaves, so it counts as large.
         let leaves_more = self.large_kept_from(Share::Ordinary, pages) > 0;
         let is_large = leaves_more || pages > (self.pages_max / READ_BACK_PART).max(LARGE_PAGES_MIN);
         let freed = self.bytes_freed;

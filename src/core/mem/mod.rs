@@ -98,6 +98,18 @@ fn sift_down<T>(items: &mut [T], mut at: usize, compare: &impl Fn(&T, &T) -> Ord
     }
 }
 
+/// Returns a source of pseudo-random numbers below a bound. Each test has the same numbers in each run.
+#[cfg(test)]
+fn random(seed: u64) -> impl FnMut(usize) -> usize {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64 ^ seed;
+    move |below| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below as u64) as usize
+    }
+}
+
 #[cfg(test)]
 mod sort_tests {
     use super::*;

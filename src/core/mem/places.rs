@@ -518,13 +518,7 @@ mod tests {
         let mut places = Places::new(MAX, extent_bytes_of(each), account(extents));
         let each = places.extents.places_each;
         let (mut used, mut touched) = (BTreeSet::new(), BTreeSet::new());
-        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-        let mut random = move |below: usize| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state % below as u64) as usize
-        };
+        let mut random = super::super::random(0);
         for step in 0..40_000 {
             // The pool fills and empties in turns.
             if random(100) < if step / 10_000 % 2 == 0 { 80 } else { 20 } {

@@ -403,13 +403,7 @@ fn a_memory_of_few_extents_refuses_and_changes_nothing() {
     let shares = [Share::Ordinary, Share::Transaction, Share::Reserve, Share::ReadBack, Share::DeadLetter];
     for extents in 2..24 {
         let mut pool = pool_of_extents(extents);
-        let mut state = 0x9E37_79B9_7F4A_7C15_u64 ^ extents as u64;
-        let mut random = move |below: usize| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state % below as u64) as usize
-        };
+        let mut random = super::super::random(extents as u64);
         let mut alive: Vec<(MessageId, usize)> = Vec::new();
         let mut refused = 0;
         for _ in 0..4_000 {
