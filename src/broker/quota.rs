@@ -1,8 +1,8 @@
 //! Limits what one connection may take of the pools that all connections share.
 //!
 //! A connection may use at most a fixed multiple of the capacity that is still free in a pool, so that no
-//! client can use up a pool. Declared objects remain when their connection is closed, and then count for no
-//! connection. This file also counts the connections and channels of users and virtual hosts, for RabbitMQ's
+//! client can use up a pool. Declared objects that remain when their connection is closed count for its user, until
+//! the user is deleted or the broker stops. This file also counts the connections and channels of users and virtual hosts, for RabbitMQ's
 //! limits.
 //!
 //! | pool | a connection may hold |
@@ -11,6 +11,9 @@
 //! | unsettled deliveries, and the memory of their messages | as many as are free, but always one |
 //! | messages of open transactions, and their memory | as many as are free of the half that all transactions may hold |
 //! | queues, exchanges, bindings, names | 15 times as many as are free: one program often declares everything |
+//!
+//! What the closed connections of one user declared is limited in the same way: 15 times as many as are free.
+//! Otherwise a client that connects again would get 15/16 of the rest each time, and would leave other users nothing.
 //!
 //! # Invariants
 //! - Every count that is raised is lowered by the same amount later, so all counts are 0 when all connections
@@ -30,21 +33,23 @@ const LARGE_NAMES_BYTES: usize = 64 << 10;
 const LARGE_PLACES: usize = 256;
 /// The key of the limit of everything that shares memory.
 const MEMORY_KEY: &str = "memory_limit";
-/// A connection may hold this many times the free capacity for declared objects.
+/// A connection, and the closed connections of a user, may hold this many times the free capacity for declared objects.
 const DECLARED_TIMES: usize = 15;
 
-/// The connection that declared an object.
+/// The connection that declared an object, and its user.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Declarer {
     connection: ConnectionId,
     /// Number of the connection; 0 for no connection.
     number: u32,
+    /// Index of the user, and the number that distinguishes it from earlier users with this index; 0 for no user.
+    user: (u32, u32),
 }
 
 impl Declarer {
-    /// Returns the declarer of objects that were restored at start, or whose connection is closed.
+    /// Returns the declarer of objects that were restored at start.
     pub(crate) fn none() -> Self {
-        Self { connection: ConnectionId::from_index(0), number: 0 }
+        Self { connection: ConnectionId::from_index(0), number: 0, user: (0, 0) }
     }
 }
 
@@ -123,6 +128,41 @@ impl Pinned {
     }
 }
 
+/// Declared objects, and the bytes of their names and arguments.
+#[derive(Clone, Copy, Debug, Default)]
+struct DeclaredCounts {
+    queues: u32,
+    exchanges: u32,
+    /// Number of places of bindings.
+    bindings: u32,
+    names_bytes: u32,
+}
+
+impl DeclaredCounts {
+    const fn of(&self, declared: Declared) -> usize {
+        match declared {
+            Declared::Queue => self.queues as usize,
+            Declared::Exchange => self.exchanges as usize,
+            Declared::Binding(_) => self.bindings as usize,
+        }
+    }
+
+    const fn of_mut(&mut self, declared: Declared) -> &mut u32 {
+        match declared {
+            Declared::Queue => &mut self.queues,
+            Declared::Exchange => &mut self.exchanges,
+            Declared::Binding(_) => &mut self.bindings,
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.queues += other.queues;
+        self.exchanges += other.exchanges;
+        self.bindings += other.bindings;
+        self.names_bytes += other.names_bytes;
+    }
+}
+
 /// What one connection uses of the pools.
 #[derive(Clone, Copy, Debug, Default)]
 struct Share {
@@ -131,10 +171,7 @@ struct Share {
     user: Option<usize>,
     /// The virtual host, while the connection counts in it.
     vhost: Option<VhostId>,
-    queues: u32,
-    exchanges: u32,
-    bindings: u32,
-    names_bytes: u32,
+    declared: DeclaredCounts,
     pinned: Pinned,
     /// Number of unsettled deliveries on all channels.
     unsettled: u32,
@@ -144,14 +181,6 @@ struct Share {
 }
 
 impl Share {
-    const fn declared_mut(&mut self, declared: Declared) -> &mut u32 {
-        match declared {
-            Declared::Queue => &mut self.queues,
-            Declared::Exchange => &mut self.exchanges,
-            Declared::Binding(_) => &mut self.bindings,
-        }
-    }
-
     const fn pool_mut(&mut self, pool: Pool) -> &mut u32 {
         match pool {
             Pool::Channels => &mut self.channels,
@@ -167,6 +196,8 @@ struct User {
     number: u32,
     connections: u32,
     channels: u32,
+    /// What its closed connections declared.
+    left: DeclaredCounts,
 }
 
 /// The sizes of the pools, in records or bytes.
@@ -299,6 +330,9 @@ impl Quota {
             (0, 0, 0, Pinned::default()),
             "a connection that goes holds nothing"
         );
+        if let Some(user) = share.user {
+            self.users[user].left.add(share.declared);
+        }
     }
 
     /// Notes the user that a connection has logged in as.
@@ -556,17 +590,24 @@ impl Quota {
             return Err(out_of(MEMORY_KEY));
         }
         let names_key = self.names_key(names_bytes_free + 1);
-        if let Some(share) = self.share_of(declarer) {
-            let names_held = share.names_bytes as usize;
-            let held = share.declared_mut(declared);
-            if *held as usize + places - 1 > DECLARED_TIMES * (free_count - places) {
-                return Err(share_used_up(key));
+        if let Some(declarer) = declarer {
+            let of_connection =
+                self.counts_of_connection(declarer).map(|held| (*held, share_used_up as fn(&str) -> Fault));
+            let of_user =
+                self.counts_of_user(declarer).map(|held| (*held, user_share_used_up as fn(&str) -> Fault));
+            for (held, fault) in [of_connection, of_user].into_iter().flatten() {
+                if held.of(declared) + places - 1 > DECLARED_TIMES * (free_count - places) {
+                    return Err(fault(key));
+                }
+                if held.names_bytes as usize + names_bytes > DECLARED_TIMES * (names_bytes_free - names_bytes)
+                {
+                    return Err(fault(names_key));
+                }
             }
-            if names_held + names_bytes > DECLARED_TIMES * (names_bytes_free - names_bytes) {
-                return Err(share_used_up(names_key));
+            if let Some(held) = self.counts_of(declarer) {
+                *held.of_mut(declared) += places as u32;
+                held.names_bytes += names_bytes as u32;
             }
-            *held += places as u32;
-            share.names_bytes += names_bytes as u32;
         }
         self.names_bytes.add(names_bytes);
         match declared {
@@ -601,9 +642,9 @@ impl Quota {
             Declared::Exchange => self.exchanges -= 1,
             Declared::Binding(places) => self.binding_places -= places as usize,
         }
-        if let Some(share) = self.share_of(declarer) {
-            *share.declared_mut(declared) -= declared.places() as u32;
-            share.names_bytes -= names_bytes as u32;
+        if let Some(held) = declarer.and_then(|declarer| self.counts_of(declarer)) {
+            *held.of_mut(declared) -= declared.places() as u32;
+            held.names_bytes -= names_bytes as u32;
         }
     }
 
@@ -669,13 +710,30 @@ impl Quota {
 
     /// Returns the declarer of objects that this connection declares.
     pub(crate) fn declarer(&self, connection: ConnectionId) -> Declarer {
-        Declarer { connection, number: self.share(connection).number }
+        let share = self.share(connection);
+        let user = share.user.map_or((0, 0), |user| (user as u32, self.users[user].number));
+        Declarer { connection, number: share.number, user }
     }
 
-    /// Returns the share of a declarer; `None` if its connection is closed.
-    fn share_of(&mut self, declarer: Option<Declarer>) -> Option<&mut Share> {
-        let Declarer { connection, number } = declarer?;
-        self.shares.get_mut(connection.index()).filter(|share| number != 0 && share.number == number)
+    /// Returns the counts that an object counts in: those of its connection, or, when this is closed, of its user.
+    fn counts_of(&mut self, declarer: Declarer) -> Option<&mut DeclaredCounts> {
+        match self.counts_of_connection(declarer).is_some() {
+            true => self.counts_of_connection(declarer),
+            false => self.counts_of_user(declarer),
+        }
+    }
+
+    /// Returns what an open connection declared; `None` if it is closed.
+    fn counts_of_connection(&mut self, declarer: Declarer) -> Option<&mut DeclaredCounts> {
+        let share = self.shares.get_mut(declarer.connection.index())?;
+        (declarer.number != 0 && share.number == declarer.number).then_some(&mut share.declared)
+    }
+
+    /// Returns what closed connections of a user declared; `None` if the user was deleted.
+    fn counts_of_user(&mut self, declarer: Declarer) -> Option<&mut DeclaredCounts> {
+        let (user, number) = declarer.user;
+        let user = self.users.get_mut(user as usize)?;
+        (number != 0 && user.number == number).then_some(&mut user.left)
     }
 }
 
@@ -689,6 +747,17 @@ fn share_used_up(key: &str) -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
         format_args!("this connection uses its whole share of {key}: raise it in the configuration"),
+    )
+}
+
+/// 506: what closed connections of the user declared uses up the user's share of the pool that this key sizes.
+fn user_share_used_up(key: &str) -> Fault {
+    Fault::new(
+        ReplyCode::ResourceError,
+        format_args!(
+            "what earlier connections of this user declared uses its whole share of {key}: delete some of it, or \
+             raise {key} in the configuration"
+        ),
     )
 }
 
@@ -783,6 +852,37 @@ mod tests {
         quota.leave_vhost(again);
         quota.note_connection_closed(again);
         assert_eq!((quota.names_bytes(), quota.exchanges(), quota.holders()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_user_that_connects_again_and_again_leaves_a_sixteenth_to_others() {
+        let mut quota = quota();
+        quota.note_users([(0, 1), (1, 2)].into_iter());
+        let mut declared = Vec::new();
+        for _ in 0..5 {
+            let connection = connected(&mut quota, 0);
+            let declarer = Some(quota.declarer(connection));
+            while quota.declare(Declared::Exchange, 1, declarer, queues_free(0)).is_ok() {
+                declared.push(declarer);
+            }
+            quota.leave_vhost(connection);
+            quota.note_connection_closed(connection);
+        }
+        assert_eq!(declared.len(), 93, "15 times what is left");
+        let again = connected(&mut quota, 0);
+        let fault =
+            quota.declare(Declared::Exchange, 1, Some(quota.declarer(again)), queues_free(0)).unwrap_err();
+        assert!(fault.text.contains("earlier connections of this user"), "{fault:?}");
+        let other = ConnectionId::from_index(1);
+        quota.note_connection(other);
+        quota.logged_in(other, Some(1));
+        quota.declare(Declared::Exchange, 1, Some(quota.declarer(other)), queues_free(0)).unwrap();
+        // Deleted objects no longer count for the user, and those of a deleted user for nobody.
+        declared.drain(50..).for_each(|declarer| quota.undeclare(Declared::Exchange, 1, declarer));
+        quota.declare(Declared::Exchange, 1, Some(quota.declarer(again)), queues_free(0)).unwrap();
+        quota.note_users([(0, 3), (1, 2)].into_iter());
+        declared.into_iter().for_each(|declarer| quota.undeclare(Declared::Exchange, 1, declarer));
+        assert_eq!(quota.exchanges(), 2);
     }
 
     #[test]

@@ -220,7 +220,9 @@ impl Log {
         let length = padded(self.pending.len());
         self.space.active.note(self.pending.record_bytes());
         let (mut segment_header, mut seal) = (None, None);
-        let is_full = self.space.ends_active_early() || !self.space.active.holds_with_footer(length);
+        let is_full = self.space.ends_active_early()
+            || self.space.footer_ends_active()
+            || !self.space.active.holds_with_footer(length);
         let slot = if is_full { self.space.slots.take_free() } else { None };
         if slot.is_none() && !self.space.active.holds(length) {
             self.space.active.undo();
@@ -273,9 +275,13 @@ impl Log {
     ///
     /// A segment with a block that the disk refused to read at this start gets no footer. The footer would lack the
     /// records in that block. A later start may be able to read the block, but would read the incomplete footer
-    /// instead.
+    /// instead. An incomplete footer is not written either: a start then reads the whole segment.
     fn seal(&mut self, now: Now) -> Option<Seal> {
-        if self.space.active.is_sealed() || self.refused_files.contains(&self.space.active.slot()) {
+        let active = &self.space.active;
+        if active.is_sealed()
+            || active.footer().is_incomplete()
+            || self.refused_files.contains(&active.slot())
+        {
             return None;
         }
         let trailer = Trailer {
@@ -395,12 +401,12 @@ impl ActiveSegment {
     /// Creates the active segment from the state that a start found. No segment had a sequence above `sequence_max`.
     pub(super) fn new(
         segment: SegmentRef,
-        segment_bytes: u32,
+        (segment_bytes, commit_bytes): (u32, u32),
         tail: u32,
         footer: Footer,
         sequence_max: u64,
     ) -> Self {
-        let footer = footer.with_room(segment_bytes);
+        let footer = footer.with_room(segment_bytes, commit_bytes);
         Self { segment, segment_bytes, tail, footer, sequence_max }
     }
 
@@ -670,8 +676,8 @@ pub(super) struct SegmentBuffers {
 }
 
 impl SegmentBuffers {
-    pub(super) fn new(segment_bytes: u32) -> Self {
-        let seal = (Footer::default().with_room(segment_bytes), Vec::new(), Vec::new());
+    pub(super) fn new(segment_bytes: u32, commit_bytes: u32) -> Self {
+        let seal = (Footer::default().with_room(segment_bytes, commit_bytes), Vec::new(), Vec::new());
         Self { header: Vec::new(), live: Vec::new(), seal }
     }
 }

@@ -179,7 +179,7 @@ impl Draft {
 /// active and the sealed segment.
 pub const fn buffer_bytes(segment_bytes: usize, commit_bytes: usize, frame_max: usize) -> usize {
     let commits = 3 * commit_bytes + frame_max + CHUNK_BODY_BYTES;
-    commits + FetchBuffers::bytes(segment_bytes, commit_bytes) + Footer::bytes(segment_bytes)
+    commits + FetchBuffers::bytes(segment_bytes, commit_bytes) + Footer::bytes(segment_bytes, commit_bytes)
 }
 
 impl CommitWriter {

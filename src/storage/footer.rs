@@ -49,8 +49,13 @@ const GROUP_ENTRIES: usize = 4096;
 /// The recorded messages of a segment take at most this fraction (1/8) of its bytes: three bytes for a record of at
 /// least 24 bytes.
 pub(super) const RECORDED_DIVISOR: usize = 8;
+/// The other records of a segment take at most this fraction (1/8) of its bytes in a footer, or the bytes of one commit.
+/// They are in the footer as they are, so a segment full of definitions would need half of its bytes in memory.
+const ENTRIES_DIVISOR: usize = 8;
 /// Binary logarithm of the number of queues whose newest entry is known while a segment is active.
 const SEEN_QUEUES_LOG2: u32 = 11;
+/// Maximum bytes of an entry before its record: kind, flags, offset and length.
+const ENTRY_OVERHEAD_BYTES_MAX: usize = 2 + 2 * varint::BYTES_MAX;
 /// Overhead of the blocks in parts: this fraction (1/10) of the parts' bytes, plus [`BLOCKS_BYTES_MIN`].
 const BLOCKS_DIVISOR: usize = 10;
 const BLOCKS_BYTES_MIN: usize = 64;
@@ -67,13 +72,17 @@ const IS_CHUNKED: u8 = 32;
 pub(super) struct Footer {
     messages: RecordedEntries,
     entries: RecordedEntries,
+    /// Maximum bytes of `entries`; `None` while a start reads a segment.
+    entries_bytes_max: Option<usize>,
+    /// Records were left out, because `entries` had its maximum bytes: the segment gets no footer.
+    is_incomplete: bool,
     /// The newest entries of some queues, to estimate the bytes of their next entries.
     seen: Vec<Option<(u64, PreviousEntry)>>,
     parts_bytes: usize,
     /// Bytes reserved for queue names.
     names_bytes: usize,
     /// The state before the records of the last commit were added, for [`Self::undo`].
-    mark: (Mark, Mark, usize),
+    mark: (Mark, Mark, usize, bool),
 }
 
 /// Records of a segment, encoded in the order of their offsets.
@@ -158,18 +167,34 @@ impl Footer {
 
     /// Returns the maximum memory of footers in bytes: two footers with their recorded messages, the encoded form of
     /// one footer, and the entries being sorted.
-    pub(super) const fn bytes(segment_bytes: usize) -> usize {
+    pub(super) const fn bytes(segment_bytes: usize, commit_bytes: usize) -> usize {
         let seen = size_of::<Option<(u64, PreviousEntry)>>() << SEEN_QUEUES_LOG2;
-        let each = segment_bytes / RECORDED_DIVISOR + segment_bytes / 64 + seen;
-        2 * each + segment_bytes / RECORDED_DIVISOR + 2 * GROUP_ENTRIES * size_of::<MessageEntry>()
+        let each = segment_bytes / RECORDED_DIVISOR + Self::entries_bytes_max(segment_bytes, commit_bytes);
+        3 * each + 2 * seen + 2 * GROUP_ENTRIES * size_of::<MessageEntry>()
+    }
+
+    const fn entries_bytes_max(segment_bytes: usize, commit_bytes: usize) -> usize {
+        let part = segment_bytes / ENTRIES_DIVISOR;
+        if part > commit_bytes { part } else { commit_bytes }
     }
 
     /// Reserves memory for the usual content of a segment of `segment_bytes`, so that nothing is allocated while
-    /// messages are appended.
-    pub(super) fn with_room(mut self, segment_bytes: u32) -> Self {
+    /// messages are appended, and limits the memory of the footer for commits of `commit_bytes`.
+    pub(super) fn with_room(mut self, segment_bytes: u32, commit_bytes: u32) -> Self {
         self.messages.bytes.reserve(segment_bytes as usize / 16);
         self.entries.bytes.reserve(segment_bytes as usize / 64);
+        self.entries_bytes_max = Some(Self::entries_bytes_max(segment_bytes as usize, commit_bytes as usize));
         self
+    }
+
+    /// Returns whether records were left out, so that the segment gets no footer.
+    pub(super) const fn is_incomplete(&self) -> bool {
+        self.is_incomplete
+    }
+
+    /// Returns whether the last [`Footer::note_records`] was the first to leave records out.
+    pub(super) const fn became_incomplete(&self) -> bool {
+        self.is_incomplete && !self.mark.3
     }
 
     /// Returns the messages recorded so far, in their order, for [`for_each_message`].
@@ -184,7 +209,7 @@ impl Footer {
 
     /// Adds the records of a commit. The first record is at offset `at`.
     pub(super) fn note_records(&mut self, mut records: &[u8], mut at: u32) {
-        self.mark = (self.messages.mark(), self.entries.mark(), self.parts_bytes);
+        self.mark = (self.messages.mark(), self.entries.mark(), self.parts_bytes, self.is_incomplete);
         while let Ok((record, bytes)) = Record::parse_known(records) {
             self.note(&record, &records[..bytes], at);
             records = &records[bytes..];
@@ -196,15 +221,19 @@ impl Footer {
     pub(super) fn undo(&mut self) {
         self.messages.undo(self.mark.0);
         self.entries.undo(self.mark.1);
-        self.parts_bytes = self.mark.2;
+        (self.parts_bytes, self.is_incomplete) = (self.mark.2, self.mark.3);
         self.seen.fill(None);
     }
 
     pub(super) fn clear(&mut self) {
         self.messages.undo(Mark::default());
         self.entries.undo(Mark::default());
-        (self.parts_bytes, self.names_bytes) = (0, 0);
+        (self.parts_bytes, self.names_bytes, self.is_incomplete) = (0, 0, false);
         self.seen.fill(None);
+        // A start reads a segment without a limit.
+        if let Some(bytes_max) = self.entries_bytes_max {
+            self.entries.bytes.shrink_to(bytes_max);
+        }
     }
 
     /// Reserves this number of bytes for queue names.
@@ -243,6 +272,17 @@ impl Footer {
             return;
         }
         let entries = &mut self.entries;
+        if let Some(bytes_max) = self.entries_bytes_max {
+            let (len, capacity) = (entries.bytes.len(), entries.bytes.capacity());
+            let needed = len + ENTRY_OVERHEAD_BYTES_MAX + raw.len();
+            if self.is_incomplete || needed > bytes_max {
+                self.is_incomplete = true;
+                return;
+            }
+            if needed > capacity {
+                entries.bytes.reserve_exact(needed.max((2 * capacity).min(bytes_max)) - len);
+            }
+        }
         entries.begin_entry(raw[0], at, bytes);
         match record {
             Record::Chunk { body, index, .. } => {
@@ -299,6 +339,7 @@ impl Footer {
         out: &mut Vec<u8>,
         parts: &mut Vec<(u64, BodyPart)>,
     ) {
+        out.reserve_exact(padded(self.bytes_max()));
         self.group(BodyPartWriter::new(out, parts, part_seed(seed, trailer.sequence)));
         let parts_bytes = out.len();
         out.extend_from_slice(&self.entries.bytes);
@@ -625,6 +666,32 @@ mod tests {
             });
             assert_eq!((found, end as usize), (expected.to_vec(), 4172 + bytes.len()));
         }
+    }
+
+    #[test]
+    fn records_beyond_the_limit_are_left_out_until_they_are_undone() {
+        let mut footer = Footer::default().with_room(64 << 10, 4 << 10);
+        let commit_of = |count: u64| {
+            let mut bytes = Vec::new();
+            for version in 0..count {
+                Record::Defined { version, key: b"key", value: Some(&[7; 100]) }.encode(&mut bytes);
+            }
+            bytes
+        };
+        footer.note_records(&commit_of(50), 4096);
+        assert!(!footer.is_incomplete());
+        let complete = footer.entries.bytes.clone();
+        footer.note_records(&commit_of(50), 20_000);
+        assert!(footer.is_incomplete() && footer.became_incomplete());
+        // An eighth of the segment, which is more than a commit.
+        assert!(footer.entries.bytes.capacity() <= 8 << 10, "{}", footer.entries.bytes.capacity());
+        footer.undo();
+        assert!(!footer.is_incomplete() && footer.entries.bytes == complete);
+        footer.note_records(&commit_of(100), 20_000);
+        footer.note_records(&commit_of(1), 40_000);
+        assert!(footer.is_incomplete() && !footer.became_incomplete());
+        footer.clear();
+        assert!(!footer.is_incomplete());
     }
 
     #[test]

@@ -153,7 +153,7 @@ impl Log {
         let slots = Slots::new(&start.slots, settings.segments_max, start.active.slot, start.cut);
         let active = ActiveSegment::new(
             start.active,
-            settings.segment_bytes,
+            (settings.segment_bytes, settings.commit_bytes),
             start.tail,
             start.footer,
             start.sequence_max,

@@ -46,7 +46,7 @@ impl Space {
             slots,
             active,
             index_memory: IndexMemory::new(index, settings),
-            buffers: SegmentBuffers::new(settings.segment_bytes),
+            buffers: SegmentBuffers::new(settings.segment_bytes, settings.commit_bytes),
             naming: NameProgress::default(),
         }
     }
@@ -164,6 +164,12 @@ impl Space {
     /// objects in the active segment fill the index.
     pub(super) const fn ends_active_early(&self) -> bool {
         self.index_memory.ends_active() && self.slots.free() > SEGMENTS_RESERVED
+    }
+
+    /// Returns whether the commit that was noted in the active segment's footer opens a segment, because it would make the
+    /// footer incomplete. Reserved segments are not opened for this.
+    pub(super) const fn footer_ends_active(&self) -> bool {
+        self.active.footer().became_incomplete() && self.slots.free() > SEGMENTS_RESERVED
     }
 
     /// Returns the bytes that the compactor may write before it frees a segment.

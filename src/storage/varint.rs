@@ -5,7 +5,7 @@
 //! any bytes.
 
 /// Maximum number of bytes of an encoded number.
-const BYTES_MAX: usize = 10;
+pub(super) const BYTES_MAX: usize = 10;
 
 /// Appends `value`.
 pub(super) fn put(out: &mut Vec<u8>, value: u64) {

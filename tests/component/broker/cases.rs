@@ -407,13 +407,21 @@ fn the_shares_of_one_connection_leave_some_for_others() {
     assert!(matches!(consume(&mut node, other, "c"), Outcome::Consuming { .. }));
     assert!(matches!(declare(&mut node, other, "another"), Outcome::QueueDeclared { .. }));
     assert_eq!(bind(&mut node, other, "another"), Outcome::Done);
-    // Another connection with the same id holds none of them.
+    // What it declared counts for its user when it is closed, and no longer when it is deleted.
     node.broker.release(&mut context!(node), greedy.connection);
     node.turns(other);
     let reborn = node.connect();
     assert_eq!(reborn.connection, greedy.connection, "the test means to get the same id");
+    let Outcome::Fault(fault) = declare(&mut node, reborn, "anew") else {
+        panic!("the user has used its share")
+    };
+    assert!(fault.text.contains("earlier connections of this user"), "{}", fault.text);
+    for number in 2..20 {
+        let queue = format!("q{number}");
+        node.done(other, Command::QueueDelete { queue: &queue, if_unused: false, if_empty: false });
+    }
+    node.turns(other);
     assert!(matches!(declare(&mut node, reborn, "anew"), Outcome::QueueDeclared { .. }));
-    assert_eq!(bind(&mut node, reborn, "anew"), Outcome::Done);
 }
 
 /// Bytes of names have shares too. The words of patterns count as such bytes, so that no key is kept without

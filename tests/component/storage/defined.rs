@@ -294,6 +294,26 @@ fn names_that_fill_a_segment_are_stored_twice_and_cost_little() {
     }
 }
 
+/// Definitions are in the footer as they are. A segment ends before its footer takes more than a commit's bytes of memory,
+/// and if no other segment is free, it gets no footer. Neither loses a definition.
+#[test]
+fn a_segment_of_definitions_ends_before_its_footer_is_large() {
+    for (segments_max, segments_used_min) in [(100, 12), (6, 2)] {
+        let mut store = Store::new(segments_max);
+        for n in 0..1_000 {
+            store.define(&format!("{:0>200}", n % 250), Some(&"v".repeat(40 + n / 250)));
+            if n == 249 {
+                let used = store.log.index().segments().len();
+                assert!(used >= segments_used_min, "{used} of {segments_max} segments");
+            }
+        }
+        store.rest();
+        let (found, damaged, _) = found_in(&store.files());
+        differences(&found, &store.defined, &format!("{segments_max} segments"));
+        assert_eq!(damaged, 0);
+    }
+}
+
 /// Returns the definition of queue `n`, and the incarnation that its messages refer to.
 fn queue(name: &str, n: u64) -> (Box<[u8]>, Box<[u8]>, u64) {
     let (vhost, incarnation, arguments) = ("/", (1 << 32) + 1_000_000 + n, &[][..]);

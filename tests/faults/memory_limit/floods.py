@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import select
+import struct
 import time
 from typing import Callable, Dict, List, NamedTuple, Optional
 
-from harness import suite, wire
+from harness import mqtt_raw, suite, wire
 from harness.brokers import Address
 from harness.raw import Client, Closed
 
@@ -545,6 +546,62 @@ def all_bindings(site: Site) -> None:
     site.wait()
 
 
+# ---- MQTT -------------------------------------------------------------------------------------------------
+
+
+def mqtt_retained(site: Site) -> None:
+    """Sets retained messages of more and more topics, from several clients."""
+    topics: List[str] = []
+
+    def publish(number: int) -> None:
+        with site.mqtt(f"flood-{number}") as peer:
+            while not site.over():
+                some = [f"flood/{number}/{count}" for count in range(len(topics), len(topics) + 100)]
+                topics.extend(some)
+                peer.sendall(b"".join(mqtt_raw.publish(topic, bytes(1000), 1, is_retained=True) for topic in some))
+                for _ in some:
+                    assert mqtt_raw.receive_packet(peer)[0] == mqtt_raw.PUBACK
+                    site.count("retained")
+
+    def forget() -> None:
+        with site.mqtt("flood-end") as peer:
+            for first in range(0, len(topics), 100):
+                some = topics[first:first + 100]
+                peer.sendall(b"".join(mqtt_raw.publish(topic, b"", 1, is_retained=True) for topic in some))
+                for _ in some:
+                    mqtt_raw.receive_packet(peer)
+
+    site.at_end.append(forget)
+    for number in range(4):
+        site.go(site.again, lambda number=number: publish(number))
+    site.wait()
+
+
+def mqtt_sessions(site: Site) -> None:
+    """Leaves one kept session after the other, each with a few subscriptions."""
+    sessions: List[str] = []
+
+    def leave(number: int) -> None:
+        while not site.over():
+            sessions.append(f"flood-{number}-{len(sessions)}")
+            with site.mqtt(sessions[-1], is_kept=True) as peer:
+                filters = b"".join(mqtt_raw.text(f"{sessions[-1]}/{each}/#") + b"\x01" for each in range(20))
+                peer.sendall(mqtt_raw.packet(0x82, struct.pack(">H", 1) + filters))
+                assert mqtt_raw.receive_packet(peer)[0] == mqtt_raw.SUBACK
+                site.count("sessions")
+
+    def forget() -> None:
+        for session in sessions:
+            # A clean session ends the kept one.
+            with site.mqtt(session):
+                pass
+
+    site.at_end.append(forget)
+    for number in range(16):
+        site.go(site.again, lambda number=number: leave(number))
+    site.wait()
+
+
 def garbage(site: Site) -> None:
     """Sends random bytes, and frames with random bytes in them."""
     noise = suite.chance("garbage")
@@ -599,5 +656,33 @@ FLOODS: List[Flood] = [
     Flood("all-consumers", all_consumers, {"consumers": 40, "basic.deliver": 200}),
     Flood("all-queues", all_queues, {"queues": 40}),
     Flood("all-bindings", all_bindings, {"bindings": 100, "drained": 50}),
+    Flood("mqtt-retained", mqtt_retained, {"retained": 500}),
+    Flood("mqtt-sessions", mqtt_sessions, {"sessions": 100}),
     Flood("garbage", garbage, {"shouts": 300}),
 ]
+
+# Floods for which memory of different classes is taken at the same time: clients, definitions and messages. Both have the
+# same queues, so none that declares them durable is together with one that does not, and none that counts confirms
+# with one that consumes.
+PAIRS = [
+    ("all-queues", "all-channels"), ("all-queues", "giant-headers"), ("all-queues", "never-read"),
+    ("all-queues", "mqtt-retained"), ("all-queues", "persistent"), ("all-bindings", "all-channels"),
+    ("all-bindings", "mqtt-sessions"), ("all-bindings", "never-acknowledge"), ("all-channels", "persistent"),
+    ("all-channels", "largest-bodies"), ("mqtt-sessions", "mqtt-retained"), ("mqtt-sessions", "transient-to-many-queues"),
+    ("mqtt-retained", "persistent"), ("half-handshakes", "forgotten-transactions"), ("come-and-go", "stuck-consumer"),
+    ("ten-thousand-connections", "transient-to-many-queues"), ("tls-publishers", "all-channels"),
+    ("tls-publishers", "mqtt-retained"), ("tls-half-handshakes", "all-queues"),
+]
+
+
+def paired(names: "tuple[str, str]") -> Flood:
+    """Returns two floods at the same time as one. Each reaches less of its counts than alone."""
+    both = [next(flood for flood in FLOODS if flood.name == name) for name in names]
+
+    def run(site: Site) -> None:
+        for flood in both:
+            site.begin(flood.run)
+        site.wait()
+
+    least = {what: max(1, figure // 10) for flood in both for what, figure in flood.least.items() if what != "drained"}
+    return Flood("+".join(names), run, least, any(flood.tls for flood in both))

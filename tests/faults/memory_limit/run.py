@@ -1,8 +1,8 @@
 """Floods against a memory limit.
 
-A broker of 16 MB and one of 64 MB run in a memory cgroup without swap. Its size is `memory_limit` plus the kernel
-memory that `leveret check` states. A third broker of 16 MB evicts transient messages from memory. One broker runs
-through all floods of its size, one after the other. These are checked during and after each flood:
+Brokers of 16, 24 and 64 MB run in a memory cgroup without swap. Its size is `memory_limit` plus the kernel memory that
+`leveret check` states. One broker runs through all floods of its size, one after the other. These are checked during and
+after each flood:
 - The kernel did not kill the broker, and the resident memory was never above `memory_limit`.
 - A well-behaved client in another process (`witness.py`) was served: it published and received, and took from its
   backlog, at least `RATE` messages a second on average and some in each second.
@@ -13,6 +13,8 @@ must still be connected at its end. `mistakes.py` tests first that these checks 
 
 A flood and its broker use half a processor, so two rows of sizes run at the same time, each in its own process.
 Without a memory cgroup that part is a SKIP, and only the resident memory is checked.
+
+With the argument `pairs`, two floods at a time run in each size.
 
 `plants.py` runs seven plants in one process of 64 MB, each with most of the memory for another kind of object.
 
@@ -43,7 +45,7 @@ from harness.suite import Skip, Suite, patience  # noqa: E402
 
 from cage import Cage, NoCage  # noqa: E402
 import plants  # noqa: E402
-from floods import FLOODS, Flood  # noqa: E402
+from floods import FLOODS, PAIRS, Flood, paired  # noqa: E402
 from mistakes import MISTAKES, Mistake  # noqa: E402
 from site_of_flood import EXCHANGES, QUEUES, Over, Site, limits_of  # noqa: E402
 from witness import NAME as WITNESS  # noqa: E402
@@ -73,11 +75,12 @@ class Size(NamedTuple):
 
 SIZES = [
     Size("16MB", 'board = "router-64"\n[store]\ndisk_limit = "200MB"\n', 4 * 1024),
+    Size("24MB", 'board = "router-64"\nmemory_limit = "24MB"\n[store]\ndisk_limit = "200MB"\n', 4 * 1024),
     Size("64MB", 'board = "pi-zero-w"\n[store]\ndisk_limit = "400MB"\n', 8 * 1024, tls=True),
 ]
 
 # Rows that run at the same time and take about the same time.
-ROWS = [["16MB", "plants"], ["mistakes", "64MB"]]
+ROWS = [["16MB", "plants", "24MB"], ["mistakes", "64MB"]]
 
 
 class Ward:
@@ -87,7 +90,8 @@ class Ward:
         self.size = size
         self.cage: Optional[Cage] = None
         self.papers = tempfile.TemporaryDirectory(prefix="leveret-memory-limit-")
-        config = self.with_tls() if size.tls else size.config
+        self.mqtt_port = brokers.free_port()
+        config = f'mqtt = ["127.0.0.1:{self.mqtt_port}"]\n{self.with_tls() if size.tls else size.config}'
         with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
             file.write(config)
             file.flush()
@@ -114,8 +118,8 @@ class Ward:
         subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
                         "-subj", "/CN=localhost", "-days", "2", "-keyout", str(key), "-out", str(certificate)],
                        check=True, capture_output=True)
-        door = 'listen_tls = ["127.0.0.1:0"]\n'
-        return f'{door}{self.size.config}[tls]\ncertificate = "{certificate}"\nkey = "{key}"\n'
+        listener = 'listen_tls = ["127.0.0.1:0"]\n'
+        return f'{listener}{self.size.config}[tls]\ncertificate = "{certificate}"\nkey = "{key}"\n'
 
     def close(self) -> None:
         """Stops the broker, then removes its cgroup."""
@@ -254,7 +258,7 @@ def check_served(seen: Dict[str, Dict], began: float, ended: float) -> Dict[str,
 def let_loose(ward: Ward, flood: Flood, seconds: float = SECONDS) -> None:
     """Runs one flood and all checks."""
     with witness(ward) as seen:
-        site = Site(ward.broker.address, ward.limits, seconds, ward.tls_address)
+        site = Site(ward.broker.address, ward.limits, seconds, ward.mqtt_port, ward.tls_address)
         began = time.monotonic()
         try:
             with contextlib.suppress(Over):
@@ -265,6 +269,8 @@ def let_loose(ward: Ward, flood: Flood, seconds: float = SECONDS) -> None:
         finally:
             site.end()
         gone = time.monotonic()
+        for remove in site.at_end:
+            remove()
         site.count("drained", ward.drain())
         drained = time.monotonic() - gone
         time.sleep(0.2)
@@ -319,7 +325,8 @@ def main() -> int:
             continue
         suite = Suite(f"memory_limit/{size.name}")
         kinds = set(names) - {each.name for each in SIZES}
-        wanted = [flood for flood in FLOODS if not kinds or flood.name in kinds]
+        known = [paired(names) for names in PAIRS] if "pairs" in kinds else FLOODS
+        wanted = [flood for flood in known if not kinds - {"pairs"} or flood.name in kinds]
         failed += flood_all(suite, size, wanted, caged)
     return 1 if failed else 0
 

@@ -17,9 +17,9 @@ import subprocess
 import termios
 import threading
 import time
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
-from harness import wire
+from harness import mqtt_raw, wire
 from harness.brokers import Address
 from harness.raw import Client, Closed, name_of
 from harness.suite import patience
@@ -40,9 +40,10 @@ class Site:
     ignored.
     """
 
-    def __init__(self, address: Address, limits: Dict[str, int], seconds: float,
+    def __init__(self, address: Address, limits: Dict[str, int], seconds: float, mqtt_port: int = 0,
                  tls_address: Optional[Address] = None) -> None:
         self.address = address
+        self.mqtt_port = mqtt_port
         self.tls_address = tls_address
         self.limits = limits
         self.ends = time.monotonic() + seconds
@@ -52,6 +53,8 @@ class Site:
         self.codes: Dict[int, int] = {}
         self.counts: Dict[str, int] = {}
         self.accidents: List[str] = []
+        # Removes what outlives the flood's connections, apart from its queues and exchanges.
+        self.at_end: List[Callable[[], None]] = []
         self.lock = threading.Lock()
         # Bytes written to each socket, and the results of the clients.
         self.handed_over: Dict[socket.socket, int] = {}
@@ -103,6 +106,44 @@ class Site:
         secured = how.wrap_socket(peer)
         self.sockets[self.sockets.index(peer)] = secured
         return secured
+
+    @contextlib.contextmanager
+    def mqtt(self, client_id: str, is_kept: bool = False) -> Iterator[socket.socket]:
+        """Returns an MQTT connection for a `with` block. A refused or lost connection raises `Closed`."""
+        if self.over() and not self.stopping.is_set():
+            raise Over
+        try:
+            peer, code = mqtt_raw.connect(self.mqtt_port, client_id, is_kept=is_kept)
+            self.sockets.append(peer)
+            with contextlib.closing(peer):
+                if code:
+                    raise Closed(None)
+                yield peer
+            self.sockets.remove(peer)
+        except mqtt_raw.ConnectionEnded:
+            raise Closed(None) from None
+
+    def begin(self, run: Callable[["Site"], None]) -> None:
+        """Begins a flood in a thread, which ends with the time."""
+
+        def until_over() -> None:
+            with contextlib.suppress(Over):
+                run(self)
+
+        thread = threading.Thread(target=self.noting_accidents, args=(until_over,), daemon=True)
+        self.threads.append(thread)
+        thread.start()
+
+    def noting_accidents(self, work: Callable[[], None]) -> None:
+        """Runs `work`, and keeps its exception for the end. Clients may be refused."""
+        try:
+            work()
+        except Closed as closed:
+            self.refused(closed.method.args["reply_code"] if closed.method else 0)
+        except OSError:
+            self.refused(0)
+        except Exception as accident:
+            self.accidents.append(f"{type(accident).__name__}: {accident}")
 
     def go(self, work: Callable[..., None], *args: Any) -> None:
         """Runs `work` in a thread. It ends when the client is refused or disconnected."""

@@ -12,6 +12,10 @@ from . import suite
 PUBACK, SUBACK = 4, 9
 
 
+class ConnectionEnded(AssertionError):
+    """The broker closed the connection."""
+
+
 def text(value: str) -> bytes:
     """Returns a string of MQTT."""
     return struct.pack(">H", len(value)) + value.encode()
@@ -31,7 +35,8 @@ def receive(peer: socket.socket, size: int) -> bytes:
     data = b""
     while len(data) < size:
         piece = peer.recv(size - len(data))
-        assert piece, "the broker closed the connection"
+        if not piece:
+            raise ConnectionEnded("the broker closed the connection")
         data += piece
     return data
 
@@ -60,3 +65,9 @@ def connect(port: int, client_id: str, tls: Optional[ssl.SSLContext] = None, use
     flags = bytes([0xc0 if is_kept else 0xc2])
     peer.sendall(packet(0x10, text("MQTT") + b"\x04" + flags + b"\x00\x00" + text(client_id) + text(user) + text(user)))
     return peer, receive_packet(peer)[1][1]
+
+
+def publish(topic: str, payload: bytes, qos: int = 0, is_retained: bool = False, packet_id: int = 1) -> bytes:
+    """Returns a PUBLISH."""
+    identifier = struct.pack(">H", packet_id) if qos else b""
+    return packet(0x30 | qos << 1 | is_retained, text(topic) + identifier + payload)
