@@ -149,11 +149,11 @@ fn damage(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
 
 /// Returns the alarm about MQTT clients that are refused because too many sessions are kept.
 fn sessions(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
-    let limit = context.broker.views().refusing_session_limit()?;
+    let (limit, key) = context.broker.views().refusing_session_limit()?;
     Some(Cow::from(format!(
-        "sessions: mqtt_sessions_max = {limit} MQTT sessions are kept, so clients with new ones are refused; delete those \
-         of clients that do not come back (list_mqtt_sessions, delete_mqtt_session), lower mqtt_session_expiry_max, or \
-         raise mqtt_sessions_max"
+        "sessions: {limit} MQTT sessions are kept, as many as {key} allows, so clients with new ones are refused; delete \
+         those of clients that do not come back (list_mqtt_sessions, delete_mqtt_session), lower mqtt_session_expiry_max, \
+         or raise {key}"
     )))
 }
 

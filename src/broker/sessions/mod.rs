@@ -341,6 +341,7 @@ pub(crate) struct Sessions {
     slab: Slab<Session>,
     /// Sessions by virtual host and client identifier.
     table: IndexTable,
+    memory: Memory,
     limits: SessionLimits,
     /// The batch with which the end of the last session that was kept is durable.
     last_ended: Batch,
@@ -416,8 +417,10 @@ impl Sessions {
     pub(crate) fn new(limits: &Limits, memory: &Memory, seed: u64) -> Self {
         let sessions = limits.connection_places() as usize + limits.mqtt_sessions_max as usize;
         Self {
-            slab: Slab::in_memory(sessions, memory, Class::Definitions).with_side_bytes(Self::SIDE_BYTES),
-            table: IndexTable::in_memory(sessions, memory, Class::Definitions, seed),
+            // A client that publishes must be able to connect although definitions have used up their memory.
+            slab: Slab::in_memory(sessions, memory, Class::Clients).with_side_bytes(Self::SIDE_BYTES),
+            table: IndexTable::in_memory(sessions, memory, Class::Clients, seed),
+            memory: memory.clone(),
             limits: SessionLimits {
                 kept_max: limits.mqtt_sessions_max as usize,
                 expiry_max_s: limits.mqtt_session_expiry_max_ms / 1000,
@@ -532,10 +535,20 @@ impl Sessions {
         Some((record.vhost, record.queue?))
     }
 
-    /// Returns `mqtt_sessions_max` if clients were refused because of it, and would be refused now.
-    pub(crate) fn refusing_limit(&self) -> Option<usize> {
-        let is_refusing = self.has_refused && self.kept_count() >= self.limits.kept_max;
-        is_refusing.then_some(self.limits.kept_max)
+    /// Returns the limit of kept sessions and its key if clients were refused because of it, and would be refused now.
+    pub(crate) fn refusing_limit(&self) -> Option<(usize, &'static str)> {
+        let (kept_max, key) = self.kept_max();
+        (self.has_refused && self.kept_count() >= kept_max).then_some((kept_max, key))
+    }
+
+    /// Returns how many sessions may be kept, and the key of this limit. Absent clients leave half of the memory of clients to
+    /// those that connect.
+    fn kept_max(&self) -> (usize, &'static str) {
+        let in_memory = (self.memory.class_bytes(Class::Clients) / 2) as usize / Self::SESSION_BYTES;
+        match in_memory < self.limits.kept_max {
+            true => (in_memory, "memory_limit"),
+            false => (self.limits.kept_max, "mqtt_sessions_max"),
+        }
     }
 
     /// Returns the number of sessions that outlive their connections.
@@ -674,7 +687,8 @@ impl Broker {
                 // A client that was told that it has no session must not get an earlier one after a power cut.
                 cx.await_defined(self.sessions.last_ended);
                 let session = Session::new(vhost, client_id);
-                self.sessions.insert(session).ok_or_else(|| out_of("connections_max"))?
+                let key = self.sessions.slab.limit_key("connections_max");
+                self.sessions.insert(session).ok_or_else(|| out_of(key))?
             }
         };
         let user = self.consumers.connection(connection).identity.user();
@@ -727,11 +741,14 @@ impl Broker {
                 self.check(cx.work, connection, vhost, right, Resource::Queue(&queue.name))?;
             }
         }
-        let kept_max = self.sessions.limits.kept_max;
+        let (kept_max, key) = self.sessions.kept_max();
         let is_kept_already = record.is_some_and(|record| record.expiry_s > 0);
         if expiry_s > 0 && !is_kept_already && self.sessions.kept_count() >= kept_max {
             self.sessions.has_refused = true;
-            let text = format_args!("there are mqtt_sessions_max = {kept_max} sessions that are kept");
+            let text = format_args!(
+                "there are {kept_max} sessions that are kept, as many as {key} allows: delete sessions of absent clients, or \
+                 raise {key}"
+            );
             return Err(Fault::connection(ReplyCode::ResourceError, text));
         }
         let needs_consumer = expiry_s > 0 || !clean_start && record.is_some_and(|record| record.expiry_s > 0);

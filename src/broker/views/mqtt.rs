@@ -121,8 +121,8 @@ impl<'b> Views<'b> {
         })
     }
 
-    /// Returns `mqtt_sessions_max` if clients were refused because of it, and would be refused now.
-    pub fn refusing_session_limit(self) -> Option<usize> {
+    /// Returns the limit of kept sessions and its key if clients were refused because of it, and would be refused now.
+    pub fn refusing_session_limit(self) -> Option<(usize, &'static str)> {
         self.sessions.refusing_limit()
     }
 

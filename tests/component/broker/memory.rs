@@ -2,6 +2,7 @@
 
 use leveret_broker::{Broker, Gauges};
 use leveret_core::command::{Command, ConnectionId, Outcome};
+use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{COMMAND_EXTENTS, Memory};
 use leveret_core::password::PasswordHash;
@@ -46,6 +47,31 @@ fn connect(node: &mut TestBroker) -> Option<At> {
             None
         }
         other => panic!("channel.open answered {other:?}"),
+    }
+}
+
+/// Opens a session of MQTT that is kept for this time. Returns its connection.
+fn open_session(node: &mut TestBroker, client_id: &str, expiry_s: u32) -> Result<ConnectionId, Fault> {
+    let connection = node.broker.connect().expect("there is memory for a connection");
+    let login = Command::LoginExternal { user: "guest", from_loopback: true };
+    for command in [login, Command::OpenVhost { vhost: "/" }] {
+        assert_eq!(node.broker.apply(&mut context!(node), connection, None, command).0, Outcome::Done);
+    }
+    let command = Command::OpenSession {
+        client_id,
+        clean_start: true,
+        expiry_s,
+        in_flight_max: 20,
+        packet_len_max: u32::MAX,
+        will: None,
+    };
+    match node.broker.apply(&mut context!(node), connection, None, command).0 {
+        Outcome::SessionOpened { .. } => Ok(connection),
+        Outcome::Fault(fault) => {
+            disconnect(node, connection);
+            Err(fault)
+        }
+        other => panic!("CONNECT answered {other:?}"),
     }
 }
 
@@ -159,6 +185,29 @@ fn clients_connect_and_publish_although_definitions_have_used_up_the_memory() {
     let first = node.turns(others[0]) as usize;
     let delivered = others[1..].iter().map(|other| node.outbox_bodies(*other).len()).sum::<usize>();
     assert_eq!(first + delivered, 500);
+    for number in 0..20 {
+        open_session(&mut node, &format!("c{number}"), 0).expect("sessions are in the memory of clients");
+    }
+}
+
+/// Absent clients leave half of the memory of clients to those that connect.
+#[test]
+fn kept_sessions_leave_memory_to_connections() {
+    let memory = Memory::new(COMMAND_EXTENTS + 200, [COMMAND_EXTENTS + 12, COMMAND_EXTENTS + 12, 20]);
+    let mut node = TestBroker::in_memory(&wide(), &memory);
+    let mut kept = 0;
+    let refused = loop {
+        match open_session(&mut node, &format!("kept{kept}"), 60) {
+            Ok(connection) => disconnect(&mut node, connection),
+            Err(fault) => break fault,
+        }
+        kept += 1;
+        assert!(kept < 5_000, "no session is refused");
+    };
+    assert!(kept > 100 && refused.text.contains("as many as memory_limit allows"), "{kept}: {refused:?}");
+    let clients = (0..100).filter(|number| open_session(&mut node, &format!("c{number}"), 0).is_ok()).count();
+    assert_eq!(clients, 100);
+    connect(&mut node).expect("a client of AMQP can connect");
 }
 
 /// Root nodes of exchanges, and the levels of queues with priorities, are not in the tables of their pools. A table takes its

@@ -106,7 +106,12 @@ fn refused_sessions_are_an_alarm_until_one_is_deleted() {
         &mut simulation,
         GUEST,
         &[
-            ("GET /api/leveret/alarms", "", "200", "sessions: mqtt_sessions_max = 1 MQTT sessions are kept"),
+            (
+                "GET /api/leveret/alarms",
+                "",
+                "200",
+                "sessions: 1 MQTT sessions are kept, as many as mqtt_sessions_max allows",
+            ),
             ("GET /metrics", "", "200", "leveret_alarms{alarm=\"sessions\"} 1\n"),
             ("GET /metrics", "", "200", "leveret_mqtt_sessions 1\n"),
             ("GET /metrics", "", "200", "leveret_mqtt_sessions_disconnected 1\n"),
