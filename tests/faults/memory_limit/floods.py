@@ -688,7 +688,7 @@ PAIRS = [
     ("all-bindings", "mqtt-sessions"), ("all-bindings", "never-acknowledge"), ("all-channels", "persistent"),
     ("all-channels", "largest-bodies"), ("mqtt-sessions", "mqtt-retained"), ("mqtt-sessions", "transient-to-many-queues"),
     ("mqtt-retained", "persistent"), ("come-and-go", "stuck-consumer"), ("tls-publishers", "all-channels"),
-    ("tls-publishers", "mqtt-retained"), ("tls-half-handshakes", "all-queues"),
+    ("tls-publishers", "mqtt-retained"),
 ]
 
 
