@@ -49,9 +49,11 @@ const GROUP_ENTRIES: usize = 4096;
 /// The recorded messages of a segment take at most this fraction (1/8) of its bytes: three bytes for a record of at
 /// least 24 bytes.
 pub(super) const RECORDED_DIVISOR: usize = 8;
-/// The other records of a segment take at most this fraction (1/8) of its bytes in a footer, or the bytes of one commit.
+/// The other records of a segment take at most this fraction (1/16) of its bytes in a footer, or the bytes of one commit.
 /// They are in the footer as they are, so a segment full of definitions would need half of its bytes in memory.
-const ENTRIES_DIVISOR: usize = 8;
+const ENTRIES_DIVISOR: usize = 16;
+/// A footer with this many bytes of such records gets a buffer of its exact size. Others let it grow.
+const EXACT_FROM_BYTES: usize = 64 << 10;
 /// Binary logarithm of the number of queues whose newest entry is known while a segment is active.
 const SEEN_QUEUES_LOG2: u32 = 11;
 /// Maximum bytes of an entry before its record: kind, flags, offset and length.
@@ -272,9 +274,13 @@ impl Footer {
             return;
         }
         let entries = &mut self.entries;
+        let stored_bytes = match record {
+            Record::Chunk { .. } => 2 * varint::BYTES_MAX,
+            _ => raw.len(),
+        };
         if let Some(bytes_max) = self.entries_bytes_max {
             let (len, capacity) = (entries.bytes.len(), entries.bytes.capacity());
-            let needed = len + ENTRY_OVERHEAD_BYTES_MAX + raw.len();
+            let needed = len + ENTRY_OVERHEAD_BYTES_MAX + stored_bytes;
             if self.is_incomplete || needed > bytes_max {
                 self.is_incomplete = true;
                 return;
@@ -339,7 +345,9 @@ impl Footer {
         out: &mut Vec<u8>,
         parts: &mut Vec<(u64, BodyPart)>,
     ) {
-        out.reserve_exact(padded(self.bytes_max()));
+        if self.entries.bytes.len() >= EXACT_FROM_BYTES {
+            out.reserve_exact(padded(self.bytes_max()));
+        }
         self.group(BodyPartWriter::new(out, parts, part_seed(seed, trailer.sequence)));
         let parts_bytes = out.len();
         out.extend_from_slice(&self.entries.bytes);
@@ -670,7 +678,7 @@ mod tests {
 
     #[test]
     fn records_beyond_the_limit_are_left_out_until_they_are_undone() {
-        let mut footer = Footer::default().with_room(64 << 10, 4 << 10);
+        let mut footer = Footer::default().with_room(128 << 10, 4 << 10);
         let commit_of = |count: u64| {
             let mut bytes = Vec::new();
             for version in 0..count {
@@ -683,7 +691,7 @@ mod tests {
         let complete = footer.entries.bytes.clone();
         footer.note_records(&commit_of(50), 20_000);
         assert!(footer.is_incomplete() && footer.became_incomplete());
-        // An eighth of the segment, which is more than a commit.
+        // A sixteenth of the segment, which is more than a commit.
         assert!(footer.entries.bytes.capacity() <= 8 << 10, "{}", footer.entries.bytes.capacity());
         footer.undo();
         assert!(!footer.is_incomplete() && footer.entries.bytes == complete);
