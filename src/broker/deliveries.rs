@@ -365,6 +365,13 @@ impl Deliveries {
         list.push_back(&mut self.slab, index, |delivery| &mut delivery.links);
     }
 
+    /// Returns the deliveries of a channel's unacknowledged list, oldest first.
+    pub(crate) fn unacknowledged(&self, list: &List) -> impl Iterator<Item = usize> {
+        core::iter::successors(list.front(), |index| {
+            List::after(&self.slab, *index, |delivery: &Delivered| &delivery.links)
+        })
+    }
+
     /// Removes a delivery from the unacknowledged list, and its tag from the hash table. Called when it is
     /// settled, or when an open transaction will settle it.
     #[inline]

@@ -198,7 +198,7 @@ pub enum Command<'a> {
         clean_start: bool,
         /// How long the session is kept after its connection, in seconds; 0: it ends with it.
         expiry_s: u32,
-        /// Maximum number of deliveries that the client has not acknowledged, 1 to [`SESSION_IN_FLIGHT_MAX`].
+        /// Maximum number of deliveries that the client has not acknowledged; not 0.
         in_flight_max: u16,
         /// The largest packet that the client accepts, in bytes.
         packet_len_max: u32,
@@ -311,8 +311,9 @@ pub struct SessionWill {
     pub keep_alive_s: u16,
 }
 
-/// The most deliveries of a session that its client has not acknowledged.
-pub const SESSION_IN_FLIGHT_MAX: usize = 20;
+/// The most deliveries with QoS 2 of a session whose exchange is not complete. Their list is written to the log with each
+/// change, so a longer list would cost more flash.
+pub const SESSION_EXACTLY_ONCE_MAX: usize = 20;
 
 /// How a delivered message is settled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

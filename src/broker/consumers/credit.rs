@@ -34,7 +34,7 @@ impl Consumers {
     #[inline(always)]
     pub(crate) fn has_credit(&self, index: usize) -> bool {
         let consumer = &self.slab[index];
-        if consumer.state != ConsumerState::Active {
+        if consumer.state != ConsumerState::Active || consumer.is_held {
             return false;
         }
         let channel = &self.channels[consumer.channel.index()];
@@ -52,6 +52,9 @@ impl Consumers {
     /// unlimited.
     pub(crate) fn credit(&self, index: usize) -> u32 {
         let consumer = &self.slab[index];
+        if consumer.is_held {
+            return 0;
+        }
         let channel = &self.channels[consumer.channel.index()];
         let left = |used: u32, most: u16| match most {
             0 => u32::MAX,

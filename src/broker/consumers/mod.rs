@@ -503,6 +503,8 @@ pub(crate) struct Consumer {
     pub(crate) unsettled: u32,
     /// Number of unsettled deliveries that the client must acknowledge: those that the prefetch limits.
     pub(crate) unacknowledged: u32,
+    /// The consumer of an MQTT session gets no message, because too many exchanges of packets are not complete.
+    pub(crate) is_held: bool,
     /// The consumer is on its queue's list of eligible consumers.
     is_eligible: bool,
     /// The consumer is on its connection's list of paused consumers.
@@ -532,6 +534,7 @@ impl Consumer {
             prefetch_count: 0,
             unsettled: 0,
             unacknowledged: 0,
+            is_held: false,
             is_eligible: false,
             is_paused: false,
             needs_cancel_notice: false,

@@ -44,7 +44,9 @@ impl Consumers {
         if !no_ack && consumer.state != ConsumerState::Get {
             record.consumer_unsettled += 1;
         }
-        record.last_tag += 1;
+        // Packet identifiers of MQTT follow from tags, so only a delivery that has one takes a tag.
+        let takes_tag = !no_ack || !matches!(method, DeliveryMethod::Publish(_));
+        record.last_tag += u64::from(takes_tag);
         NewDelivery {
             tag: record.last_tag,
             order: taken.order,

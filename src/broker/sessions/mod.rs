@@ -50,7 +50,7 @@ use leveret_amqp::field::Table;
 use leveret_amqp::{TableWriter, Writer};
 use leveret_core::batch::Batch;
 use leveret_core::command::{
-    ChannelId, ConnectionId, Name, Outcome, QueueId, SESSION_IN_FLIGHT_MAX, SessionId, SessionWill,
+    ChannelId, ConnectionId, Name, Outcome, QueueId, SESSION_EXACTLY_ONCE_MAX, SessionId, SessionWill,
     SubscriptionDelivery, VhostId,
 };
 use leveret_core::definition::SessionPart;
@@ -61,6 +61,7 @@ use leveret_core::mem::{Class, Memory, Slab};
 use super::access::{Resource, Right};
 use super::consumers::{ConsumerState, Consumers, Mode, NewConsumer};
 use super::definitions::QueueDeclaration;
+use super::deliveries::Delivered;
 use super::job::Job;
 use super::queue_records::Taken;
 use super::reply_text::out_of;
@@ -101,9 +102,9 @@ pub(crate) struct Session {
     expiry_s: u32,
     /// The queue. Until the first subscription, a session that ends with its connection has none.
     queue: Option<QueueId>,
-    /// Deliveries that the client must acknowledge, and those with QoS 2 that are released.
-    /// They are at most [`IN_FLIGHT_CAPACITY`]. The vector is allocated with the first one, and shrinks when the client
-    /// leaves.
+    /// Deliveries whose packet identifier does not follow from their delivery tag ([`Self::packet_id_of`]), or whose exchange
+    /// goes on when they are settled: those with QoS 2, those of an earlier connection, and old ones with QoS 1. They are
+    /// at most [`IN_FLIGHT_CAPACITY`]. The vector is allocated with the first one, and shrinks when the client leaves.
     in_flight: Vec<InFlight>,
     /// Packet identifiers of messages with QoS 2 that the client has published and not released.
     received: PacketIds,
@@ -116,6 +117,8 @@ pub(crate) struct Session {
     /// The parts of the state that are in the log.
     is_received_stored: bool,
     are_deliveries_stored: bool,
+    /// The packet identifier before the first one of this connection: the last one of the connection before. After a start,
+    /// the largest one that is in the log; 0: none.
     last_packet_id: u16,
     will: Option<Will>,
     /// A number by which a will is recognised that is in the log; `None` if the log has none.
@@ -158,6 +161,10 @@ impl MessageKey {
         Self(taken.log_offset.unwrap_or(Self::UNLOGGED | taken.order))
     }
 
+    fn of_delivery(delivery: &Delivered) -> Self {
+        Self(delivery.log_offset.unwrap_or(Self::UNLOGGED | delivery.order))
+    }
+
     /// Returns the offset in the log; `None` if the message is not in the log.
     fn offset(self) -> Option<u64> {
         Some(self.0).filter(|offset| offset & Self::UNLOGGED == 0)
@@ -180,10 +187,20 @@ pub(crate) enum Step {
     Released,
 }
 
-/// The most deliveries in flight, with those of an earlier connection that are not sent again yet. After a power cut,
-/// messages that had been sent with QoS 0 may be in front of these, and are sent with another QoS if the client has
-/// subscribed anew.
-const IN_FLIGHT_CAPACITY: usize = 2 * SESSION_IN_FLIGHT_MAX;
+/// The most deliveries in [`Session::in_flight`], with those of an earlier connection that are not sent again yet. After a
+/// power cut, messages that had been sent with QoS 0 may be in front of these, and are sent with another QoS if the client
+/// has subscribed anew.
+const IN_FLIGHT_CAPACITY: usize = 2 * SESSION_EXACTLY_ONCE_MAX;
+/// A client gets no further message while this many deliveries in [`Session::in_flight`] were sent on its connection or are
+/// released. The rest of the capacity is for those of an earlier connection that are not sent again yet.
+const OPEN_MAX: usize = IN_FLIGHT_CAPACITY / 4 * 3;
+/// Units of work of a delivery that goes back to its queue.
+const UNITS_PER_REQUEUE: usize = 4;
+/// Number of packet identifiers.
+const PACKET_IDS: u64 = u16::MAX as u64;
+/// When a delivery with a packet identifier begins, unacknowledged ones with QoS 1 that are older than this many tags are put
+/// into [`Session::in_flight`]. The difference to [`PACKET_IDS`] allows for tags that are skipped.
+const TAG_AGE_MAX: u64 = PACKET_IDS - 2 * IN_FLIGHT_CAPACITY as u64;
 /// The longest part of the state of a session in bytes.
 const STATE_BYTES_MAX: usize = IN_FLIGHT_CAPACITY * IN_FLIGHT_BYTES;
 const _: () = assert!(RANGES_MAX * RANGE_BYTES <= STATE_BYTES_MAX);
@@ -228,7 +245,8 @@ impl Session {
         Some(earlier.sent_as())
     }
 
-    /// Adds a delivery to those in flight, and returns it as it is sent. It is not one to continue.
+    /// Begins a delivery that is not one to continue, and returns it as it is sent. Those with QoS 2 are added to
+    /// [`Self::in_flight`].
     fn begin_delivery(
         &mut self,
         message: MessageKey,
@@ -238,23 +256,58 @@ impl Session {
         // Requeued messages are delivered first, in their order. So the messages of earlier deliveries that come before
         // this one are gone: they have expired or were purged.
         self.in_flight.retain(|delivery| !delivery.is_requeued() || !delivery.message.is_before(message));
+        let packet_id = self.packet_id_of(tag);
+        if !is_exactly_once {
+            return SubscriptionDelivery::AtLeastOnce(packet_id);
+        }
+        self.are_deliveries_due = true;
+        // The deliveries will be appended after the deliveries of this turn.
+        let batch = Batch::from_be_bytes([0xFF; 8]);
+        let delivery = InFlight { packet_id, message, step: Step::AwaitsPubrec, tag, batch };
+        self.add_in_flight(delivery);
+        delivery.sent_as()
+    }
+
+    fn add_in_flight(&mut self, delivery: InFlight) {
         if self.in_flight.len() == IN_FLIGHT_CAPACITY {
             // With QoS 1, a message may have another packet identifier when it is sent again.
             let is_first_choice =
                 |delivery: &InFlight| delivery.is_requeued() && delivery.step == Step::AwaitsPuback;
             let requeued = self.in_flight.iter().rposition(is_first_choice);
             let requeued = requeued.or_else(|| self.in_flight.iter().rposition(InFlight::is_requeued));
-            self.in_flight.remove(requeued.expect("the prefetch is at most half the capacity"));
+            self.in_flight.remove(requeued.expect("the others are at most one more than OPEN_MAX"));
         }
-        let step = if is_exactly_once { Step::AwaitsPubrec } else { Step::AwaitsPuback };
-        self.are_deliveries_due |= is_exactly_once;
-        // The deliveries will be appended after the deliveries of this turn.
-        let batch = if is_exactly_once { Batch::from_be_bytes([0xFF; 8]) } else { Batch::NONE };
-        let delivery = InFlight { packet_id: self.next_packet_id(), message, step, tag, batch };
         self.in_flight.reserve_exact(IN_FLIGHT_CAPACITY - self.in_flight.len());
         self.in_flight.push(delivery);
-        assert!(self.in_flight.len() <= IN_FLIGHT_CAPACITY, "there was capacity, or one was removed");
-        delivery.sent_as()
+    }
+
+    /// Returns the packet identifier that follows from the tag of a delivery of this connection.
+    fn packet_id_of(&self, tag: u64) -> NonZeroU16 {
+        let id = (u64::from(self.last_packet_id) + tag - 1) % PACKET_IDS + 1;
+        NonZeroU16::new(id as u16).expect("it is at least 1")
+    }
+
+    /// Returns the tag of the delivery that has a packet identifier by its tag, if `last_tag` was the last tag; `None` if no
+    /// delivery of this connection can have it.
+    fn tag_of(&self, packet_id: NonZeroU16, last_tag: u64) -> Option<u64> {
+        if last_tag == 0 {
+            return None;
+        }
+        let last_id = u64::from(self.packet_id_of(last_tag).get());
+        let age = (PACKET_IDS + last_id - u64::from(packet_id.get())) % PACKET_IDS;
+        last_tag.checked_sub(age).filter(|tag| *tag > 0)
+    }
+
+    fn has_in_flight(&self, packet_id: NonZeroU16) -> bool {
+        self.in_flight.iter().any(|delivery| delivery.packet_id == packet_id)
+    }
+
+    /// Returns whether the client gets no further message, because so many exchanges in [`Self::in_flight`] are not
+    /// complete.
+    fn is_held(&self) -> bool {
+        let open = || self.in_flight.iter().filter(|delivery| !delivery.is_requeued());
+        let with_qos_2 = open().filter(|delivery| delivery.step != Step::AwaitsPuback);
+        with_qos_2.count() >= SESSION_EXACTLY_ONCE_MAX || open().count() >= OPEN_MAX
     }
 
     /// Returns the packet identifiers of the deliveries that are released.
@@ -304,18 +357,6 @@ impl Session {
             if self.in_flight.len() < IN_FLIGHT_CAPACITY {
                 self.in_flight.push(InFlight { packet_id, message, step, tag: 0, batch: Batch::NONE });
                 self.last_packet_id = self.last_packet_id.max(packet_id.get());
-            }
-        }
-    }
-
-    /// Returns the next packet identifier that no delivery in flight has.
-    fn next_packet_id(&mut self) -> NonZeroU16 {
-        loop {
-            self.last_packet_id = self.last_packet_id.wrapping_add(1);
-            if let Some(id) = NonZeroU16::new(self.last_packet_id)
-                && self.in_flight.iter().all(|delivery| delivery.packet_id != id)
-            {
-                return id;
             }
         }
     }
@@ -641,10 +682,7 @@ impl Broker {
         request: &SessionRequest<'_>,
     ) -> Result<Outcome, Fault> {
         let SessionRequest { clean_start, in_flight_max, packet_len_max, .. } = *request;
-        assert!(
-            (1..=SESSION_IN_FLIGHT_MAX).contains(&usize::from(in_flight_max)),
-            "the range of the command"
-        );
+        assert!(in_flight_max > 0, "0 would be no limit");
         if QUEUE_PREFIX.len() + request.client_id.len() > leveret_core::command::NAME_BYTES_MAX {
             return Err(Fault::connection(
                 ReplyCode::PreconditionFailed,
@@ -901,10 +939,11 @@ impl Broker {
         }
     }
 
-    /// Takes a session from its connection, which another connection replaces. Its deliveries are requeued at once: they
-    /// are at most [`SESSION_IN_FLIGHT_MAX`] and those in the outbox. A session that is not kept ends.
+    /// Takes a session from its connection, which another connection replaces. Its deliveries are requeued at once. A
+    /// session that is not kept ends.
     fn detach_at_once(&mut self, cx: &mut Context<'_>, session: SessionId) {
         let Some((connection, channel)) = self.sessions.at(session).attached else { return };
+        self.keep_packet_ids(session, channel);
         if let Some(index) = self.consumers.find(channel, CONSUMER_TAG) {
             self.end_consumer(cx, index);
             while let Some(delivery) = self.consumers.connection(connection).outbox.front() {
@@ -914,6 +953,8 @@ impl Broker {
             while let Some(delivery) = self.consumers.channel(channel).unacknowledged.front() {
                 self.consumers.leave_unacknowledged(&mut self.queues, channel, delivery);
                 self.requeue_delivery(cx, delivery);
+                // They may be thousands, so other connections have their turn next.
+                cx.work.charge(UNITS_PER_REQUEUE);
             }
             self.free_consumer_if_done(index);
         }
@@ -924,10 +965,13 @@ impl Broker {
     /// is kept.
     pub(crate) fn leave_session(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
         let Some(session) = self.consumers.connection(connection).session else { return };
-        let record = self.sessions.at_mut(session);
-        if record.expiry_s == 0 {
+        if self.sessions.at(session).expiry_s == 0 {
             return self.end_session(cx, session);
         }
+        if let Some((_, channel)) = self.sessions.at(session).attached {
+            self.keep_packet_ids(session, channel);
+        }
+        let record = self.sessions.at_mut(session);
         (record.attached, record.seen_ms) = (None, cx.pending_writes.time_ms());
         record.in_flight.iter_mut().for_each(|delivery| delivery.tag = 0);
         record.in_flight.shrink_to_fit();
@@ -1054,8 +1098,10 @@ impl Broker {
                 let tag = Name::try_from(CONSUMER_TAG).unwrap_or_default();
                 let new = NewConsumer { tag, priority: 0, no_ack: false, exclusive: true };
                 // Deliveries that are released count as unacknowledged until PUBCOMP.
-                self.consumers.at_mut(index).unacknowledged =
-                    self.sessions.at(session).released().count() as u32;
+                let record = self.sessions.at(session);
+                let (released_count, is_held) = (record.released().count() as u32, record.is_held());
+                let consumer = self.consumers.at_mut(index);
+                (consumer.unacknowledged, consumer.is_held) = (released_count, is_held);
                 self.consumers.start(cx.work, &mut self.queues, index, new);
                 Ok(())
             }
@@ -1088,12 +1134,23 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_identifier_is_not_used_again_before_it_is_acknowledged() {
+    fn packet_identifiers_follow_from_tags_and_tags_from_packet_identifiers() {
         let mut session = session();
-        let kept = packet_id(session.begin_delivery(MessageKey(MessageKey::UNLOGGED | 1), 1, false));
-        for _ in 0..200_000 {
-            assert_ne!(session.next_packet_id(), kept);
+        for last_packet_id in [0, 1, 2, 40_000, 65_534, 65_535] {
+            session.last_packet_id = last_packet_id;
+            for last_tag in [1, 2, 65_534, 65_535, 65_536, 200_000] {
+                let all: std::collections::BTreeSet<_> = (1.max(last_tag - 65_534.min(last_tag))..=last_tag)
+                    .map(|tag| {
+                        assert_eq!(session.tag_of(session.packet_id_of(tag), last_tag), Some(tag));
+                        session.packet_id_of(tag)
+                    })
+                    .collect();
+                assert_eq!(all.len() as u64, last_tag.min(65_535), "no two have the same");
+            }
+            assert_eq!(session.packet_id_of(1).get(), last_packet_id % u16::MAX + 1);
         }
+        let unused = session.packet_id_of(4);
+        assert_eq!((session.tag_of(unused, 3), session.tag_of(unused, 0)), (None, None));
     }
 
     #[test]
@@ -1102,9 +1159,10 @@ mod tests {
         let begin = |session: &mut Session, offset: u64, tag| {
             let message = MessageKey(offset);
             let continued = session.continue_delivery(message, tag);
-            continued.unwrap_or_else(|| session.begin_delivery(message, tag, offset.is_multiple_of(2)))
+            continued.unwrap_or_else(|| session.begin_delivery(message, tag, true))
         };
         let sent: Vec<_> = (1..=20).map(|offset| begin(&mut session, offset, offset)).collect();
+        assert!(session.is_held());
         session.in_flight.iter_mut().for_each(|delivery| delivery.tag = 0);
         session.in_flight[0].step = Step::Released;
         // The messages 2 and 5 are gone.
@@ -1123,9 +1181,12 @@ mod tests {
         let mut session = session();
         let id = |number| NonZeroU16::new(number).unwrap();
         [9, 0xFFFF].into_iter().for_each(|number| session.received.insert(id(number)).unwrap());
-        for (offset, is_exactly_once) in [(7, true), (8, false), (1 << 40, true)] {
-            session.begin_delivery(MessageKey(offset), offset, is_exactly_once);
+        for (tag, offset) in [(1, 7), (2, 1 << 40)] {
+            session.begin_delivery(MessageKey(offset), tag, true);
         }
+        let (packet_id, message) = (id(100), MessageKey(8));
+        let of_qos_1 = InFlight { packet_id, message, step: Step::AwaitsPuback, tag: 3, batch: Batch::NONE };
+        session.add_in_flight(of_qos_1);
         session.in_flight[0].step = Step::Released;
         let mut restored = self::session();
         for part in [SessionPart::Received, SessionPart::Deliveries] {

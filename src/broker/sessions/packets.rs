@@ -3,14 +3,18 @@
 use core::num::NonZeroU16;
 
 use leveret_core::batch::Batch;
-use leveret_core::command::{ChannelId, ConnectionId, Outcome, QueueId, SessionId, Settlement};
+use leveret_core::command::{
+    ChannelId, ConnectionId, Outcome, QueueId, SESSION_EXACTLY_ONCE_MAX, SessionId, Settlement,
+    SubscriptionDelivery,
+};
 use leveret_core::definition::{self, Definition, SessionPart};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::MessageId;
 use leveret_storage::{PendingWrites, Settled, Urgency};
 
 use super::packet_ids::{RANGES_MAX, TooManyRanges};
-use super::{CONSUMER_TAG, InFlight, Step};
+use super::{CONSUMER_TAG, InFlight, MessageKey, PACKET_IDS, Step, TAG_AGE_MAX};
+use crate::deliveries::DeliveryMethod;
 use crate::recovery::Restored;
 use crate::retained::RetainedChange;
 use crate::{Broker, Context};
@@ -27,19 +31,117 @@ fn too_many_ranges(_: TooManyRanges) -> Fault {
 }
 
 impl Broker {
-    /// Returns the position among the deliveries in flight, and the tag, of a delivery that was sent on the connection of
-    /// the session. A client cannot acknowledge what was not sent to it.
+    /// Returns the tag of a delivery that was sent on the connection of the session, and its position in
+    /// [`Session::in_flight`](super::Session::in_flight) if it is there. A client cannot acknowledge what was not sent to it.
     fn find_sent_packet(
         &self,
         session: SessionId,
         packet_id: NonZeroU16,
         step: Step,
-    ) -> Option<(usize, u64)> {
+    ) -> Option<(u64, Option<usize>)> {
         let record = self.sessions.at(session);
+        let (_, channel) = record.attached?;
         let is_it = |delivery: &InFlight| delivery.packet_id == packet_id && delivery.step == step;
-        let at = record.in_flight.iter().position(is_it)?;
-        let (tag, (_, channel)) = (record.in_flight[at].tag, record.attached?);
-        self.consumers.find_sent(&self.queues, channel, tag).map(|_| (at, tag))
+        if let Some(at) = record.in_flight.iter().position(is_it) {
+            let tag = record.in_flight[at].tag;
+            return self.consumers.find_sent(&self.queues, channel, tag).map(|_| (tag, Some(at)));
+        }
+        let tag = record.tag_of(packet_id, self.consumers.channel(channel).last_tag)?;
+        let index = self.consumers.find_sent(&self.queues, channel, tag)?;
+        let method = DeliveryMethod::Publish(SubscriptionDelivery::AtLeastOnce(packet_id));
+        let is_it = step == Step::AwaitsPuback && self.queues.deliveries()[index].method == method;
+        is_it.then_some((tag, None))
+    }
+
+    /// Returns the tag for the next delivery of a session that the client must acknowledge, so that its packet identifier is
+    /// free.
+    pub(super) fn next_packet_tag(&mut self, session: SessionId, channel: ChannelId) -> u64 {
+        let next = self.consumers.channel(channel).last_tag + 1;
+        while let Some(index) = self.oldest_by_tag(session, channel, next)
+            && !self.sessions.at(session).is_held()
+        {
+            self.add_in_flight(session, index);
+        }
+        let mut tag = next;
+        while self.is_packet_id_used(session, channel, tag) {
+            tag += 1;
+        }
+        self.consumers.channel_mut(channel).last_tag = tag - 1;
+        tag
+    }
+
+    /// Returns whether the packet identifier that follows from a tag is that of another delivery.
+    fn is_packet_id_used(&self, session: SessionId, channel: ChannelId, tag: u64) -> bool {
+        let record = self.sessions.at(session);
+        record.has_in_flight(record.packet_id_of(tag))
+            || tag > PACKET_IDS && self.queues.deliveries().find(channel, tag - PACKET_IDS).is_some()
+    }
+
+    /// Returns the oldest delivery whose packet identifier follows from its tag, if the packet identifier of `next` comes close
+    /// to it.
+    fn oldest_by_tag(&self, session: SessionId, channel: ChannelId, next: u64) -> Option<usize> {
+        let mut unacknowledged = self.unacknowledged_by_tag(session, channel);
+        unacknowledged.next().filter(|index| next - self.queues.deliveries()[*index].tag >= TAG_AGE_MAX)
+    }
+
+    /// Returns the deliveries with QoS 1 that were sent on a channel and whose packet identifiers follow from their tags,
+    /// oldest first.
+    fn unacknowledged_by_tag(&self, session: SessionId, channel: ChannelId) -> impl Iterator<Item = usize> {
+        let deliveries = self.queues.deliveries();
+        let in_flight = &self.sessions.at(session).in_flight;
+        deliveries.unacknowledged(&self.consumers.channel(channel).unacknowledged).filter(move |index| {
+            let delivery = &deliveries[*index];
+            let is_at_least_once =
+                matches!(delivery.method, DeliveryMethod::Publish(SubscriptionDelivery::AtLeastOnce(_)));
+            is_at_least_once && in_flight.iter().all(|other| other.tag != delivery.tag)
+        })
+    }
+
+    /// Adds a delivery with QoS 1 to those in flight, with the packet identifier that follows from its tag.
+    fn add_in_flight(&mut self, session: SessionId, index: usize) {
+        let delivery = &self.queues.deliveries()[index];
+        let record = self.sessions.at_mut(session);
+        let packet_id = record.packet_id_of(delivery.tag);
+        let message = MessageKey::of_delivery(delivery);
+        let tag = delivery.tag;
+        record.add_in_flight(InFlight {
+            packet_id,
+            message,
+            step: Step::AwaitsPuback,
+            tag,
+            batch: Batch::NONE,
+        });
+    }
+
+    /// Keeps the packet identifiers of the oldest deliveries with QoS 1 that were written, so that they are sent again with
+    /// these on the next connection of the session (MQTT-4.4.0-1), and the last packet identifier. All deliveries for which
+    /// these are kept are at most [`SESSION_EXACTLY_ONCE_MAX`]; others are sent again with other ones. A longer list would take
+    /// memory for each absent client, and a client does nothing with the packet identifier of a message with QoS 1 but return
+    /// it.
+    pub(super) fn keep_packet_ids(&mut self, session: SessionId, channel: ChannelId) {
+        let last_tag = self.consumers.channel(channel).last_tag;
+        let room = SESSION_EXACTLY_ONCE_MAX.saturating_sub(self.sessions.at(session).in_flight.len());
+        let deliveries = self.queues.deliveries();
+        let sent =
+            self.unacknowledged_by_tag(session, channel).take_while(|index| deliveries[*index].is_sent);
+        let kept: heapless::Vec<usize, SESSION_EXACTLY_ONCE_MAX> = sent.take(room).collect();
+        kept.into_iter().for_each(|index| self.add_in_flight(session, index));
+        let record = self.sessions.at_mut(session);
+        if last_tag > 0 {
+            record.last_packet_id = record.packet_id_of(last_tag).get();
+        }
+        // The connection may be closed later. It gets no further delivery.
+        self.consumers.channel_mut(channel).last_tag = 0;
+    }
+
+    /// Stops or continues the deliveries to a client after [`Session::in_flight`](super::Session::in_flight) has changed.
+    pub(super) fn update_hold(&mut self, session: SessionId) {
+        let record = self.sessions.at(session);
+        let Some((_, channel)) = record.attached else { return };
+        let is_held = record.is_held();
+        if let Some(index) = self.consumers.find(channel, CONSUMER_TAG) {
+            self.consumers.at_mut(index).is_held = is_held;
+        }
     }
 
     /// Handles PUBACK, or with [`Step::AwaitsPubrec`] a PUBREC that ends the exchange. Settles the message.
@@ -52,7 +154,7 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         let session = self.session_of(connection)?;
         let found = self.find_sent_packet(session, packet_id, step);
-        let (Some((at, tag)), Some((_, channel))) = (found, self.sessions.at(session).attached) else {
+        let (Some((tag, at)), Some((_, channel))) = (found, self.sessions.at(session).attached) else {
             if step == Step::AwaitsPuback && self.is_in_flight_exactly_once(session, packet_id) {
                 let text =
                     format_args!("PUBACK for the message with QoS 2 and packet identifier {packet_id}");
@@ -60,7 +162,10 @@ impl Broker {
             }
             return Ok(Outcome::Done);
         };
-        self.sessions.at_mut(session).in_flight.remove(at);
+        if let Some(at) = at {
+            self.sessions.at_mut(session).in_flight.remove(at);
+            self.update_hold(session);
+        }
         self.settle(cx, channel, tag, false, Settlement::Ack)
     }
 
@@ -80,7 +185,7 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         let session = self.session_of(connection)?;
         let found = self.find_sent_packet(session, packet_id, Step::AwaitsPubrec);
-        let (Some((at, tag)), Some((_, channel))) = (found, self.sessions.at(session).attached) else {
+        let (Some((tag, Some(at))), Some((_, channel))) = (found, self.sessions.at(session).attached) else {
             let record = self.sessions.at(session);
             // The client may repeat PUBREC, because it has not received PUBREL.
             let is_released = record.released().any(|released| released == packet_id);
@@ -113,6 +218,7 @@ impl Broker {
             return Ok(Outcome::Done);
         };
         record.in_flight.remove(at);
+        self.update_hold(session);
         if let Some(index) = self.consumers.find(channel, CONSUMER_TAG) {
             self.consumers.at_mut(index).unacknowledged -= 1;
             self.consumers.make_eligible(cx.work, &mut self.queues, index);
@@ -296,8 +402,17 @@ impl Broker {
     #[cfg(debug_assertions)]
     pub fn pass_packet_ids(&mut self, count: u16) {
         for index in 0..self.sessions.slab.places() {
-            if let Some(session) = self.sessions.slab.get_mut(index) {
-                session.last_packet_id = session.last_packet_id.wrapping_add(count);
+            let Some(session) = self.sessions.id_at(index) else { continue };
+            let record = self.sessions.at_mut(session);
+            let Some((_, channel)) = record.attached else {
+                record.last_packet_id = record.last_packet_id.wrapping_add(count);
+                continue;
+            };
+            // As many as may be put into the list of deliveries in flight at once.
+            let by_tag = self.unacknowledged_by_tag(session, channel).count();
+            if by_tag + self.sessions.at(session).in_flight.len() < SESSION_EXACTLY_ONCE_MAX {
+                self.consumers.channel_mut(channel).last_tag += u64::from(count);
+                self.next_packet_tag(session, channel);
             }
         }
     }

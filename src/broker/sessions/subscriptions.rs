@@ -346,11 +346,15 @@ impl Broker {
         let tag = self.consumers.channel(channel).last_tag + 1;
         // A delivery that was begun is completed, even without a subscription (MQTT-3.10.4-3).
         if let Some(delivery) = record.continue_delivery(message, tag) {
-            if may_be_too_long && self.publish_len(cx.messages, taken.message, (true, 0)) > packet_len_max {
+            let is_too_long =
+                may_be_too_long && self.publish_len(cx.messages, taken.message, (true, 0)) > packet_len_max;
+            if is_too_long {
+                // The client never sees it, so it would stay open.
+                self.sessions.at_mut(session).in_flight.retain(|other| other.tag != tag);
                 self.sessions.count_oversized(session);
-                return SubscriptionDelivery::Skip;
             }
-            return delivery;
+            self.update_hold(session);
+            return if is_too_long { SubscriptionDelivery::Skip } else { delivery };
         }
         let (mut granted, mut examined, mut ids_len) = (None, 0, 0);
         for binding in self.topology.bindings_of_queue(self.queues.at(queue)) {
@@ -376,7 +380,10 @@ impl Broker {
             Some(qos) if qos > 0 && is_persistent => {
                 let is_exactly_once =
                     qos > 1 && cx.messages.flags(taken.message).has(MessageFlags::EXACTLY_ONCE);
-                self.sessions.at_mut(session).begin_delivery(message, tag, is_exactly_once)
+                let tag = self.next_packet_tag(session, channel);
+                let delivery = self.sessions.at_mut(session).begin_delivery(message, tag, is_exactly_once);
+                self.update_hold(session);
+                delivery
             }
             Some(_) => SubscriptionDelivery::AtMostOnce,
         }

@@ -8,8 +8,7 @@ use core::num::NonZeroU16;
 use leveret_amqp::FRAME_OVERHEAD;
 use leveret_core::batch::Batch;
 use leveret_core::command::{
-    ChannelId, Command, NAME_BYTES_MAX, Name, RetainHandling, SESSION_IN_FLIGHT_MAX, SessionWill,
-    Subscription,
+    ChannelId, Command, NAME_BYTES_MAX, Name, RetainHandling, SessionWill, Subscription,
 };
 use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::{ByteChain, MessageId, Messages, PoolFull, Share};
@@ -425,12 +424,11 @@ impl MqttConnection {
                     Some(will) => Some(self.will_of(context, will, connect.keep_alive_s)?),
                     None => None,
                 };
-                let in_flight_max = connect.receive_maximum.min(SESSION_IN_FLIGHT_MAX as u16);
                 let command = Command::OpenSession {
                     client_id: connect.client_id,
                     clean_start: connect.clean_start,
                     expiry_s: connect.session_expiry_s,
-                    in_flight_max,
+                    in_flight_max: connect.receive_maximum,
                     packet_len_max: connect.maximum_packet_size,
                     will,
                 };

@@ -1,5 +1,7 @@
 //! MQTT clients: packets and their answers, subscriptions, exchange with AMQP clients, slow and faulty clients.
 
+use std::collections::BTreeSet;
+
 use leveret_amqp::Method;
 use leveret_broker::DeleteIf;
 use leveret_core::limits::Limits;
@@ -174,6 +176,249 @@ fn an_unacknowledged_delivery_holds_back_those_beyond_the_receive_maximum() {
     simulation.end(&[]);
 }
 
+/// The property Receive Maximum with the value 20.
+const RECEIVE_MAXIMUM_20: [u8; 3] = [0x21, 0, 20];
+
+/// Telegraf acknowledges after its flush, 10 s and 2,000 messages later. The queue of a session holds 1,000.
+#[test]
+fn a_client_that_acknowledges_late_gets_every_message() {
+    for is_in_order in [true, false] {
+        let mut simulation = Simulation::new(Limits::default());
+        let (mut late, _) = log_in_kept(&mut simulation, "late");
+        late.subscribe(&mut simulation, &[("#", 1)]);
+        let mut publisher = MqttClient::log_in(&mut simulation, &named("publisher"));
+        let mut received = Vec::new();
+        for number in 0..2_400_u16 {
+            publisher.publish_1(&mut simulation, "t", 1, &number.to_be_bytes());
+            received.extend(late.receive(&mut simulation));
+        }
+        let expected: Vec<_> = (0..2_400_u16).map(|number| number.to_be_bytes().to_vec()).collect();
+        assert_eq!(received.iter().map(|message| message.payload.clone()).collect::<Vec<_>>(), expected);
+        let mut ids: Vec<u16> = received.iter().map(|message| message.packet_id.unwrap()).collect();
+        if !is_in_order {
+            ids.reverse();
+        }
+        ids.into_iter().for_each(|id| late.acknowledge(&mut simulation, id));
+        late.lose(&mut simulation);
+        let (mut again, _) = log_in_kept(&mut simulation, "late");
+        assert_eq!(again.receive(&mut simulation), None, "every message was acknowledged");
+        again.disconnect(&mut simulation);
+        MqttClient::log_in(&mut simulation, &named("late")).disconnect(&mut simulation);
+        publisher.disconnect(&mut simulation);
+        simulation.end(&[]);
+    }
+}
+
+/// §4.4: unacknowledged messages are sent again with their packet identifiers. The broker keeps those of 20 messages with
+/// QoS 1 for a client that is not connected; the others get new ones.
+#[test]
+fn unacknowledged_messages_are_sent_again_in_their_order_and_the_first_with_their_packet_identifiers() {
+    let mut simulation = Simulation::new(small_limits());
+    let (mut client, _) = log_in_kept(&mut simulation, "kept");
+    client.subscribe(&mut simulation, &[("#", 1)]);
+    let mut publisher = MqttClient::log_in(&mut simulation, &named("publisher"));
+    (0..40).for_each(|number| assert_eq!(publisher.publish_1(&mut simulation, "t", 1, &[number]), 0));
+    let first: Vec<_> = core::iter::from_fn(|| client.receive(&mut simulation)).collect();
+    assert_eq!(first.len(), 40);
+    for number in [3, 4, 39] {
+        client.acknowledge(&mut simulation, first[number].packet_id.unwrap());
+    }
+    for takes_over in [true, false] {
+        let (again, _) = if takes_over {
+            log_in_kept(&mut simulation, "kept")
+        } else {
+            client.lose(&mut simulation);
+            log_in_kept(&mut simulation, "kept")
+        };
+        client = again;
+        let second: Vec<_> = core::iter::from_fn(|| client.receive(&mut simulation)).collect();
+        let numbers: Vec<u8> = second.iter().map(|message| message.payload[0]).collect();
+        assert_eq!(numbers, (0..39).filter(|number| ![3, 4].contains(number)).collect::<Vec<u8>>());
+        assert!(second.iter().all(|message| message.is_duplicate));
+        let id_of_first = |number: u8| first[usize::from(number)].packet_id;
+        assert!(second[..20].iter().all(|message| message.packet_id == id_of_first(message.payload[0])));
+        let ids: BTreeSet<_> = second.iter().map(|message| message.packet_id.unwrap()).collect();
+        assert_eq!(ids.len(), second.len(), "no two have the same");
+    }
+    let second: Vec<_> = core::iter::from_fn(|| client.receive(&mut simulation)).collect();
+    assert_eq!(second, []);
+    client.lose(&mut simulation);
+    let (mut client, _) = log_in_kept(&mut simulation, "kept");
+    while let Some(message) = client.receive(&mut simulation) {
+        client.acknowledge(&mut simulation, message.packet_id.unwrap());
+    }
+    client.lose(&mut simulation);
+    let (mut client, _) = log_in_kept(&mut simulation, "kept");
+    assert_eq!(client.receive(&mut simulation), None);
+    client.disconnect(&mut simulation);
+    MqttClient::log_in(&mut simulation, &named("kept")).disconnect(&mut simulation);
+    publisher.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
+/// A message that stays unacknowledged while all packet identifiers are used once keeps its own.
+#[test]
+fn the_packet_identifier_of_an_old_message_is_not_used_again() {
+    let mut simulation = Simulation::new(small_limits());
+    let (mut client, _) = log_in_kept(&mut simulation, "kept");
+    client.subscribe(&mut simulation, &[("#", 1)]);
+    let mut publisher = MqttClient::log_in(&mut simulation, &named("publisher"));
+    (0..15).for_each(|number| assert_eq!(publisher.publish_1(&mut simulation, "t", 1, &[number]), 0));
+    let old: Vec<_> = core::iter::from_fn(|| client.receive(&mut simulation)).collect();
+    let old_ids: Vec<u16> = old.iter().map(|message| message.packet_id.unwrap()).collect();
+    assert_eq!(old_ids.len(), 15);
+    for _ in 0..3 {
+        simulation.engine.broker_mut().0.pass_packet_ids(u16::MAX - 20);
+        for _ in 0..40 {
+            assert_eq!(publisher.publish_1(&mut simulation, "t", 1, &[99]), 0);
+            let new = client.receive(&mut simulation).expect("the client gets it").packet_id.unwrap();
+            assert!(!old_ids.contains(&new), "{new} is in use");
+            client.acknowledge(&mut simulation, new);
+        }
+    }
+    old_ids.iter().rev().for_each(|id| client.acknowledge(&mut simulation, *id));
+    client.lose(&mut simulation);
+    let (mut client, _) = log_in_kept(&mut simulation, "kept");
+    assert_eq!(client.receive(&mut simulation), None, "the old ones were acknowledged");
+    client.disconnect(&mut simulation);
+    MqttClient::log_in(&mut simulation, &named("kept")).disconnect(&mut simulation);
+    publisher.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
+/// The list of deliveries with QoS 2 is in the log, so it is short: 20 exchanges at once.
+#[test]
+fn at_most_twenty_exchanges_of_qos_2_are_open() {
+    let mut simulation = Simulation::new(small_limits());
+    let mut client = subscriber_2(&mut simulation, 4);
+    let mut publisher = MqttClient::log_in(&mut simulation, &named("publisher"));
+    for number in 1..=30 {
+        publish_2(&mut publisher, &mut simulation, "t", number, b"");
+        release(&mut publisher, &mut simulation, number);
+    }
+    // One with QoS 1 waits behind them.
+    publisher.publish_1(&mut simulation, "t", 31, b"last");
+    let mut sent: Vec<_> = core::iter::from_fn(|| client.receive(&mut simulation)).collect();
+    assert_eq!(sent.len(), 20);
+    let mut at = 0;
+    while at < 30 {
+        let id = sent[at].packet_id.unwrap();
+        client.send(&mut simulation, &id_packet(0x50, id));
+        client.expect(&mut simulation, 0x62);
+        assert_eq!(client.next(&mut simulation), None, "PUBCOMP is missing");
+        client.send(&mut simulation, &id_packet(0x70, id));
+        sent.extend(core::iter::from_fn(|| client.receive(&mut simulation)));
+        at += 1;
+        assert_eq!(sent.len(), (20 + at).min(30) + usize::from(at > 10));
+    }
+    assert_eq!((sent[30].qos, &sent[30].payload[..]), (1, &b"last"[..]));
+    client.disconnect(&mut simulation);
+    publisher.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
+/// A client that fails at a message connects again and again. It gets PUBLISH or PUBREL for the same 20 messages.
+#[test]
+fn a_client_that_connects_again_and_again_has_at_most_twenty_open_exchanges_of_qos_2() {
+    for sends_pubrec in [false, true] {
+        let mut simulation = Simulation::new(small_limits());
+        simulation.keep_on_disk(Settings::default());
+        let (mut client, _) = log_in_kept(&mut simulation, "kept");
+        client.subscribe(&mut simulation, &[("#", 2)]);
+        let mut publisher = MqttClient::log_in(&mut simulation, &named("publisher"));
+        for number in 1..=60 {
+            publish_2(&mut publisher, &mut simulation, "t", number, &[number as u8]);
+            release(&mut publisher, &mut simulation, number);
+        }
+        let mut open = BTreeSet::new();
+        for _ in 0..25 {
+            while let Some(packet) = client.next(&mut simulation) {
+                let id_at = if packet.first_octet >> 4 == 3 { 3 } else { 0 };
+                let id = [packet.body[id_at], packet.body[id_at + 1]];
+                open.insert(id);
+                if sends_pubrec && id_at > 0 {
+                    client.send(&mut simulation, &id_packet(0x50, u16::from_be_bytes(id)));
+                }
+            }
+            assert!(open.len() <= 20, "{} exchanges", open.len());
+            client.lose(&mut simulation);
+            client = log_in_kept(&mut simulation, "kept").0;
+        }
+        assert_eq!(open.len(), 20);
+        client.lose(&mut simulation);
+        delete_queue(&mut simulation, "mqtt-subscription-kept");
+        publisher.disconnect(&mut simulation);
+        simulation.end(&[]);
+    }
+}
+
+/// Messages that a client does not accept any more on a later connection are not sent, and hold back no others.
+#[test]
+fn messages_that_are_too_large_for_a_later_connection_hold_back_no_others() {
+    let mut simulation = Simulation::new(small_limits());
+    let (mut client, _) = log_in_kept(&mut simulation, "kept");
+    client.subscribe(&mut simulation, &[("#", 2)]);
+    let mut publisher = MqttClient::log_in(&mut simulation, &named("publisher"));
+    for number in 1..=20 {
+        publish_2(&mut publisher, &mut simulation, "t", number, &[1; 100]);
+        release(&mut publisher, &mut simulation, number);
+    }
+    assert_eq!(core::iter::from_fn(|| client.receive(&mut simulation)).count(), 20);
+    client.lose(&mut simulation);
+    // Session Expiry Interval and Maximum Packet Size.
+    let properties = [0x11, 0, 0, 0, 100, 0x27, 0, 0, 0, 30];
+    let login = Login { level: 5, clean_start: false, properties: &properties, ..named("kept") };
+    let mut client = MqttClient::log_in(&mut simulation, &login);
+    assert_eq!(client.next(&mut simulation), None);
+    for number in 1..=25 {
+        publish_2(&mut publisher, &mut simulation, "t", number, b"small");
+        release(&mut publisher, &mut simulation, number);
+        let id = client.receive(&mut simulation).expect("it is small enough").packet_id.unwrap();
+        client.send(&mut simulation, &id_packet(0x50, id));
+        client.expect(&mut simulation, 0x62);
+        client.send(&mut simulation, &id_packet(0x70, id));
+    }
+    client.disconnect(&mut simulation);
+    delete_queue(&mut simulation, "mqtt-subscription-kept");
+    publisher.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
+/// Only messages with a packet identifier use one up, and a later connection goes on with the next.
+#[test]
+fn packet_identifiers_are_consecutive_over_messages_with_qos_0_and_connections() {
+    let mut simulation = Simulation::new(small_limits());
+    let (mut client, _) = log_in_kept(&mut simulation, "kept");
+    let mut publisher = MqttClient::log_in(&mut simulation, &named("publisher"));
+    client.subscribe(&mut simulation, &[("#", 1)]);
+    let mut ids = Vec::new();
+    for round in 0..6 {
+        publisher.publish(&mut simulation, "t", b"0");
+        publisher.publish(&mut simulation, "t", b"0");
+        publisher.publish_1(&mut simulation, "t", 1, b"1");
+        while let Some(message) = client.receive(&mut simulation) {
+            if let Some(id) = message.packet_id {
+                ids.push(id);
+                client.acknowledge(&mut simulation, id);
+            }
+        }
+        let (next, _) = match round {
+            2 => {
+                client.lose(&mut simulation);
+                log_in_kept(&mut simulation, "kept")
+            }
+            // The other rounds take over.
+            _ => log_in_kept(&mut simulation, "kept"),
+        };
+        client = next;
+    }
+    assert_eq!(ids, (ids[0]..ids[0] + 6).collect::<Vec<u16>>());
+    client.disconnect(&mut simulation);
+    delete_queue(&mut simulation, "mqtt-subscription-kept");
+    publisher.disconnect(&mut simulation);
+    simulation.end(&[]);
+}
+
 #[test]
 fn a_second_connection_with_the_client_identifier_takes_over() {
     for level in LEVELS {
@@ -340,7 +585,9 @@ fn packets_may_arrive_in_any_pieces() {
 fn a_client_that_does_not_acknowledge_loses_the_oldest_messages() {
     let limits = Limits { mqtt_session_messages_max: 50, ..small_limits() };
     let mut simulation = Simulation::new(limits);
-    let mut slow = subscriber(&mut simulation, 4, &[("#", 1)]);
+    let login = Login { level: 5, properties: &RECEIVE_MAXIMUM_20, ..named("slow") };
+    let mut slow = MqttClient::log_in(&mut simulation, &login);
+    slow.subscribe(&mut simulation, &[("#", 1)]);
     let mut publisher = MqttClient::log_in(&mut simulation, &named("publisher"));
     for number in 0..3_000_u32 {
         publisher.publish_1(&mut simulation, "t", 1, &number.to_be_bytes());
@@ -416,12 +663,13 @@ fn unacknowledged_deliveries_are_sent_again_with_their_packet_identifiers() {
     let (mut client, _) = log_in_kept(&mut simulation, "again");
     client.subscribe(&mut simulation, &[("#", 1)]);
     let mut publisher = MqttClient::log_in(&mut simulation, &named("publisher"));
-    for number in 0..30 {
+    for number in 0..20 {
         publisher.publish_1(&mut simulation, "t", 1, &[number]);
     }
     let first: Vec<_> = core::iter::from_fn(|| client.receive(&mut simulation)).collect();
     assert_eq!(first.len(), 20);
     client.acknowledge(&mut simulation, first[1].packet_id.unwrap());
+    publisher.publish_1(&mut simulation, "t", 1, &[20]);
     let last = client.receive(&mut simulation).expect("one more");
     for is_taken_over in [false, true] {
         let unacknowledged = first.iter().filter(|message| message.payload != [1]).chain([&last]);
@@ -1022,7 +1270,10 @@ fn the_rest_of_the_retained_messages_follows_on_the_next_connection() {
     for number in 0..200 {
         publish_retained(&mut publisher, &mut simulation, (&format!("t/{number}"), 1), b"x");
     }
-    let (mut client, _) = log_in_kept(&mut simulation, "kept");
+    // The others wait for acknowledgements.
+    let properties = [&[0x11, 0, 0, 0, 100][..], &RECEIVE_MAXIMUM_20].concat();
+    let login = Login { level: 5, clean_start: false, properties: &properties, ..named("kept") };
+    let mut client = MqttClient::log_in(&mut simulation, &login);
     client.subscribe(&mut simulation, &[("t/+", 1)]);
     let mut topics = std::collections::HashSet::new();
     for _ in 0..15 {
@@ -1031,8 +1282,8 @@ fn the_rest_of_the_retained_messages_follows_on_the_next_connection() {
         client.acknowledge(&mut simulation, message.packet_id.unwrap());
     }
     client.lose(&mut simulation);
-    let (mut client, is_present) = log_in_kept(&mut simulation, "kept");
-    assert!(is_present);
+    let (mut client, connack) = MqttClient::connect(&mut simulation, &login);
+    assert_eq!(connack.body[0], 1, "the session is present");
     for (topic, _, retain) in receive_all(&mut client, &mut simulation) {
         assert!(retain);
         topics.insert(topic);
@@ -1042,7 +1293,7 @@ fn the_rest_of_the_retained_messages_follows_on_the_next_connection() {
     client.unsubscribe(&mut simulation, &["t/+"]);
     client.subscribe(&mut simulation, &[("t/#", 1)]);
     assert!(client.receive(&mut simulation).is_some());
-    let unsubscribe = packet(0xA2, &[0, 8, 0, 3, b't', b'/', b'#']);
+    let unsubscribe = packet(0xA2, &[0, 8, 0, 0, 3, b't', b'/', b'#']);
     client.send(&mut simulation, &unsubscribe);
     let (mut count, mut is_unsubscribed) = (1, false);
     while let Some(next) = client.next(&mut simulation) {
