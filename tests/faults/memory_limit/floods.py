@@ -402,6 +402,31 @@ def tls_publishers(site: Site) -> None:
     site.wait()
 
 
+def tls_half_records(site: Site) -> None:
+    """Stops inside a TLS record of 16 KiB on most TLS connections, beside a consumer over TLS that goes on."""
+    worker = Client(site.address, connected=site.secure(), timeout=60.0)
+    worker.open(1)
+    declare(worker, QUEUES[0])
+    worker.call(1, "basic.qos", prefetch_count=10)
+    worker.call(1, "basic.consume", queue=QUEUES[0], consumer_tag="worker")
+
+    def work() -> None:
+        while not site.over():
+            item = worker.expect("basic.deliver")
+            worker.send(wire.method(1, "basic.ack", delivery_tag=item.method.args["delivery_tag"]))
+            site.count("acknowledged")
+
+    record = wire.publish(1, "", QUEUES[1], bytes(20_000))[:16_384]
+    for _ in range(site.limits["tls_connections_max"] * 3 // 4):
+        session = site.secure_by_hand()
+        # The first half of the record stays in the broker: it cannot be decrypted before its end.
+        session.send(record, sent_bytes=8_000)
+        site.count("half records")
+    site.go(work)
+    fill(site, QUEUES[:1], 1000)
+    site.wait()
+
+
 def wrong_passwords(site: Site) -> None:
     """Sends wrong passwords as fast as they are refused."""
     guess = wire.PROTOCOL_HEADER + wire.method(
@@ -668,6 +693,7 @@ FLOODS: List[Flood] = [
     Flood("tls-half-handshakes", tls_half_handshakes, {"half handshakes": 300}, tls=True),
     Flood("tls-handshakes", tls_handshakes, {"handshakes": 50}, tls=True),
     Flood("tls-publishers", tls_publishers, {"sessions": 1}, tls=True),
+    Flood("tls-half-records", tls_half_records, {"half records": 150, "acknowledged": 200}, tls=True),
     Flood("wrong-passwords", wrong_passwords, {"guesses": 60}),
     Flood("come-and-go", come_and_go, {"visits": 300}),
     Flood("all-channels", all_channels, {"channels": 100}),

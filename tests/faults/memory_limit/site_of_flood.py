@@ -35,6 +35,47 @@ class Over(Exception):
     """Raised when the flood's time is up."""
 
 
+class HandMadeTls:
+    """A TLS connection over a socket, with access to its records."""
+
+    def __init__(self, peer: socket.socket) -> None:
+        self.peer = peer
+        how = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        how.check_hostname, how.verify_mode = False, ssl.CERT_NONE
+        self.received, self.to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.session = how.wrap_bio(self.received, self.to_send)
+        self.repeat(self.session.do_handshake)
+
+    def repeat(self, action: Callable[[], Any]) -> Any:
+        """Calls `action` until it needs no more input."""
+        while True:
+            try:
+                result = action()
+                self.peer.sendall(self.to_send.read())
+                return result
+            except ssl.SSLWantReadError:
+                self.peer.sendall(self.to_send.read())
+                data = self.peer.recv(16_384)
+                if not data:
+                    raise Closed(None) from None
+                self.received.write(data)
+
+    def log_in(self) -> None:
+        """Sends what opens a connection of AMQP and a channel, and reads the answers up to channel.open-ok."""
+        start_ok = wire.method(0, "connection.start-ok", mechanism="PLAIN", response="\0guest\0guest", locale="en_US")
+        tune_ok = wire.method(0, "connection.tune-ok", channel_max=10, frame_max=32_768, heartbeat=0)
+        open_ = wire.method(0, "connection.open", virtual_host="/") + wire.method(1, "channel.open")
+        self.session.write(wire.PROTOCOL_HEADER + start_ok + tune_ok + open_)
+        answers, open_ok = b"", struct.pack(">HH", 20, 11)
+        while open_ok not in answers:
+            answers += self.repeat(lambda: self.session.read(4096))
+
+    def send(self, data: bytes, sent_bytes: int) -> None:
+        """Encrypts `data`, and sends only the first bytes of the records."""
+        self.session.write(data)
+        self.peer.sendall(self.to_send.read()[:sent_bytes])
+
+
 class Site:
     """The connections and threads of one flood. They are closed at the end, and errors of the threads after that are
     ignored.
@@ -144,6 +185,16 @@ class Site:
             self.refused(0)
         except Exception as accident:
             self.accidents.append(f"{type(accident).__name__}: {accident}")
+
+    def secure_by_hand(self) -> "HandMadeTls":
+        """Returns a TLS connection whose records the caller sends in pieces, after its handshake and its login."""
+        if self.over():
+            raise Over
+        peer = socket.create_connection(self.tls_address, timeout=patience(10.0))
+        self.sockets.append(peer)
+        session = HandMadeTls(peer)
+        session.log_in()
+        return session
 
     def go(self, work: Callable[..., None], *args: Any) -> None:
         """Runs `work` in a thread. It ends when the client is refused or disconnected."""
