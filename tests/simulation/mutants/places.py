@@ -301,10 +301,9 @@ PLACES = [
     ),
     # The next packet identifier may be in use.
     (
-        "src/broker/sessions/mod.rs",
-        "                && self.in_flight.iter().all(|delivery| delivery.packet_id != id)\n",
-        "                && (PLANTED(\"packet-identifier-in-use\")\n"
-        "                    || self.in_flight.iter().all(|delivery| delivery.packet_id != id))\n",
+        "src/broker/sessions/packets.rs",
+        "        record.has_in_flight(record.packet_id_of(tag))\n",
+        "        !PLANTED(\"packet-identifier-in-use\") && record.has_in_flight(record.packet_id_of(tag))\n",
     ),
     # A message that is delivered again gets another packet identifier.
     (

@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use leveret_core::command::SESSION_EXACTLY_ONCE_MAX;
 use leveret_test_support::random::Random;
 use leveret_test_support::simulated_server::mqtt::{FromServer, Login, packet, split_packet};
 use leveret_test_support::simulated_server::{Line, Shape};
@@ -274,6 +275,10 @@ impl SessionClient {
             self.outgoing.clear();
             self.received.clear();
             self.in_use.clear();
+        }
+        // The broker keeps the packet identifiers of 20 messages for a client that is gone.
+        if self.in_use.len() > SESSION_EXACTLY_ONCE_MAX {
+            self.in_use.retain(|_, (_, qos)| *qos == 2);
         }
         let receive_max = self.habits.receive_max;
         let mut properties = vec![0x21];
