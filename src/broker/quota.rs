@@ -2,8 +2,8 @@
 //!
 //! A connection may use at most a fixed multiple of the capacity that is still free in a pool, so that no
 //! client can use up a pool. Declared objects that remain when their connection is closed count for its user, until
-//! the user is deleted or the broker stops. This file also counts the connections and channels of users and virtual hosts, for RabbitMQ's
-//! limits.
+//! the user is deleted or the broker stops. This file also counts the connections and channels of users and virtual
+//! hosts, for RabbitMQ's limits.
 //!
 //! | pool | a connection may hold |
 //! |---|---|
@@ -12,7 +12,7 @@
 //! | messages of open transactions, and their memory | as many as are free of the half that all transactions may hold |
 //! | queues, exchanges, bindings, names | 15 times as many as are free: one program often declares everything |
 //!
-//! What the closed connections of one user declared is limited in the same way: 15 times as many as are free.
+//! Objects that closed connections of one user declared have the same limit: 15 times as many as are free.
 //! Otherwise a client that connects again would get 15/16 of the rest each time, and would leave other users nothing.
 //!
 //! # Invariants
@@ -196,8 +196,8 @@ struct User {
     number: u32,
     connections: u32,
     channels: u32,
-    /// What its closed connections declared.
-    left: DeclaredCounts,
+    /// Objects that its closed connections declared.
+    of_closed: DeclaredCounts,
 }
 
 /// The sizes of the pools, in records or bytes.
@@ -331,7 +331,7 @@ impl Quota {
             "a connection that goes holds nothing"
         );
         if let Some(user) = share.user {
-            self.users[user].left.add(share.declared);
+            self.users[user].of_closed.add(share.declared);
         }
     }
 
@@ -723,17 +723,17 @@ impl Quota {
         }
     }
 
-    /// Returns what an open connection declared; `None` if it is closed.
+    /// Returns the counts of objects that an open connection declared; `None` if it is closed.
     fn counts_of_connection(&mut self, declarer: Declarer) -> Option<&mut DeclaredCounts> {
         let share = self.shares.get_mut(declarer.connection.index())?;
         (declarer.number != 0 && share.number == declarer.number).then_some(&mut share.declared)
     }
 
-    /// Returns what closed connections of a user declared; `None` if the user was deleted.
+    /// Returns the counts of objects that closed connections of a user declared; `None` if the user was deleted.
     fn counts_of_user(&mut self, declarer: Declarer) -> Option<&mut DeclaredCounts> {
         let (user, number) = declarer.user;
         let user = self.users.get_mut(user as usize)?;
-        (number != 0 && user.number == number).then_some(&mut user.left)
+        (number != 0 && user.number == number).then_some(&mut user.of_closed)
     }
 }
 
@@ -750,13 +750,13 @@ fn share_used_up(key: &str) -> Fault {
     )
 }
 
-/// 506: what closed connections of the user declared uses up the user's share of the pool that this key sizes.
+/// 506: objects that closed connections of the user declared use up the user's share of the pool that this key sizes.
 fn user_share_used_up(key: &str) -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
         format_args!(
-            "what earlier connections of this user declared uses its whole share of {key}: delete some of it, or \
-             raise {key} in the configuration"
+            "objects that earlier connections of this user declared use the user's whole share of {key}: delete some, \
+             or raise {key} in the configuration"
         ),
     )
 }
@@ -877,7 +877,7 @@ mod tests {
         quota.note_connection(other);
         quota.logged_in(other, Some(1));
         quota.declare(Declared::Exchange, 1, Some(quota.declarer(other)), queues_free(0)).unwrap();
-        // Deleted objects no longer count for the user, and those of a deleted user for nobody.
+        // Deleted objects no longer count for the user, and those of a deleted user count for no user.
         declared.drain(50..).for_each(|declarer| quota.undeclare(Declared::Exchange, 1, declarer));
         quota.declare(Declared::Exchange, 1, Some(quota.declarer(again)), queues_free(0)).unwrap();
         quota.note_users([(0, 3), (1, 2)].into_iter());

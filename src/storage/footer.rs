@@ -84,7 +84,15 @@ pub(super) struct Footer {
     /// Bytes reserved for queue names.
     names_bytes: usize,
     /// The state before the records of the last commit were added, for [`Self::undo`].
-    mark: (Mark, Mark, usize, bool),
+    before_last: FooterMark,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct FooterMark {
+    messages: Mark,
+    entries: Mark,
+    parts_bytes: usize,
+    is_incomplete: bool,
 }
 
 /// Records of a segment, encoded in the order of their offsets.
@@ -196,7 +204,7 @@ impl Footer {
 
     /// Returns whether the last [`Footer::note_records`] was the first to leave records out.
     pub(super) const fn became_incomplete(&self) -> bool {
-        self.is_incomplete && !self.mark.3
+        self.is_incomplete && !self.before_last.is_incomplete
     }
 
     /// Returns the messages recorded so far, in their order, for [`for_each_message`].
@@ -206,12 +214,17 @@ impl Footer {
 
     /// Returns the messages recorded so far except those of the last commit, which may still be in flight.
     pub(super) fn messages_before_last(&self) -> &[u8] {
-        &self.messages.bytes[..self.mark.0.bytes]
+        &self.messages.bytes[..self.before_last.messages.bytes]
     }
 
     /// Adds the records of a commit. The first record is at offset `at`.
     pub(super) fn note_records(&mut self, mut records: &[u8], mut at: u32) {
-        self.mark = (self.messages.mark(), self.entries.mark(), self.parts_bytes, self.is_incomplete);
+        self.before_last = FooterMark {
+            messages: self.messages.mark(),
+            entries: self.entries.mark(),
+            parts_bytes: self.parts_bytes,
+            is_incomplete: self.is_incomplete,
+        };
         while let Ok((record, bytes)) = Record::parse_known(records) {
             self.note(&record, &records[..bytes], at);
             records = &records[bytes..];
@@ -221,9 +234,10 @@ impl Footer {
 
     /// Undoes the last [`Footer::note_records`].
     pub(super) fn undo(&mut self) {
-        self.messages.undo(self.mark.0);
-        self.entries.undo(self.mark.1);
-        (self.parts_bytes, self.is_incomplete) = (self.mark.2, self.mark.3);
+        self.messages.undo(self.before_last.messages);
+        self.entries.undo(self.before_last.entries);
+        (self.parts_bytes, self.is_incomplete) =
+            (self.before_last.parts_bytes, self.before_last.is_incomplete);
         self.seen.fill(None);
     }
 

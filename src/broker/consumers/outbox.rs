@@ -35,17 +35,18 @@ impl Consumers {
         let consumer = &mut self.slab[index];
         consumer.unsettled += 1;
         let channel = consumer.channel;
-        let no_ack = match method {
-            DeliveryMethod::Publish(delivery) => !delivery.is_acknowledged(),
-            DeliveryMethod::Deliver | DeliveryMethod::Get(_) | DeliveryMethod::Return => consumer.no_ack,
+        // Packet identifiers of MQTT follow from tags, so only a PUBLISH that has one takes a tag.
+        let (no_ack, takes_tag) = match method {
+            DeliveryMethod::Publish(delivery) => (!delivery.is_acknowledged(), delivery.is_acknowledged()),
+            DeliveryMethod::Deliver | DeliveryMethod::Get(_) | DeliveryMethod::Return => {
+                (consumer.no_ack, true)
+            }
         };
         let record = &mut self.channels[channel.index()];
         consumer.unacknowledged += u32::from(!no_ack);
         if !no_ack && consumer.state != ConsumerState::Get {
             record.consumer_unsettled += 1;
         }
-        // Packet identifiers of MQTT follow from tags, so only a delivery that has one takes a tag.
-        let takes_tag = !no_ack || !matches!(method, DeliveryMethod::Publish(_));
         record.last_tag += u64::from(takes_tag);
         NewDelivery {
             tag: record.last_tag,

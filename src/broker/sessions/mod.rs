@@ -287,8 +287,8 @@ impl Session {
         NonZeroU16::new(id as u16).expect("it is at least 1")
     }
 
-    /// Returns the tag of the delivery that has a packet identifier by its tag, if `last_tag` was the last tag; `None` if no
-    /// delivery of this connection can have it.
+    /// Returns the tag from which a packet identifier follows, if `last_tag` was the last tag; `None` if no delivery of this
+    /// connection can have it.
     fn tag_of(&self, packet_id: NonZeroU16, last_tag: u64) -> Option<u64> {
         if last_tag == 0 {
             return None;

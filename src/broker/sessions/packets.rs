@@ -60,7 +60,7 @@ impl Broker {
         while let Some(index) = self.oldest_by_tag(session, channel, next)
             && !self.sessions.at(session).is_held()
         {
-            self.add_in_flight(session, index);
+            self.keep_packet_id(session, index);
         }
         let mut tag = next;
         while self.is_packet_id_used(session, channel, tag) {
@@ -97,8 +97,9 @@ impl Broker {
         })
     }
 
-    /// Adds a delivery with QoS 1 to those in flight, with the packet identifier that follows from its tag.
-    fn add_in_flight(&mut self, session: SessionId, index: usize) {
+    /// Puts a delivery with QoS 1 into [`Session::in_flight`](super::Session::in_flight), with the packet identifier that
+    /// follows from its tag.
+    fn keep_packet_id(&mut self, session: SessionId, index: usize) {
         let delivery = &self.queues.deliveries()[index];
         let record = self.sessions.at_mut(session);
         let packet_id = record.packet_id_of(delivery.tag);
@@ -113,11 +114,11 @@ impl Broker {
         });
     }
 
-    /// Keeps the packet identifiers of the oldest deliveries with QoS 1 that were written, so that they are sent again with
-    /// these on the next connection of the session (MQTT-4.4.0-1), and the last packet identifier. All deliveries for which
-    /// these are kept are at most [`SESSION_EXACTLY_ONCE_MAX`]; others are sent again with other ones. A longer list would take
-    /// memory for each absent client, and a client does nothing with the packet identifier of a message with QoS 1 but return
-    /// it.
+    /// Keeps the last packet identifier, and those of the oldest deliveries with QoS 1 that were written. These are sent again
+    /// with them on the next connection of the session (MQTT-4.4.0-1).
+    ///
+    /// The list has at most [`SESSION_EXACTLY_ONCE_MAX`] deliveries then, because it takes memory for each absent client.
+    /// Others get new packet identifiers. A client does nothing with that of a message with QoS 1 but return it.
     pub(super) fn keep_packet_ids(&mut self, session: SessionId, channel: ChannelId) {
         let last_tag = self.consumers.channel(channel).last_tag;
         let room = SESSION_EXACTLY_ONCE_MAX.saturating_sub(self.sessions.at(session).in_flight.len());
@@ -125,12 +126,12 @@ impl Broker {
         let sent =
             self.unacknowledged_by_tag(session, channel).take_while(|index| deliveries[*index].is_sent);
         let kept: heapless::Vec<usize, SESSION_EXACTLY_ONCE_MAX> = sent.take(room).collect();
-        kept.into_iter().for_each(|index| self.add_in_flight(session, index));
+        kept.into_iter().for_each(|index| self.keep_packet_id(session, index));
         let record = self.sessions.at_mut(session);
         if last_tag > 0 {
             record.last_packet_id = record.packet_id_of(last_tag).get();
         }
-        // The connection may be closed later. It gets no further delivery.
+        // A takeover calls this before the connection is closed, which calls it once more.
         self.consumers.channel_mut(channel).last_tag = 0;
     }
 

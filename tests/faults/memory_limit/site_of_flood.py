@@ -166,25 +166,25 @@ class Site:
 
     def begin(self, run: Callable[["Site"], None]) -> None:
         """Begins a flood in a thread, which ends with the time."""
-
-        def until_over() -> None:
-            with contextlib.suppress(Over):
-                run(self)
-
-        thread = threading.Thread(target=self.noting_accidents, args=(until_over,), daemon=True)
+        thread = threading.Thread(target=self.is_cut_off, args=(lambda: run(self),), daemon=True)
         self.threads.append(thread)
         thread.start()
 
-    def noting_accidents(self, work: Callable[[], None]) -> None:
-        """Runs `work`, and keeps its exception for the end. Clients may be refused."""
+    def is_cut_off(self, work: Callable[[], None]) -> bool:
+        """Runs `work`. Returns whether it ended because its client was refused or disconnected, or by an error of the flood,
+        which is kept for the end."""
         try:
             work()
+            return False
+        except Over:
+            return False
         except Closed as closed:
             self.refused(closed.method.args["reply_code"] if closed.method else 0)
         except OSError:
             self.refused(0)
         except Exception as accident:
             self.accidents.append(f"{type(accident).__name__}: {accident}")
+        return True
 
     def secure_by_hand(self) -> "HandMadeTls":
         """Returns a TLS connection whose records the caller sends in pieces, after its handshake and its login."""
@@ -200,18 +200,7 @@ class Site:
         """Runs `work` in a thread. It ends when the client is refused or disconnected."""
 
         def run() -> None:
-            try:
-                work(*args)
-                return
-            except Closed as closed:
-                self.refused(closed.method.args["reply_code"] if closed.method else 0)
-            except Over:
-                return
-            except OSError:
-                self.refused(0)
-            except Exception as accident:
-                self.accidents.append(f"{type(accident).__name__}: {accident}")
-            if not self.over():
+            if self.is_cut_off(lambda: work(*args)) and not self.over():
                 with self.lock:
                     self.cut_off += 1
 
