@@ -30,7 +30,7 @@ use super::deliveries::{DeliveryMethod, NewDelivery};
 use super::job::Job;
 use super::queue_flow::{ExpiryGrace, Getting};
 use super::queue_records::{Front, Rank, Taken};
-use super::reply_text::out_of;
+use super::reply_text::no_memory_for;
 use super::republish::{ExpiryResult, TrimTurn};
 use super::state::count_up;
 use super::{Broker, Context};
@@ -475,7 +475,7 @@ impl Broker {
             // Deliveries in the outbox may free capacity when they are written. With an empty outbox only the
             // client's own acknowledgements can free capacity, so waiting would be endless.
             return if owner.outbox.is_empty() {
-                Err(out_of(self.quota.key_of_deliveries(connection, self.queues.deliveries().limit_key())))
+                Err(no_memory_for("another unacknowledged delivery"))
             } else {
                 Ok(None)
             };

@@ -467,11 +467,6 @@ impl Deliveries {
         self.slab.given()
     }
 
-    /// Returns the configuration key of the limit that a full pool has reached.
-    pub(crate) fn limit_key(&self) -> &'static str {
-        self.slab.limit_key("unacknowledged_max")
-    }
-
     /// Returns the bytes of unused places that may be resident in memory.
     pub(crate) const fn idle_bytes(&self) -> usize {
         self.slab.idle_bytes()

@@ -12,6 +12,7 @@
 //! - A change is appended to the log like a change by a client. The caller waits for the returned batch, or
 //!   for that of the [`Context`], before it acknowledges the change.
 
+use crate::quota::NAMES;
 use leveret_amqp::field::Table;
 use leveret_core::batch::Batch;
 use leveret_core::command::{Name, QueueId, VhostId};
@@ -416,7 +417,7 @@ impl Broker {
         check_definition_space(pending_writes)?;
         let (bytes_before, bytes) = (before.text_bytes(), after.text_bytes());
         if bytes > self.quota.names_bytes_free() + bytes_before {
-            return Err(OperatorFault::NoCapacity(self.quota.names_key(bytes - bytes_before)));
+            return Err(OperatorFault::NoCapacity(NAMES));
         }
         let (description, tags) = (after.description.to_string(), after.tags.to_string());
         let (default_queue_type, is_protected) = (after.default_queue_type.to_string(), after.is_protected);
@@ -554,9 +555,10 @@ impl Broker {
         self.parameters.set_check(check);
     }
 
-    /// Sets the maximum number of shovels. Existing shovels stay even if there are more.
-    pub const fn set_shovel_places(&mut self, shovels_max: usize) {
-        self.parameters.set_shovel_places(shovels_max);
+    /// Sets the maximum number of shovels, and the memory that each takes in bytes. Existing shovels stay even if there are
+    /// more.
+    pub const fn set_shovel_places(&mut self, shovels_max: usize, bytes_each: usize) {
+        self.parameters.set_shovel_places(shovels_max, bytes_each);
     }
 
     /// Returns a number that rises whenever a parameter is set, changed or cleared.

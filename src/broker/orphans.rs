@@ -294,14 +294,14 @@ fn still_left_out(access: &Access, vhost: VhostId, name: DestinationName<'_>) ->
         DestinationName::Exchange(name) => Fault::new(
             ReplyCode::ResourceError,
             format_args!(
-                "{} is in the store, but its type is unknown or exchanges_max was reached at the start: {remedy}",
+                "{} is in the store, but its type is unknown or there was no memory for it at the start: {remedy}",
                 exchange_text(access, vhost, name)
             ),
         ),
         DestinationName::Queue(name) => Fault::new(
             ReplyCode::ResourceError,
             format_args!(
-                "{} is in the store with its messages, but queues_max was reached at the start: {remedy}",
+                "{} is in the store with its messages, but there was no memory for it at the start: {remedy}",
                 QueueText { name, vhost: access.vhost_name(vhost) }
             ),
         ),
@@ -609,7 +609,7 @@ mod tests {
         world.leave_queue_out("q", 7);
         for durable in [true, false] {
             let text = world.check(QUEUE, durable).unwrap_err().text;
-            assert!(text.contains("queue 'q'") && text.contains("queues_max"), "{text}");
+            assert!(text.contains("queue 'q'") && text.contains("no memory"), "{text}");
         }
         world.check(EXCHANGE, true).unwrap();
         world.check(DestinationName::Queue("other"), true).unwrap();
@@ -630,7 +630,7 @@ mod tests {
         world.leave_exchange_out("q", 9);
         world.delete(QUEUE, false).unwrap();
         assert_eq!(world.written(), (vec![7, 71, 72], vec![QUEUE.key("/")]));
-        assert!(world.check(EXCHANGE, true).unwrap_err().text.contains("exchanges_max"));
+        assert!(world.check(EXCHANGE, true).unwrap_err().text.contains("no memory"));
         world.delete(EXCHANGE, false).unwrap();
         assert_eq!(world.written(), (vec![], vec![EXCHANGE.key("/")]), "an exchange has no messages");
     }

@@ -21,7 +21,7 @@ use foldhash::quality::FixedState;
 use leveret_core::batch::Batch;
 use leveret_core::command::{NAME_BYTES_MAX, VhostId};
 use leveret_core::definition::{Definition, Parameter};
-use leveret_core::mem::{Class, Memory, Slab};
+use leveret_core::mem::{Class, HeapBytes, Memory, Slab};
 use leveret_storage::PendingWrites;
 
 use crate::access::OperatorFault;
@@ -61,6 +61,10 @@ pub(crate) struct Parameters {
     check: ParameterCheck,
     /// Maximum number of shovels.
     shovels_max: usize,
+    /// Memory that a shovel takes, in bytes.
+    shovel_bytes: usize,
+    /// The memory that shovels take. It counts nothing here: the server counts them when they start.
+    shovel_memory: HeapBytes,
     unplaced: Unplaced,
 }
 
@@ -94,6 +98,8 @@ impl Parameters {
             version: 0,
             check: refuse_all_values,
             shovels_max: 0,
+            shovel_bytes: 0,
+            shovel_memory: HeapBytes::in_memory(memory, Class::Clients),
             unplaced: Unplaced::new(seed),
         }
     }
@@ -103,9 +109,9 @@ impl Parameters {
         self.check = check;
     }
 
-    /// Sets the maximum number of shovels. Existing shovels stay even if there are more.
-    pub(crate) const fn set_shovel_places(&mut self, shovels_max: usize) {
-        self.shovels_max = shovels_max;
+    /// Sets the maximum number of shovels, and the memory that each takes. Existing shovels stay even if there are more.
+    pub(crate) const fn set_shovel_places(&mut self, shovels_max: usize, bytes_each: usize) {
+        (self.shovels_max, self.shovel_bytes) = (shovels_max, bytes_each);
     }
 
     // ---- changes
@@ -154,8 +160,13 @@ impl Parameters {
         }
         check_definition_space(pending_writes)?;
         let is_shovel = vhost.is_some() && view.component == SHOVEL;
-        if old.is_none() && is_shovel && self.count(ParameterRecord::is_shovel) >= self.shovels_max {
-            return Err(OperatorFault::NoCapacity("bridges_max"));
+        if old.is_none() && is_shovel {
+            if self.count(ParameterRecord::is_shovel) >= self.shovels_max {
+                return Err(OperatorFault::NoCapacity("more than 32 bridges and shovels"));
+            }
+            if self.shovel_memory.free() < self.shovel_bytes {
+                return Err(OperatorFault::NoCapacity("another shovel"));
+            }
         }
         self.put(vhost, view)?;
         Ok(pending_writes.write_definition(&Definition::Parameter(*view), true))
@@ -183,8 +194,7 @@ impl Parameters {
         }
         let parameter =
             ParameterRecord { vhost, component: view.component.into(), name: view.name.into(), value };
-        let key = self.records.limit_key("parameters_max");
-        self.records.insert(parameter).map_err(|_| OperatorFault::NoCapacity(key))?;
+        self.records.insert(parameter).map_err(|_| OperatorFault::NoCapacity("another parameter"))?;
         self.unplaced.remove(ParameterName::of(view));
         Ok(())
     }
@@ -369,7 +379,7 @@ impl Unplaced {
 /// Maximum length of a value in bytes of JSON.
 pub const PARAMETER_BYTES_MAX: usize = 2048;
 
-/// The component whose parameters are shovels: each takes a place of `bridges_max`.
+/// The component whose parameters are shovels: each takes the memory of a bridge.
 pub const SHOVEL: &str = "shovel";
 
 /// Checks whether a component accepts the value of a parameter. Returns the requirements of the value.
@@ -463,7 +473,7 @@ mod tests {
             pending_writes.start(1, true, u64::MAX);
             let mut parameters = Parameters::with_capacity(4, &Memory::unlimited(), 7);
             parameters.set_check(check);
-            parameters.set_shovel_places(shovels_max);
+            parameters.set_shovel_places(shovels_max, 0);
             Self { parameters, pending_writes }
         }
 
@@ -548,11 +558,17 @@ mod tests {
     fn shovels_and_parameters_are_limited_and_existing_ones_can_change() {
         let mut world = ParametersFixture::new(1);
         world.set(shovel("a", "1"), ANN).expect("there is a place");
-        assert_eq!(world.set(shovel("b", "1"), ANN), Err(OperatorFault::NoCapacity("bridges_max")));
+        assert_eq!(
+            world.set(shovel("b", "1"), ANN),
+            Err(OperatorFault::NoCapacity("more than 32 bridges and shovels"))
+        );
         for name in ["b", "c", "d"] {
             world.set(global(name, "1"), OPERATOR).expect("global ones are no shovels");
         }
-        assert_eq!(world.set(global("e", "1"), OPERATOR), Err(OperatorFault::NoCapacity("parameters_max")));
+        assert_eq!(
+            world.set(global("e", "1"), OPERATOR),
+            Err(OperatorFault::NoCapacity("another parameter"))
+        );
         world.set(shovel("a", "2"), ANN).expect("it has its place");
     }
 

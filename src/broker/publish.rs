@@ -32,7 +32,7 @@ use super::context::Work;
 use super::deliveries::{DeliveryMethod, NewDelivery};
 use super::queue_flow::{CannotPublish, Claim, Scratch};
 use super::queue_records::{MessageKey, RefusedBy, SLOT_BYTES};
-use super::reply_text::{Lossy, out_of, out_of_disk, unwritable_for_messages};
+use super::reply_text::{Lossy, no_memory_for, out_of, out_of_disk, unwritable_for_messages};
 use super::shortage::{Pool, Shortage};
 use super::state::{REPLY_TO, count_up};
 use super::topology::{cc_and_bcc, exchange_text};
@@ -276,14 +276,14 @@ impl Broker {
         let (accepting_count, refused_by) = self.filter_targets(cx, message, targets);
         if self.queues.take_slot_capacity_lack() {
             cx.messages.release(message);
-            return Err(out_of(self.queues.records().limit_key()));
+            return Err(no_memory_for("a delay of this length"));
         }
         if refused_by == RefusedBy::Sessions && self.is_mqtt_publisher(publish.channel) {
             // Before MQTT 5 there is no answer that refuses a message. Without one, the client would lose it unnoticed.
             let bytes = cx.messages.body_len(message);
             cx.messages.release(message);
             let text = format_args!(
-                "a message of {bytes} bytes, which no subscriber's session can keep: raise mqtt_session_bytes_max"
+                "a message of {bytes} bytes, which no subscriber's session can keep: raise memory_limit"
             );
             return Err(Fault::new(ReplyCode::ResourceError, text));
         }
@@ -611,7 +611,7 @@ impl Broker {
         let flags = cx.messages.flags(message).with(known);
         written.map_err(|_| out_of("frame_max")).and_then(|()| {
             let copy = cx.messages.copy_with_properties(message, writer.written(), flags);
-            copy.map_err(|full| out_of(full.key()))
+            copy.map_err(|full| no_memory_for(full.what()))
         })
     }
 
@@ -676,7 +676,7 @@ impl Broker {
                 return Ok(Outcome::Wait);
             }
             messages.release(message);
-            return Err(out_of(self.queues.deliveries().limit_key()));
+            return Err(no_memory_for("another unacknowledged delivery"));
         }
         self.counters.unroutable_returned += 1;
         count_up(&mut self.consumers.channel_mut(channel).counters.returned);
@@ -790,7 +790,7 @@ impl Broker {
         if chunks > 0 && !self.queues.entries().may_take(reservation.chunks + chunks, 0)
             || !self.queues.touch_chunks(reservation.chunks + chunks)
         {
-            return Err(out_of(self.queues.entries().limit_key()));
+            return Err(no_memory_for("another entry of a queue"));
         }
         self.republish.set_reservation(reservation);
         // The check of the transaction was within the work limit. Carrying it out must not end half-way.
@@ -902,7 +902,7 @@ impl Broker {
             cx.work.check()?;
             self.queues.choose_levels(cx, &mut self.quota, message, targets);
             if self.queues.take_slot_capacity_lack() {
-                return Err(out_of(self.queues.records().limit_key()));
+                return Err(no_memory_for("another queue"));
             }
             entries += targets.len();
             returns += usize::from(targets.is_empty() && cx.messages.is_mandatory(message));
@@ -923,11 +923,11 @@ impl Broker {
             chunks =
                 entries.min(self.queues.records().len() + entries / leveret_core::mem::ENTRIES_PER_CHUNK + 1);
             if !self.queues.entries().may_take(chunks, 0) || targets.len() > self.queues.fan_out_max() {
-                return Err(out_of(self.queues.entries().limit_key()));
+                return Err(no_memory_for("another entry of a queue"));
             }
         }
         if returns > self.queues.deliveries().free_count() {
-            return Err(out_of(self.queues.deliveries().limit_key()));
+            return Err(no_memory_for("another unacknowledged delivery"));
         }
         Ok(CommitReservation { chunks, logged })
     }

@@ -22,7 +22,7 @@
 //!   reused.
 //! - Queues have a rule of the same form for the messages in them (`queue_records::fullness`).
 
-use crate::reply_text::out_of;
+use crate::reply_text::no_memory_for;
 use leveret_core::command::{ConnectionId, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
@@ -32,7 +32,7 @@ use leveret_core::mem::{Class, HeapBytes, MESSAGE_SLOT_BYTES, Memory};
 const LARGE_NAMES_BYTES: usize = 64 << 10;
 const LARGE_PLACES: usize = 256;
 /// The key of the limit of everything that shares memory.
-const MEMORY_KEY: &str = "memory_limit";
+pub(crate) const NAMES: &str = "names and arguments";
 /// A connection, and the closed connections of a user, may hold this many times the free capacity for declared objects.
 const DECLARED_TIMES: usize = 15;
 
@@ -63,6 +63,14 @@ pub(crate) enum Declared {
 }
 
 impl Declared {
+    const fn what(self) -> &'static str {
+        match self {
+            Self::Queue => "queues",
+            Self::Exchange => "exchanges",
+            Self::Binding(_) => "bindings",
+        }
+    }
+
     const fn places(self) -> usize {
         match self {
             Self::Queue | Self::Exchange => 1,
@@ -80,8 +88,6 @@ pub(crate) struct FreeCapacity {
     pub(crate) exchanges: usize,
     /// Number of places of bindings for which there is memory.
     pub(crate) bindings: usize,
-    /// The key of the limit that is reached if no more queues fit.
-    pub(crate) queues_key: &'static str,
 }
 
 /// Pools whose records are created and freed with connections.
@@ -92,10 +98,10 @@ pub(crate) enum Pool {
 }
 
 impl Pool {
-    const fn key(self) -> &'static str {
+    const fn what(self) -> &'static str {
         match self {
-            Self::Channels => "channels_max",
-            Self::Consumers => "consumers_max",
+            Self::Channels => "channels",
+            Self::Consumers => "consumers",
         }
     }
 }
@@ -398,7 +404,7 @@ impl Quota {
         free_count: usize,
     ) -> Result<(), Fault> {
         if free_count > 0 && *self.share_mut(connection).pool_mut(pool) as usize >= free_count {
-            return Err(share_used_up(pool.key()));
+            return Err(share_used_up(pool.what()));
         }
         Ok(())
     }
@@ -434,21 +440,6 @@ impl Quota {
     /// Returns whether a connection has unsettled deliveries.
     pub(crate) fn has_deliveries(&self, connection: ConnectionId) -> bool {
         self.share(connection).unsettled > 0
-    }
-
-    /// For a connection that may have no more deliveries, returns the configuration key of the pool whose
-    /// share it has used up.
-    pub(crate) fn key_of_deliveries(
-        &self,
-        connection: ConnectionId,
-        deliveries_key: &'static str,
-    ) -> &'static str {
-        let held = self.share(connection).pinned;
-        match (self.leaves_bytes(held), self.leaves_memory(held)) {
-            (false, _) => "body_bytes_max",
-            (true, false) => MEMORY_KEY,
-            (true, true) => deliveries_key,
-        }
     }
 
     /// Returns whether a connection whose deliveries keep this memory may keep more: it keeps none, or less than is free.
@@ -532,18 +523,18 @@ impl Quota {
         let (messages, body_bytes) = (u64::from(self.sizes.messages / 2), self.sizes.body_bytes / 2);
         let left = messages.checked_sub(u64::from(all.open_messages + slots));
         if left.is_none_or(|left| own.open_messages > 0 && u64::from(own.open_messages + slots) > left) {
-            return Err(open_share_is_used_up("messages_max"));
+            return Err(open_share_is_used_up());
         }
         let left = body_bytes.checked_sub(all.open_bytes + bytes);
         if left.is_none_or(|left| own.open_bytes > 0 && own.open_bytes + bytes > left) {
-            return Err(open_share_is_used_up("body_bytes_max"));
+            return Err(open_share_is_used_up());
         }
         let memory_of = |pinned: Pinned| {
             u64::from(pinned.open_messages + slots) * MESSAGE_SLOT_BYTES as u64 + pinned.open_bytes + bytes
         };
         let left = (self.message_bytes().min(self.sizes.message_bytes) / 2).checked_sub(memory_of(all));
         if left.is_none_or(|left| own.open_messages > 0 && memory_of(own) > left) {
-            return Err(open_share_is_used_up(MEMORY_KEY));
+            return Err(open_share_is_used_up());
         }
         for pinned in [&mut self.pinned, &mut self.shares[connection.index()].pinned] {
             pinned.open_messages += slots;
@@ -575,21 +566,20 @@ impl Quota {
         declarer: Option<Declarer>,
         free_capacity: FreeCapacity,
     ) -> Result<(), Fault> {
-        let (free_count, key) = self.free_places(declared, free_capacity);
+        let free_count = self.free_places(declared, free_capacity);
         let places = declared.places();
         if places > free_count {
-            return Err(out_of(key));
+            return Err(no_memory_for(declared.what()));
         }
         let names_bytes_free = self.names_bytes_free();
         if names_bytes > names_bytes_free {
-            return Err(out_of(self.names_key(names_bytes)));
+            return Err(no_memory_for(NAMES));
         }
         // Names and places are both checked against the memory that is free now. If both are large, each leaves half of it.
         let is_large = names_bytes > LARGE_NAMES_BYTES && places > LARGE_PLACES;
         if is_large && (names_bytes > names_bytes_free / 2 || places > free_count / 2) {
-            return Err(out_of(MEMORY_KEY));
+            return Err(no_memory_for(declared.what()));
         }
-        let names_key = self.names_key(names_bytes_free + 1);
         if let Some(declarer) = declarer {
             let of_connection =
                 self.counts_of_connection(declarer).map(|held| (*held, share_used_up as fn(&str) -> Fault));
@@ -597,11 +587,11 @@ impl Quota {
                 self.counts_of_user(declarer).map(|held| (*held, user_share_used_up as fn(&str) -> Fault));
             for (held, fault) in [of_connection, of_user].into_iter().flatten() {
                 if held.of(declared) + places - 1 > DECLARED_TIMES * (free_count - places) {
-                    return Err(fault(key));
+                    return Err(fault(declared.what()));
                 }
                 if held.names_bytes as usize + names_bytes > DECLARED_TIMES * (names_bytes_free - names_bytes)
                 {
-                    return Err(fault(names_key));
+                    return Err(fault(NAMES));
                 }
             }
             if let Some(held) = self.counts_of(declarer) {
@@ -618,19 +608,13 @@ impl Quota {
         Ok(())
     }
 
-    /// Returns how many places for such objects are free, and the key of the limit that the next one would exceed.
-    fn free_places(&self, declared: Declared, free: FreeCapacity) -> (usize, &'static str) {
-        let lower = |in_memory: usize, allowed: usize, key| match in_memory < allowed {
-            true => (in_memory, MEMORY_KEY),
-            false => (allowed, key),
-        };
+    /// Returns how many places for such objects are free.
+    fn free_places(&self, declared: Declared, free: FreeCapacity) -> usize {
         let sizes = &self.sizes;
         match declared {
-            Declared::Queue => (free.queues, free.queues_key),
-            Declared::Exchange => lower(free.exchanges, sizes.exchanges - self.exchanges, "exchanges_max"),
-            Declared::Binding(_) => {
-                lower(free.bindings, sizes.binding_places - self.binding_places, "bindings_max")
-            }
+            Declared::Queue => free.queues,
+            Declared::Exchange => free.exchanges.min(sizes.exchanges - self.exchanges),
+            Declared::Binding(_) => free.bindings.min(sizes.binding_places - self.binding_places),
         }
     }
 
@@ -654,7 +638,7 @@ impl Quota {
     /// There is no capacity for the names.
     pub(crate) fn take_names(&mut self, names_bytes: usize) -> Result<(), Fault> {
         if names_bytes > self.names_bytes_free() {
-            return Err(out_of(self.names_key(names_bytes)));
+            return Err(no_memory_for(NAMES));
         }
         self.names_bytes.add(names_bytes);
         Ok(())
@@ -675,12 +659,6 @@ impl Quota {
     /// Subtracts bytes of names for which no connection has a share.
     pub(crate) fn give_names_back(&mut self, names_bytes: usize) {
         self.names_bytes.subtract(names_bytes);
-    }
-
-    /// Returns the key of the limit that this number of further bytes of names exceeds.
-    pub(crate) const fn names_key(&self, names_bytes: usize) -> &'static str {
-        let allowed = self.sizes.names_bytes.saturating_sub(self.names_bytes.used());
-        if names_bytes > allowed { "names_bytes_max" } else { MEMORY_KEY }
     }
 
     /// Returns how many bytes of names still fit.
@@ -743,32 +721,33 @@ fn log_bytes_of(pinned: Pinned) -> u64 {
 }
 
 /// 506: a connection has used up its share of the pool that this key sizes.
-fn share_used_up(key: &str) -> Fault {
+fn share_used_up(what: &str) -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
-        format_args!("this connection uses its whole share of {key}: raise it in the configuration"),
+        format_args!(
+            "this connection uses its whole share of the memory for {what}: use fewer, or raise memory_limit"
+        ),
     )
 }
 
 /// 506: objects that closed connections of the user declared use up the user's share of the pool that this key sizes.
-fn user_share_used_up(key: &str) -> Fault {
+fn user_share_used_up(what: &str) -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
         format_args!(
-            "objects that earlier connections of this user declared use the user's whole share of {key}: delete some, \
-             or raise {key} in the configuration"
+            "objects that earlier connections of this user declared use the user's whole share of the memory for {what}: \
+             delete some, or raise memory_limit"
         ),
     )
 }
 
 /// 506: open transactions have used up their share. Clients may leave them open, and no other client can use
 /// what they hold.
-fn open_share_is_used_up(key: &str) -> Fault {
+fn open_share_is_used_up() -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
         format_args!(
-            "open transactions use their whole share of {key}: commit more often, or raise it in the \
-             configuration"
+            "open transactions use their whole share of the memory for messages: commit more often, or raise memory_limit"
         ),
     )
 }
@@ -794,7 +773,7 @@ mod tests {
 
     /// Returns free capacity for this many queues, and memory for all other objects of [`quota`].
     fn queues_free(queues: usize) -> FreeCapacity {
-        FreeCapacity { queues, exchanges: 100, bindings: 100, queues_key: "queues_max" }
+        FreeCapacity { queues, exchanges: 100, bindings: 100 }
     }
 
     /// Creates a connection of the first user.
@@ -900,7 +879,7 @@ mod tests {
             quota.declare(Declared::Exchange, 1, None, queues_free(0)).unwrap();
         }
         let fault = quota.declare(Declared::Exchange, 1, None, queues_free(0)).unwrap_err();
-        assert!(fault.text.contains("raise exchanges_max"), "{fault:?}");
+        assert!(fault.text.contains("raise memory_limit"), "{fault:?}");
     }
 
     #[test]
@@ -914,7 +893,7 @@ mod tests {
             quota.take_delivery(one, memory);
             held += 1;
         }
-        assert_eq!((held, quota.key_of_deliveries(one, "unacknowledged_max")), (8, "body_bytes_max"));
+        assert_eq!(held, 8);
         assert!(quota.may_take_delivery(two, 92), "one delivery always");
         quota.give_delivered_memory_back(one, memory);
         assert!(quota.may_take_delivery(one, 92), "only the log has one of them");
@@ -929,9 +908,9 @@ mod tests {
         let [one, two] = [0, 1].map(|index| connected(&mut quota, index));
         // 150 slots and 1,500 bytes are for ordinary publishers: half of them is 75 and 750.
         quota.take_open(one, 37, 100).unwrap();
-        assert!(quota.take_open(one, 1, 1).unwrap_err().text.contains("messages_max"));
+        assert!(quota.take_open(one, 1, 1).unwrap_err().text.contains("open transactions"));
         quota.take_open(two, 10, 500).unwrap();
-        assert!(quota.take_open(two, 1, 100).unwrap_err().text.contains("body_bytes_max"));
+        assert!(quota.take_open(two, 1, 100).unwrap_err().text.contains("open transactions"));
         quota.give_open_back(one, 37, 100);
         quota.give_open_back(two, 10, 500);
         assert_eq!(quota.pinned(), Pinned::default());

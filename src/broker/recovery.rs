@@ -356,7 +356,7 @@ pub fn restore_messages(broker: &mut Broker, found: &store::QueueIndex, queue: Q
     for range in found.live_ranges().flat_map(|range| without(range, settled)) {
         if !broker.queues_mut().restore_messages(queue, range.start, range.end) {
             log::error!(
-                "queue_entries_max is too small for all stored messages: some are served only after a restart \
+                "there is no memory for all stored messages: some are served only after a restart \
                  with a larger value"
             );
             broker.recovery_mut().note_beyond_limits();
@@ -438,7 +438,7 @@ impl Broker {
                         self.queues.touch_queue(cx.pending_writes, queue);
                         if !self.restore_session(queue, cx.pending_writes.time_ms()) {
                             log::error!(
-                                "queue '{}' is that of an MQTT session, and mqtt_sessions_max is too small for it: its \
+                                "queue '{}' is that of an MQTT session, and there is no memory for it: its \
                                  client is refused",
                                 stored.name.escape_debug()
                             );

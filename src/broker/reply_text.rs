@@ -109,11 +109,21 @@ impl fmt::Display for Lossy<'_> {
     }
 }
 
-/// Returns 506: the pool whose size is set by this configuration key is full.
+/// Returns 506: the limit of this configuration key is reached.
 pub(crate) fn out_of(key: &str) -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
         format_args!("this broker has reached its limit: raise {key} in its configuration"),
+    )
+}
+
+/// Returns 506: the memory has no space for this.
+pub(crate) fn no_memory_for(what: &str) -> Fault {
+    Fault::new(
+        ReplyCode::ResourceError,
+        format_args!(
+            "this broker has no memory for {what}: delete what is not needed, or raise memory_limit"
+        ),
     )
 }
 
@@ -159,13 +169,13 @@ pub(crate) fn waited_too_long(pending_writes: &PendingWrites) -> Fault {
 }
 
 /// Returns 506: the publisher has unsettled deliveries or an open transaction, and no message has left the queue for
-/// 60 s. `key` is the configuration key of the pool of which the queue uses its whole share.
-pub(crate) fn waited_too_long_for_queue(queue: &str, key: &str) -> Fault {
+/// 60 s.
+pub(crate) fn waited_too_long_for_queue(queue: &str) -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
         format_args!(
-            "a queue uses its whole share of {key}, and no message left it for 60 s while this connection held \
-             deliveries or a transaction: raise {key}, acknowledge or commit earlier, or consume queue '{queue}'"
+            "a queue uses its whole share of the memory, and no message left it for 60 s while this connection held \
+             deliveries or a transaction: raise memory_limit, acknowledge or commit earlier, or consume queue '{queue}'"
         ),
     )
 }
@@ -213,6 +223,6 @@ pub(crate) fn check_definition_space(pending_writes: &PendingWrites) -> Result<(
     match pending_writes.mode() == Mode::On && !pending_writes.can_define() {
         false => Ok(()),
         true if pending_writes.is_file_system_full() => Err(OperatorFault::FileSystemFull),
-        true => Err(OperatorFault::NoCapacity(pending_writes.exhausted_limit_key())),
+        true => Err(OperatorFault::LimitReached(pending_writes.exhausted_limit_key())),
     }
 }

@@ -14,7 +14,7 @@
 //! The time since its publication is not in the log: after a restart, the interval begins again.
 //!
 //! # Invariants
-//! - All retained messages take at most `retained_bytes_max` bytes.
+//! - All retained messages together take at most a fixed number of bytes, and the memory that is free.
 
 use core::num::NonZeroU16;
 use std::collections::VecDeque;
@@ -44,6 +44,8 @@ use super::{Broker, Context};
 const WRITE_DELAY_MS: u64 = 60_000;
 /// The most bytes of the properties and the payload of a retained message.
 const CONTENT_BYTES_MAX: usize = 60 << 10;
+/// Why a retained message is not stored, and what to do, as a text for log lines.
+const NO_MEMORY: &str = "memory_limit: raise it, or delete retained messages, queues or bindings";
 /// The number of messages in the queue of a session up to which retained messages are added.
 const READY_MAX: u32 = 32;
 /// The number of retained messages that are compared with a filter before other sessions have their turn.
@@ -196,18 +198,15 @@ impl Retained {
     fn exceeded_limit(&self, vhost: VhostId, key: &str, bytes: usize) -> Option<&'static str> {
         let replaced = self.find(vhost, key).map(|at| self.bytes_of(at));
         match replaced {
-            None if self.slab.free_count() == 0 => Some(match self.slab.limit_key("retained_max") {
-                "retained_max" => "retained_max: raise it, or delete retained messages",
-                _ => "memory_limit: raise it, or delete retained messages, queues or bindings",
-            }),
+            None if self.slab.free_count() == 0 => Some(NO_MEMORY),
             _ if bytes > CONTENT_BYTES_MAX => {
                 Some("60 KiB, the most that is retained: publish less in one message")
             }
             _ if self.bytes.used() - replaced.unwrap_or(0) + key.len() + bytes > self.bytes_max => {
-                Some("retained_bytes_max: raise it, or delete retained messages")
+                Some(NO_MEMORY)
             }
             _ if (key.len() + bytes).saturating_sub(replaced.unwrap_or(0)) > self.bytes.free() => {
-                Some("memory_limit: raise it, or delete retained messages, queues or bindings")
+                Some(NO_MEMORY)
             }
             _ => None,
         }

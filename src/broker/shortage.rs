@@ -67,15 +67,14 @@ pub const SHORTAGE_KINDS: usize = 4;
 pub type WaitingByKind = heapless::Vec<WaitingPublishers, SHORTAGE_KINDS>;
 
 impl Pool {
-    /// Returns the configuration key that makes the pool larger.
-    pub const fn key(self) -> &'static str {
+    /// Returns what uses up its part of the memory, as words for a text.
+    pub const fn what(self) -> &'static str {
         match self {
-            Self::Memory => "memory_limit",
-            Self::Messages => "messages_max",
-            Self::Bodies => "body_bytes_max",
-            Self::Assembly => "assembly_bytes_max",
-            Self::Entries => "queue_entries_max",
-            Self::Unacknowledged => "unacknowledged_max",
+            Self::Memory | Self::Messages => "messages",
+            Self::Bodies => "bodies of messages",
+            Self::Assembly => "messages that are still being received",
+            Self::Entries => "entries of queues",
+            Self::Unacknowledged => "unacknowledged deliveries",
         }
     }
 }

@@ -31,7 +31,7 @@ use super::publish::Publishing;
 use super::queue_flow::{DelayWheel, Getting, QueueSchedule, Queues};
 use super::queue_records::Queue;
 use super::quota::{Declared, Declarer, Quota};
-use super::reply_text::QueueText;
+use super::reply_text::{QueueText, no_memory_for};
 use super::republish::{Firehose, Reason, RepublishState, Republisher, TracedName};
 use super::retained::{Replay, Retained};
 use super::sessions::{CANDIDATE_BYTES, Sessions};
@@ -363,7 +363,7 @@ impl Broker {
     pub(crate) fn begin_access(&mut self) -> Result<(), Fault> {
         self.add_vhost(FIRST_VHOST)?;
         self.access.add_guest().map_err(|fault| match fault {
-            OperatorFault::NoCapacity(key) => super::reply_text::out_of(key),
+            OperatorFault::NoCapacity(what) => no_memory_for(what),
             other => unreachable!("guest can be: {other}"),
         })?;
         self.note_users();
@@ -397,7 +397,7 @@ impl Broker {
     pub(crate) fn add_vhost(&mut self, name: &str) -> Result<VhostId, Fault> {
         if self.topology.free_exchanges() < PREDECLARED_EXCHANGES {
             // There are places for the exchanges of all virtual hosts, so only the memory can lack.
-            return Err(super::reply_text::out_of("memory_limit"));
+            return Err(no_memory_for("another virtual host"));
         }
         let vhost = self.access.add_vhost(name)?;
         self.note_users();

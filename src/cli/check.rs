@@ -20,7 +20,7 @@ pub fn check(mut config: Config) -> (String, Result<(), StartError>) {
     let mut report = format!("{}\n\n{}", config.to_toml(), table.shown(config.memory_limit_bytes));
     let (remarks, verdict) = match dry_run {
         Ok(mut remarks) => {
-            remarks.extend(store_limits::exceeded_limits(&config));
+            remarks.extend(store_limits::exceeded_limits(&config, &table));
             (remarks, Ok(()))
         }
         Err(error) => (Vec::new(), Err(error)),

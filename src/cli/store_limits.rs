@@ -1,7 +1,7 @@
-//! Compares the content of a store with the limits of a configuration.
+//! Compares the content of a store with the memory of a configuration.
 //!
-//! If a store exceeds the limits, a start leaves the excess objects in the log and does not serve them (alarm
-//! `limits`). `leveret check` warns of that. Its counts may be too low: each binding is counted once,
+//! If the definitions of a store do not fit into the memory, a start leaves the excess objects in the log and does not serve
+//! them (alarm `limits`). `leveret check` warns of that. Its figure may be too low: each binding is counted once,
 //! although some bindings count several times.
 //!
 //! # Invariants
@@ -11,12 +11,12 @@
 use leveret_broker::{declared_arguments, levels_of};
 use leveret_config::Config;
 use leveret_core::definition::Definition;
-use leveret_core::limits::{Megabytes, grouped};
-use leveret_core::mem::ENTRIES_PER_CHUNK;
+use leveret_core::limits::{Megabytes, MemoryTable, RecordSizes, grouped};
+use leveret_core::mem::{CHUNK_BYTES, Class, ENTRIES_PER_CHUNK, Memory};
 use leveret_storage::{FileDisk, Index, Log, QueueIndex};
 use leveret_storage::{is_group, is_transient};
 
-/// The use of each limit by the definitions of a store.
+/// The number of objects that the definitions of a store describe, and the bytes of their names and contents.
 #[derive(Default)]
 struct Counts {
     vhosts: u64,
@@ -32,8 +32,9 @@ struct Counts {
     retained_bytes: u64,
 }
 
-/// Returns a warning for each exceeded limit; none if the store is missing or cannot be read.
-pub(crate) fn exceeded_limits(config: &Config) -> Vec<String> {
+/// Returns a warning for each part of the memory or disk that the store exceeds; none if the store is missing or cannot be read.
+/// `table` is the memory table of the configuration.
+pub(crate) fn exceeded_limits(config: &Config, table: &MemoryTable) -> Vec<String> {
     let mut disk = FileDisk::open_read_only(&config.data_dir);
     let Ok((log, report)) = Log::read_only(&mut disk) else { return Vec::new() };
     let mut counts = Counts::default();
@@ -44,33 +45,24 @@ pub(crate) fn exceeded_limits(config: &Config) -> Vec<String> {
     if read.is_err() {
         return Vec::new();
     }
-    let limits = &config.limits;
+    let memory = Memory::with_bytes(table.shared_bytes());
+    let entries = entries_of(log.index());
+    let definitions_bytes = counts.bytes(&leveret_daemon::record_sizes(config));
     let rows = [
-        (counts.vhosts, "virtual hosts", "vhosts_max", limits.vhosts_max),
-        (counts.users, "users", "users_max", limits.users_max),
-        (counts.permissions, "permissions", "permissions_max", limits.permissions_max),
-        (counts.exchanges, "exchanges", "exchanges_max", limits.exchanges_max),
-        (counts.queues, "queues", "queues_max", limits.queues_max),
-        (counts.bindings, "bindings", "bindings_max", limits.bindings_max),
-        (counts.names_bytes, "bytes of names and arguments", "names_bytes_max", limits.names_bytes_max),
-        (counts.policies, "policies", "policies_max", limits.policies_max),
-        (counts.parameters, "runtime parameters", "parameters_max", limits.parameters_max),
-        (counts.retained, "retained messages", "retained_max", limits.retained_max),
+        (definitions_bytes, memory.class_bytes(Class::Definitions), counts.described()),
         (
-            counts.retained_bytes,
-            "bytes of retained messages",
-            "retained_bytes_max",
-            limits.retained_bytes_max,
+            entries / ENTRIES_PER_CHUNK as u64 * CHUNK_BYTES as u64,
+            memory.class_bytes(Class::Messages),
+            format!("{} queue entries", grouped(entries)),
         ),
-        (entries_of(log.index()), "queue entries", "queue_entries_max", limits.queue_entries_max),
     ];
-    let rows = rows.into_iter().filter(|(count, .., max)| count > &u64::from(*max));
-    let mut warnings: Vec<String> = rows
-        .map(|(count, things, key, max)| {
-            let (count, max) = (grouped(count), grouped(max.into()));
+    let exceeded = rows.into_iter().filter(|(bytes, most, _)| bytes > most);
+    let mut warnings: Vec<String> = exceeded
+        .map(|(bytes, most, what)| {
+            let (bytes, most) = (Megabytes(bytes), Megabytes(most));
             format!(
-                "this store has {count} {things}, {key} is {max}: the rest is kept but not served; raise {key}, \
-                 or use a larger profile"
+                "this store has {what}: they need {bytes}, and memory_limit leaves {most} for them: the rest is kept but not \
+                 served; raise memory_limit"
             )
         })
         .collect();
@@ -86,6 +78,36 @@ pub(crate) fn exceeded_limits(config: &Config) -> Vec<String> {
 }
 
 impl Counts {
+    /// Returns the memory that all these objects take, in bytes.
+    fn bytes(&self, sizes: &RecordSizes) -> u64 {
+        let records = [
+            (self.vhosts, sizes.vhost_bytes),
+            (self.users, sizes.user_bytes),
+            (self.permissions, sizes.permission_bytes),
+            (self.exchanges, sizes.exchange_bytes),
+            (self.queues, sizes.queue_bytes),
+            (self.bindings, sizes.binding_bytes),
+            (self.policies, sizes.policy_bytes),
+            (self.parameters, sizes.parameter_bytes),
+            (self.retained, sizes.retained_bytes),
+        ];
+        let records = records.into_iter().map(|(count, each)| count * each as u64).sum::<u64>();
+        // The allocator's part, and for names the copy in the index of the log.
+        records + self.names_bytes * 9 / 4 + self.retained_bytes * 5 / 4
+    }
+
+    /// Returns the numbers of the most numerous objects, as words for a text.
+    fn described(&self) -> String {
+        format!(
+            "{} queues, {} exchanges, {} bindings, {} users and {} retained messages",
+            grouped(self.queues),
+            grouped(self.exchanges),
+            grouped(self.bindings),
+            grouped(self.users),
+            grouped(self.retained)
+        )
+    }
+
     /// Counts a definition. A definition that cannot be read is not counted.
     fn add(&mut self, index: &Index, key: &[u8], value: &[u8]) {
         let Some(definition) = Definition::parse(key, value) else { return };

@@ -1,271 +1,133 @@
-//! Derives limits from `memory_limit`. Limits that reserve memory are multiplied by a scale, in the proportions of the profile.
-//! All pools share the memory that is left beside these limits and the program. The limit of such a pool is what that
-//! memory could hold. The pool reaches its limit only if no other class had a floor, so usually the memory stops it before.
+//! Derives all limits that are no keys from `memory_limit`, and the keys that nothing sets.
 //!
 //! ```text
-//! profile's limits ──scaled by s──→ explicit limits applied ──→ memory table ──→ fixed part ≤ memory_limit − a fifth
-//!                         └────── the largest s with which the fixed part is small enough ◄─┘
-//! memory_limit − fixed part ──→ limits of the pools that share memory
+//! memory_limit ──→ buffers, index, connections, largest message ──→ keys of profile and file applied
+//!                                                                            │
+//!              maxima of the pools ←── memory that they share ←── fixed part ┘
 //! ```
 //!
 //! # Invariants
-//! - With the profile's own `memory_limit` the scaled limits are the profile's.
-//! - More memory never makes a scaled limit smaller. Where larger buffers begin, the pools can have a little less to share.
-//! - An explicit limit (set by the file or the flags) of a pool that shares memory is lowered to what fits. Another one is not
-//!   changed. It can make other limits smaller but not larger.
+//! - More memory makes no derived limit smaller. Where larger buffers begin, the pools can have a little less to share.
+//! - A profile's key that does not fit into less memory than the profile has is lowered. A key that the file or the flags set is
+//!   never changed: if it does not fit, the start fails and names it.
 //! - The same configuration gives the same limits.
 
 use super::settings::Config;
 use super::settings::LimitsLayer;
-use super::settings::{BRIDGES_MAX, ExplicitLimits, FRAME_MAX, MQTT_SESSION_BYTES_MAX};
+use super::settings::{ExplicitLimits, FRAME_MAX};
 use super::units::Bytes;
-use leveret_core::limits::{Limits, LimitsError, MemoryTable, RecordSizes, SHARED_BYTES_MIN};
+use leveret_core::limits::{
+    BRIDGES_MAX, Limits, LimitsError, MANAGEMENT_CLIENTS_UPPER_BOUND, MemoryTable, RecordSizes,
+    SHARED_BYTES_MIN,
+};
 use leveret_core::mem::PAGE_BYTES;
 
 /// A function that returns the sizes in memory of all types of records, given a configuration.
 /// [`Config::derive_limits`] uses it.
 pub type SizesOf = fn(&Config) -> RecordSizes;
 
-/// The scale 1, with which limits are the profile's own. Scales are integers (fixed-point numbers), so that all machines
-/// round in the same way.
-const ONE: u64 = 1 << 16;
-/// Maximum scale: 65,536. With it, even the smallest profile reaches hundreds of gigabytes.
-const SCALE_MAX: u64 = ONE << 16;
-
 /// Maximum of a derived `message_size_max` in bytes: RabbitMQ 3.10's default.
 const MESSAGE_BYTES_MAX: u64 = 128 << 20;
-/// Minimum size of a derived buffer in bytes. The minimum of a derived `frame_max` is half of it.
-const BUFFER_BYTES_MIN: u32 = 16 << 10;
-/// Minimum size of the input buffer with TLS in bytes, because of the size of TLS records.
-const TLS_INPUT_BUFFER_BYTES_MIN: u32 = 40 << 10;
-/// Minimum of a derived `input_backlog_bytes_max` with TLS in bytes, because of the size of TLS records.
-const TLS_INPUT_BACKLOG_BYTES_MIN: u64 = 128 << 10;
 /// Minimum of a derived `message_size_max` in bytes.
 const MESSAGE_BYTES_MIN: u64 = 64 << 10;
-/// The unit in which memory for bodies is reserved, in bytes.
+/// Minimum size of the input buffer with TLS in bytes, because of the size of TLS records.
+const TLS_INPUT_BUFFER_BYTES_MIN: u64 = 40 << 10;
+/// Maximum size of the input and output buffers in bytes. Larger ones are no faster.
+const BUFFER_BYTES_MAX: u64 = 256 << 10;
+/// Minimum of a derived `frame_max` in bytes.
+const FRAME_BYTES_MIN: u32 = 8 << 10;
+/// The unit of sizes in bytes.
 const PAGE: u64 = PAGE_BYTES as u64;
-/// The scale leaves at least this part of `memory_limit` to the pools that share memory.
-const SHARED_DIVISOR: u64 = 5;
 
-/// A limit that is scaled with `memory_limit`.
-struct Pool {
-    /// The minimum that is useful, and the maximum that identifiers allow. If the profile's own value is outside, the
-    /// range is extended to it.
-    range: core::ops::RangeInclusive<u64>,
-    /// A scaled value is rounded down to a multiple of this.
-    step: u64,
-    get: fn(&Limits) -> u64,
-    set: fn(&mut Limits, u64),
-}
+/// The limits that `memory_limit` alone determines, with no profile and no file.
+///
+/// The divisors were chosen so that the fixed part stays below a third of the memory from 24 MB up, and so that the profiles
+/// of the boards keep the buffers with which they were measured.
+struct FromMemory(u64);
 
-macro_rules! pools {
-    ($($key:ident: $min:expr, $max:expr, $step:expr;)*) => {
-        [$(Pool {
-            range: $min..=$max,
-            step: $step,
-            get: |limits| limits.$key.into(),
-            set: |limits, value| limits.$key = value as _,
-        }),*]
-    };
-}
+impl FromMemory {
+    /// Returns a divisor's part of the memory in whole pages, within a range.
+    fn part(&self, divisor: u64, least: u64, most: u64) -> u32 {
+        ((self.0 / divisor).clamp(least, most) / PAGE * PAGE) as u32
+    }
 
-const POOLS: [Pool; 8] = pools! {
-    connections_max: 8, 1 << 14, 1;
-    handshakes_max: 4, 1 << 12, 1;
-    tls_handshakes_max: 2, 64, 1;
-    unsent_bytes_max: 32 << 10, 1 << 28, 4 << 10;
-    index_bytes_max: 64 << 10, 1 << 28, 4 << 10;
-    input_backlog_bytes_max: 32 << 10, 1 << 28, 4 << 10;
-    management_clients_max: 2, 8, 1;
-    // It reserves no memory, but is a part of `body_bytes_max`.
-    mqtt_session_bytes_max: 64 << 10, 1 << 26, 4 << 10;
-};
+    fn count(&self, bytes_each: u64, least: u64, most: u64) -> u32 {
+        (self.0 / bytes_each).clamp(least, most) as u32
+    }
 
-impl Pool {
-    /// Returns the value of this pool at `scale`.
-    fn scaled(&self, profile: &Limits, scale: u64) -> u64 {
-        let own = (self.get)(profile);
-        let range = (*self.range.start()).min(own)..=(*self.range.end()).max(own);
-        scaled(own, scale, self.step).clamp(*range.start(), *range.end())
+    fn apply_to(&self, limits: &mut Limits) {
+        limits.socket_budget_bytes = self.0;
+        // The smallest kernel buffers of a connection take 16 KiB, and nearly half of the budget is for larger ones.
+        limits.connections_max = self.count(30_000, 8, 1 << 14);
+        limits.handshakes_max = self.count(512 << 10, 8, 512);
+        limits.tls_handshakes_max = self.count(8_000_000, 2, 32);
+        limits.management_clients_max = self.count(8_000_000, 2, MANAGEMENT_CLIENTS_UPPER_BOUND as u64);
+        limits.bridges_max = BRIDGES_MAX;
+        limits.message_size_max = self.part(8, MESSAGE_BYTES_MIN, MESSAGE_BYTES_MAX);
+        limits.unsent_bytes_max = self.part(256, 32 << 10, 1 << 28);
+        limits.index_bytes_max = self.part(30, 64 << 10, 1 << 28);
+        limits.commit_bytes_max = self.part(256, 0, 512 << 10);
+        limits.mqtt_session_bytes_max = self.part(128, 64 << 10, 1 << 26);
     }
 }
 
-/// Multiplies the profile's own value by a scale, and rounds down to whole steps. With the scale 1 the value is not
-/// rounded.
-fn scaled(own: u64, scale: u64, step: u64) -> u64 {
-    if scale == ONE {
-        return own;
-    }
-    let wide = u128::from(own) * u128::from(scale) / u128::from(ONE);
-    u64::try_from(wide).unwrap_or(u64::MAX) / step * step
-}
-
-/// The inputs for the limits of pools that share memory.
+/// The memory that the pools share, and the addresses that they may reserve.
 #[derive(Clone, Copy)]
 struct Shared {
-    sizes: RecordSizes,
-    /// The memory that they share.
     bytes: u64,
-    /// The addresses that they may reserve.
     address_bytes: u64,
 }
 
-/// Returns the profile's limits at `scale`, overridden by the explicit ones.
-fn limits_at(
-    profile: &Limits,
-    explicit_limits: &ExplicitLimits,
-    scale: u64,
-    with_tls: bool,
-    shared: &Shared,
-) -> Limits {
-    let mut limits = profile.clone();
-    for pool in &POOLS {
-        (pool.set)(&mut limits, pool.scaled(profile, scale));
-    }
-    limits.set_shared(&shared.sizes, shared.bytes, shared.address_bytes);
-    let most = limits.clone();
-    derive_buffers(&mut limits, profile, explicit_limits, scale, with_tls);
-    derive_message_size(&mut limits, profile, explicit_limits, scale);
-    explicit_limits.apply_to(&mut limits);
-    limits.lower_shared(&most);
-    if !explicit_limits.has("tls_connections_max") {
-        limits.tls_connections_max = limits.connections_max;
-    }
-    if !explicit_limits.has(MQTT_SESSION_BYTES_MAX) {
-        let bodies = u32::try_from(limits.body_bytes_max).unwrap_or(u32::MAX);
-        limits.mqtt_session_bytes_max = limits.mqtt_session_bytes_max.min(bodies);
-    }
-    limits
-}
-
-/// Halves buffers and the maximum frame size each time that the memory is halved. They never become larger than in the
-/// profile, because larger ones are no faster.
-fn derive_buffers(
-    limits: &mut Limits,
-    profile: &Limits,
-    explicit_limits: &ExplicitLimits,
-    scale: u64,
-    with_tls: bool,
-) {
-    let halvings = (ONE / scale.max(1)).max(1).ilog2();
-    let halved = |own: u32, minimum: u32| (own >> halvings).max(own.min(minimum));
-    limits.frame_max =
-        explicit_limits.frame_max.unwrap_or_else(|| halved(profile.frame_max, BUFFER_BYTES_MIN / 2));
-    limits.output_buffer_bytes = halved(profile.output_buffer_bytes, BUFFER_BYTES_MIN);
-    let tls_bytes = if with_tls { TLS_INPUT_BUFFER_BYTES_MIN } else { 0 };
-    limits.input_buffer_bytes = halved(profile.input_buffer_bytes, BUFFER_BYTES_MIN)
-        .max(limits.frame_max.saturating_mul(2))
-        .max(tls_bytes);
-    let mut with_explicit = limits.clone();
-    explicit_limits.apply_to(&mut with_explicit);
-    let tls_backlog_bytes = if with_tls { TLS_INPUT_BACKLOG_BYTES_MIN } else { 0 };
-    let backlog_bytes = u64::from(limits.input_backlog_bytes_max)
-        .max(2 * u64::from(with_explicit.input_buffer_bytes))
-        .max(tls_backlog_bytes);
-    limits.input_backlog_bytes_max = u32::try_from(backlog_bytes).unwrap_or(u32::MAX);
-    let minimum = Limits::commit_bytes_min(limits.frame_max);
-    limits.commit_bytes_max = (halved(profile.commit_bytes_max, 0) / 4096 * 4096).max(minimum);
-    // Segments are not scaled: the best size depends on the flash card, and an existing store keeps its segment size.
-    limits.segment_bytes = with_explicit.segment_bytes.max(3 * limits.commit_bytes_max.min(1 << 28));
-}
-
-/// Derives `message_size_max` and `assembly_bytes_max`, the memory for messages that are not complete yet, from
-/// `body_bytes_max`. If explicit values of the two need a larger `body_bytes_max`, it is raised.
-fn derive_message_size(limits: &mut Limits, profile: &Limits, explicit_limits: &ExplicitLimits, scale: u64) {
-    let with_explicit = {
-        let mut with_explicit = limits.clone();
-        explicit_limits.apply_to(&mut with_explicit);
-        with_explicit
-    };
-    // Uses the profile's frame size and not the scaled one: that can grow with the memory, and more memory must not make
-    // `message_size_max` smaller.
-    let frame = u64::from(explicit_limits.frame_max.unwrap_or(profile.frame_max));
-    let explicit_message =
-        explicit_limits.has("message_size_max").then(|| u64::from(with_explicit.message_size_max));
-    let assembly_min =
-        explicit_message.unwrap_or(MESSAGE_BYTES_MIN.min(profile.message_size_max.into())) + frame;
-    let required_assembly = if explicit_limits.has("assembly_bytes_max") {
-        with_explicit.assembly_bytes_max
-    } else {
-        assembly_min
-    };
-    // One sixteenth of `body_bytes_max` is reserved for other purposes, so 15/16 must be enough.
-    let body_min = (required_assembly.div_ceil(15) * 16).next_multiple_of(PAGE);
-    let most = limits.body_bytes_max;
-    limits.body_bytes_max = most.max(body_min);
-    let body = if explicit_limits.has("body_bytes_max") {
-        with_explicit.body_bytes_max.min(most)
-    } else {
-        limits.body_bytes_max
-    };
-    let assembly = scaled(profile.assembly_bytes_max, scale, PAGE);
-    limits.assembly_bytes_max = assembly.min(body / 16 * 15).max(assembly_min);
-    let assembly =
-        if explicit_limits.has("assembly_bytes_max") { required_assembly } else { limits.assembly_bytes_max };
-    let own = u64::from(profile.message_size_max);
-    let size = scaled(own, scale, PAGE).min(MESSAGE_BYTES_MAX.max(own));
-    let minimum = MESSAGE_BYTES_MIN.min(own);
-    limits.message_size_max = size.max(minimum).min(assembly.saturating_sub(frame)).max(PAGE) as u32;
-}
-
 impl Config {
-    /// Sets all limits that are not explicit to the largest values that `memory_limit` allows. All pools together reserve at
-    /// most `address_bytes` bytes of addresses. Returns the memory table.
+    /// Sets all limits to the largest values that `memory_limit` allows, and those that the profile, the file or the flags
+    /// name to these. All pools together reserve at most `address_bytes` bytes of addresses. Returns the memory table.
     ///
     /// # Errors
-    /// The limits contradict each other, or `memory_limit` leaves too little memory to the pools even with the smallest other
-    /// limits. The error names the key to change. The configuration then has the smallest limits.
+    /// The limits contradict each other, or the fixed part leaves too little memory to the pools. The error names the key to
+    /// change.
     pub fn derive_limits(
         &mut self,
         sizes_of: SizesOf,
         address_bytes: u64,
     ) -> Result<MemoryTable, LimitsError> {
-        let scale = self.largest_scale(sizes_of, address_bytes);
-        let (limits, shared) = self.limits_and_shared(scale, sizes_of, address_bytes);
-        self.limits = limits;
+        let memory = self.memory_limit_bytes;
+        self.limits = self.limits_with(memory, &self.explicit_limits, sizes_of, address_bytes);
         if let Some(disk_limit) = self.store.disk_limit_bytes {
             self.limits.check_disk(disk_limit)?;
         }
-        if self.bridges.len() > self.limits.bridges_max as usize {
-            let must = "at least the number of [[bridge]] sections; without the key, it is that number";
-            return Err(LimitsError::Contradiction { key: BRIDGES_MAX, must });
-        }
         let sizes = sizes_of(self);
-        let shared_bytes = self.limits.memory_table(&sizes, self.memory_limit_bytes).shared_bytes();
+        let shared_bytes = self.limits.memory_table(&sizes, memory).shared_bytes();
         let is_too_long = self.limits.assembly_bytes_max > assembly_bytes_max(shared_bytes);
         if is_too_long && shared_bytes >= SHARED_BYTES_MIN {
-            let must = "larger for such long messages: all that are incomplete at a time (assembly_bytes_max) have \
-                        half of the memory that the pools share (`leveret check` shows it)";
+            let must = "larger for such long messages: all that are incomplete at a time have half of the memory that the \
+                        pools share (`leveret check` shows it)";
             return Err(LimitsError::Contradiction { key: "memory_limit", must });
         }
-        let checked = self.limits.check(&sizes, self.memory_limit_bytes);
+        let checked = self.limits.check(&sizes, memory);
         checked.map_err(|error| match error {
             LimitsError::SumTooLarge { sum, memory_limit, .. } => {
-                self.explain_excess(sizes_of, sum, memory_limit, &shared)
+                self.explain_excess(sizes_of, sum, memory_limit)
             }
             other => other,
         })
     }
 
-    /// Returns the line of `frame_max` and the lines of `[limits]`, as in a configuration file. A comment marks derived
-    /// values.
+    /// Returns the line of `frame_max` and the lines of `[limits]`, as in a configuration file. A comment marks values that
+    /// neither the profile nor the file sets.
     pub(super) fn limits_to_toml(&self) -> (String, Vec<String>) {
         let lines = |limits: &Limits| {
             let frame_max = format!("{FRAME_MAX} = {}", Bytes(limits.frame_max));
             core::iter::once(frame_max).chain(LimitsLayer::to_toml(limits))
         };
         let mut as_set = self.limits.clone();
-        self.explicit_limits.apply_to(&mut as_set);
-        let others = lines(&self.profile.limits).zip(lines(&as_set));
-        let mut commented = lines(&self.limits).zip(others).map(|(line, (own, set))| {
+        self.profile.limits.apply_to(&mut as_set);
+        let mut commented = lines(&self.limits).zip(lines(&as_set)).map(|(line, of_profile)| {
             let key = line.split(" = ").next().unwrap_or_default();
-            let why = match self.explicit_limits.has(key) {
-                true if line != set => "lowered, because memory_limit leaves no memory for more",
-                false if line != own && key == BRIDGES_MAX => "one for each [[bridge]]",
-                false if line != own => "derived from memory_limit",
-                true | false => return line,
-            };
-            format!("{line}  # {why}")
+            let is_set = self.explicit_limits.has(key) || self.profile.limits.has(key) && line == of_profile;
+            match is_set || !DERIVED.contains(&key) {
+                true => line,
+                false => format!("{line}  # derived from memory_limit"),
+            }
         });
         (commented.next().unwrap_or_default(), commented.collect())
     }
@@ -276,29 +138,106 @@ impl Config {
         is_limit && !self.explicit_limits.has(key)
     }
 
-    /// Returns the limits of this configuration at `scale`, overridden by `explicit_limits`.
-    fn limits_at(&self, explicit_limits: &ExplicitLimits, scale: u64, shared: &Shared) -> Limits {
-        let with_tls = self.serves_tls() || self.may_need_upstream_tls();
-        let mut limits = limits_at(&self.profile.limits, explicit_limits, scale, with_tls, shared);
-        // These limits reserve no memory, so they are not scaled.
-        limits.heartbeat_s = self.limits.heartbeat_s;
-        limits.channel_max = self.limits.channel_max;
-        if !explicit_limits.has(BRIDGES_MAX) {
-            limits.bridges_max = self.bridges.len() as u32;
+    /// Returns the least `memory_limit` with which this configuration starts, in bytes; `None` if none is enough.
+    pub fn least_memory(&self, sizes_of: SizesOf) -> Option<u64> {
+        self.least_memory_with(&self.explicit_limits, sizes_of)
+    }
+
+    fn least_memory_with(&self, explicit_limits: &ExplicitLimits, sizes_of: SizesOf) -> Option<u64> {
+        let fits = |memory: u64| {
+            let limits = self.limits_with(memory, explicit_limits, sizes_of, u64::MAX);
+            let assembly = limits.assembly_bytes_max;
+            let left = memory.saturating_sub(self.fixed_bytes_with(limits, sizes_of));
+            left >= SHARED_BYTES_MIN && assembly <= assembly_bytes_max(left)
+        };
+        let (mut low, mut high) = (0, 1 << 40);
+        if !fits(high) {
+            return None;
         }
+        while high - low > 1 {
+            let middle = low + (high - low) / 2;
+            *(if fits(middle) { &mut high } else { &mut low }) = middle;
+        }
+        Some(high)
+    }
+
+    /// Returns the limits with this `memory_limit`.
+    ///
+    /// Some tables of the fixed part grow with the maxima of the pools. So the limits are computed twice: first as if nothing
+    /// but the pools needed memory.
+    fn limits_with(
+        &self,
+        memory: u64,
+        explicit_limits: &ExplicitLimits,
+        sizes_of: SizesOf,
+        address_bytes: u64,
+    ) -> Limits {
+        let of = |shared: &Shared| self.limits_at(memory, explicit_limits, &sizes_of(self), shared);
+        let mut shared = Shared { bytes: memory, address_bytes };
+        let fixed = self.fixed_bytes_with(of(&shared), sizes_of);
+        shared.bytes = memory.saturating_sub(fixed).max(SHARED_BYTES_MIN);
+        of(&shared)
+    }
+
+    fn limits_at(
+        &self,
+        memory: u64,
+        explicit_limits: &ExplicitLimits,
+        sizes: &RecordSizes,
+        shared: &Shared,
+    ) -> Limits {
+        let mut limits = Limits {
+            heartbeat_s: self.limits.heartbeat_s,
+            channel_max: self.limits.channel_max,
+            ..Limits::default()
+        };
+        let derived = FromMemory(memory);
+        derived.apply_to(&mut limits);
+        self.apply_profile_to(&mut limits, memory);
+        explicit_limits.apply_to(&mut limits);
+        limits.set_shared(sizes, shared.bytes, shared.address_bytes);
+        limits.mqtt_session_bytes_max =
+            limits.mqtt_session_bytes_max.min(u32::try_from(limits.body_bytes_max).unwrap_or(u32::MAX));
+        self.derive_buffers(&mut limits, explicit_limits, &derived);
+        derive_message_size(&mut limits, explicit_limits, shared.bytes);
         limits
     }
 
-    /// Returns the limits at `scale`, and the memory that pools share with them.
-    ///
-    /// Some tables of the fixed part grow with the limits of pools that share memory. So the limits are computed twice: first
-    /// as if nothing but the pools needed memory.
-    fn limits_and_shared(&self, scale: u64, sizes_of: SizesOf, address_bytes: u64) -> (Limits, Shared) {
-        let mut shared = Shared { sizes: sizes_of(self), bytes: self.memory_limit_bytes, address_bytes };
-        let limits = self.limits_at(&self.explicit_limits, scale, &shared);
-        let fixed = self.fixed_bytes_with(limits, sizes_of);
-        shared.bytes = self.memory_limit_bytes.saturating_sub(fixed).max(SHARED_BYTES_MIN);
-        (self.limits_at(&self.explicit_limits, scale, &shared), shared)
+    /// Applies the profile's keys. With less memory than the profile has, sizes are lowered in proportion.
+    fn apply_profile_to(&self, limits: &mut Limits, memory: u64) {
+        self.profile.limits.apply_to(limits);
+        let own = self.profile.memory_limit_bytes.max(1);
+        if memory >= own {
+            return;
+        }
+        let less = |value: u32| (u128::from(value) * u128::from(memory) / u128::from(own)) as u32;
+        let halvings = (own / memory.max(1)).max(1).ilog2();
+        let page = PAGE as u32;
+        limits.frame_max = (limits.frame_max >> halvings).max(limits.frame_max.min(FRAME_BYTES_MIN));
+        limits.commit_bytes_max =
+            (less(limits.commit_bytes_max) / page * page).max(Limits::commit_bytes_min(limits.frame_max));
+        let least = limits.message_size_max.min(MESSAGE_BYTES_MIN as u32);
+        limits.message_size_max = (less(limits.message_size_max) / page * page).max(least);
+        // Segments are not lowered: the best size depends on the flash card.
+    }
+
+    /// Sets the buffers, whose sizes also depend on the largest frame.
+    fn derive_buffers(&self, limits: &mut Limits, explicit_limits: &ExplicitLimits, derived: &FromMemory) {
+        let frame = u64::from(limits.frame_max);
+        // A frame must fit into half of the input buffer.
+        let least = if self.serves_tls() { TLS_INPUT_BUFFER_BYTES_MIN } else { 16 << 10 }.max(2 * frame);
+        limits.input_buffer_bytes = derived.part(1_000, least, BUFFER_BYTES_MAX.max(least));
+        // Larger than one read, so that data received in a turn is sent in the same turn and need not be written first.
+        limits.output_buffer_bytes = derived.part(1_000, 64 << 10, BUFFER_BYTES_MAX);
+        let backlog_min = (2 * u64::from(limits.input_buffer_bytes)).max(128 << 10);
+        limits.input_backlog_bytes_max = derived.part(192, backlog_min, (1 << 28).max(backlog_min));
+        if !explicit_limits.has("commit_bytes_max") {
+            let least = Limits::commit_bytes_min(limits.frame_max);
+            limits.commit_bytes_max = limits.commit_bytes_max.max(least);
+        }
+        if !explicit_limits.has("segment_bytes") {
+            limits.segment_bytes = limits.segment_bytes.max(3 * limits.commit_bytes_max.min(1 << 28));
+        }
     }
 
     /// Returns the bytes of everything that has a fixed size with these limits.
@@ -307,27 +246,11 @@ impl Config {
         config.limits.memory_table(&sizes_of(&config), 0).fixed_bytes()
     }
 
-    /// Returns the largest scale, up to the ratio of `memory_limit` to that of the profile, with which the pools that share
-    /// memory have enough, also for the largest message.
-    fn largest_scale(&self, sizes_of: SizesOf, address_bytes: u64) -> u64 {
-        let (own, limit) = (self.profile.memory_limit_bytes.max(1), self.memory_limit_bytes);
-        let ratio = u128::from(limit) * u128::from(ONE) / u128::from(own);
-        let scale_max = u64::try_from(ratio).unwrap_or(SCALE_MAX).min(SCALE_MAX);
-        let left = limit.saturating_sub((limit / SHARED_DIVISOR).max(SHARED_BYTES_MIN));
-        largest(scale_max, |scale| {
-            let (limits, _) = self.limits_and_shared(scale, sizes_of, address_bytes);
-            let assembly = limits.assembly_bytes_max;
-            let fixed = self.fixed_bytes_with(limits, sizes_of);
-            fixed <= left && assembly <= assembly_bytes_max(limit - fixed)
-        })
-    }
-
-    /// Returns the error for limits of which even the smallest ones leave too little of `memory_limit`. If that is because of
-    /// explicit limits, it names the one that needs most memory.
-    fn explain_excess(&self, sizes_of: SizesOf, sum: u64, memory_limit: u64, shared: &Shared) -> LimitsError {
+    /// Returns the error for a fixed part that leaves too little of `memory_limit`. If that is because of limits that the file
+    /// or the flags set, it names the one that needs most memory.
+    fn explain_excess(&self, sizes_of: SizesOf, sum: u64, memory_limit: u64) -> LimitsError {
         let least_with = |explicit_limits: &ExplicitLimits| {
-            let limits = self.limits_at(explicit_limits, 0, shared);
-            self.fixed_bytes_with(limits, sizes_of).saturating_add(SHARED_BYTES_MIN)
+            self.least_memory_with(explicit_limits, sizes_of).unwrap_or(u64::MAX)
         };
         let least = least_with(&ExplicitLimits::default());
         if least > memory_limit {
@@ -340,25 +263,32 @@ impl Config {
     }
 }
 
+/// The keys whose values follow from `memory_limit` if nothing sets them.
+const DERIVED: [&str; 3] = ["connections_max", "message_size_max", "commit_bytes_max"];
+
+/// Derives `assembly_bytes_max`, the memory for messages that are not complete yet, and lowers a `message_size_max` that does
+/// not fit into it, unless it is explicit.
+fn derive_message_size(limits: &mut Limits, explicit_limits: &ExplicitLimits, shared_bytes: u64) {
+    let frame = u64::from(limits.frame_max);
+    let most = assembly_bytes_max(shared_bytes);
+    if !explicit_limits.has("message_size_max") {
+        let fits = most.saturating_sub(frame) / PAGE * PAGE;
+        let least = limits.message_size_max.min(MESSAGE_BYTES_MIN as u32);
+        limits.message_size_max =
+            limits.message_size_max.min(u32::try_from(fits).unwrap_or(u32::MAX)).max(least);
+    }
+    let size = u64::from(limits.message_size_max);
+    limits.assembly_bytes_max = (size + size / 4).min(most).max(size + frame);
+    // A sixteenth of the memory for bodies is reserved for other purposes.
+    let bodies_min = (limits.assembly_bytes_max.div_ceil(15) * 16).next_multiple_of(PAGE);
+    limits.body_bytes_max = limits.body_bytes_max.max(bodies_min);
+}
+
 /// Returns the most bytes that all incomplete messages may have, if the pools share this memory. The rest is for the floors of
 /// other classes, the virtual host of a new store, and the reserves. With more, the largest message could wait for ever
 /// although no other message is there.
 const fn assembly_bytes_max(shared_bytes: u64) -> u64 {
     (shared_bytes / 2).saturating_sub(256 << 10)
-}
-
-/// Returns the largest number up to `end` for which `fits` returns `true`; 0 if there is none. `fits` must return `true`
-/// for all smaller numbers, too.
-fn largest(end: u64, fits: impl Fn(u64) -> bool) -> u64 {
-    if fits(end) {
-        return end;
-    }
-    let (mut low, mut high) = (0, end);
-    while high - low > 1 {
-        let middle = low + (high - low) / 2;
-        if fits(middle) { low = middle } else { high = middle }
-    }
-    low
 }
 
 #[cfg(test)]
@@ -384,7 +314,6 @@ mod tests {
             tls_handshake_bytes: if_tls(38_917),
             tls_record_bytes: if_tls(65_536),
             connection_bytes: 1_439,
-            bridge_bytes: 818_808,
             channel_bytes: 874,
             consumer_bytes: broker::CONSUMER_BYTES,
             queue_bytes: broker::QUEUE_BYTES,
@@ -409,7 +338,6 @@ mod tests {
                 limits.input_buffer_bytes as usize,
             ),
             control_bytes: 133_694,
-            tls_link_bytes: 0,
             tls_crl_bytes: 0,
             management_bytes: 0,
             samples_bytes: 0,
@@ -437,23 +365,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_session_of_mqtt_holds_at_most_the_bodies_that_there_is_memory_for() {
-        let derived = |text: &str| {
-            let mut config = Config::gather(None, Layer::parse("leveret.toml", text).unwrap()).unwrap();
-            config.derive_limits(about, u64::MAX).map(|_| config.limits.mqtt_session_bytes_max)
-        };
-        let small = "[limits]\nbody_bytes_max = \"768KiB\"\n";
-        assert_eq!(derived(small), Ok(768 << 10));
-        let explicit = derived(&format!("{small}mqtt_session_bytes_max = \"1MiB\"\n"));
-        assert_eq!(explicit.unwrap_err().key(), "mqtt_session_bytes_max");
-        assert_eq!(derived("[limits]\nmqtt_session_bytes_max = \"2MiB\"\n"), Ok(2 << 20));
-        let less = derived("memory_limit = \"40MB\"").unwrap();
-        assert!((128 << 10..512 << 10).contains(&less), "{less}");
-        let more = derived("memory_limit = \"512MB\"").unwrap();
-        assert!((4 << 20..8 << 20).contains(&more), "{more}");
-    }
-
     /// A fixed sequence of pseudo-random numbers.
     struct Chance(u64);
 
@@ -464,32 +375,33 @@ mod tests {
         }
     }
 
-    /// Configures some pools with an eighth to three times of their size in the profile.
+    /// Configures some keys with an eighth to three times of their default.
     fn set_some(config: &mut Config, chance: &mut Chance) {
         let mut text = String::from("[limits]\n");
-        for line in LimitsLayer::to_toml(&config.profile.limits) {
-            let (key, _) = line.split_once(" = ").unwrap();
-            let Some(pool) = NAMED.iter().position(|name| *name == key) else { continue };
-            if chance.below(6) == 0 {
-                let own = (POOLS[pool].get)(&config.profile.limits);
-                let value = (own * (1 + chance.below(24)) / 8).max(*POOLS[pool].range.start());
-                text += &format!("{key} = {value}\n");
+        let kept =
+            [("connections_max", 1_000), ("message_size_max", 4 << 20), ("commit_bytes_max", 512 << 10)];
+        for (key, own) in kept {
+            if chance.below(3) == 0 {
+                let value = own * (1 + chance.below(24)) / 8 / 4096 * 4096;
+                text += &format!("{key} = {}\n", value.max(4096));
             }
         }
         let layer = Layer::parse("leveret.toml", &text).unwrap();
         config.explicit_limits.add(&layer);
     }
 
-    /// The first of [`POOLS`], which can be configured without contradiction.
-    const NAMED: [&str; 5] =
-        ["connections_max", "handshakes_max", "tls_handshakes_max", "unsent_bytes_max", "index_bytes_max"];
-
     /// Returns the values that must not shrink with more memory.
     fn amounts(limits: &Limits) -> Vec<u64> {
         let buffers = [limits.frame_max, limits.input_buffer_bytes, limits.output_buffer_bytes];
-        let sizes = [limits.message_size_max, limits.commit_bytes_max].into_iter().chain(buffers);
-        let pools = POOLS.iter().map(|pool| (pool.get)(limits));
-        pools.chain(sizes.map(u64::from)).chain([limits.assembly_bytes_max]).collect()
+        let sizes = [
+            limits.message_size_max,
+            limits.commit_bytes_max,
+            limits.index_bytes_max,
+            limits.unsent_bytes_max,
+        ];
+        let counts = [limits.connections_max, limits.handshakes_max, limits.tls_handshakes_max];
+        let all = buffers.into_iter().chain(sizes).chain(counts).map(u64::from);
+        all.chain([limits.assembly_bytes_max]).collect()
     }
 
     #[test]
@@ -518,29 +430,24 @@ mod tests {
                     refused += 1;
                     continue;
                 }
+                Err(LimitsError::Contradiction { .. } | LimitsError::Disk { .. }) if !is_alone => {
+                    refused += 1;
+                    continue;
+                }
                 Err(other) => panic!("{board}, {limit}: {other}\n{}", config.to_toml()),
             };
             derived += 1;
-            let is_small = u64::from(config.limits.message_size_max) < MESSAGE_BYTES_MIN;
-            assert!(!is_alone || !is_small, "{board}, {limit}: {}", config.limits.message_size_max);
             assert_eq!(table.bytes(), limit, "{board}");
             let shared = table.shared_bytes();
             assert!(shared >= SHARED_BYTES_MIN, "{board}, {limit}: {shared}");
-            assert!(
-                !is_alone || shared >= limit / SHARED_DIVISOR || limit < 24_000_000,
-                "{board}, {limit}: {shared}"
-            );
-            for pool in &POOLS {
-                let (least, own) = (*pool.range.start(), (pool.get)(&config.profile.limits));
-                assert!(
-                    (pool.get)(&config.limits) >= least.min(own),
-                    "{board}, {limit}: {}",
-                    config.to_toml()
-                );
-            }
+            assert!(!is_alone || shared >= limit / 5 || limit < 24_000_000, "{board}, {limit}: {shared}");
             let before = amounts(&config.limits);
             config.memory_limit_bytes += chance.below(limit / 4) + 1;
-            config.derive_limits(about, u64::MAX).unwrap();
+            // A larger frame may not fit into an explicit commit.
+            if let Err(error) = config.derive_limits(about, u64::MAX) {
+                assert!(!is_alone, "{board}: {error}");
+                continue;
+            }
             let shrunk =
                 amounts(&config.limits).iter().zip(&before).position(|(after, before)| after < before);
             assert_eq!(
@@ -551,6 +458,6 @@ mod tests {
                 config.to_toml()
             );
         }
-        assert!(derived > 1_500 && refused > 20, "{derived} were derived, {refused} were refused");
+        assert!(derived > 1_300 && refused > 20, "{derived} were derived, {refused} were refused");
     }
 }

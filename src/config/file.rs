@@ -5,7 +5,7 @@
 //!
 //! # Invariants
 //! - An unknown key or an invalid value is an error with its position in the text, and the whole text is refused. Keys of
-//!   older versions ([`RENAMED_KEYS`], [`REMOVED_KEYS`]) cause only a warning.
+//!   older versions ([`REMOVED_KEYS`]) cause only a warning.
 
 use std::error::Error;
 use std::fs::File;
@@ -19,14 +19,63 @@ use leveret_json::BYTE_ORDER_MARK;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Keys of older versions that have another name now: the old name and the new one. The old name still works and causes a
-/// warning.
-pub(super) const RENAMED_KEYS: [(&str, &str); 1] = [("stash_bytes_max", "input_backlog_bytes_max")];
-
 /// Keys of older versions, with an explanation for the warning. They are no error, so that a board starts with its old
 /// file after an update.
-pub(super) const REMOVED_KEYS: [(&str, &str); 1] =
-    [("spill_transient", "transient messages stay in memory, and publishers are blocked while it is full")];
+pub(super) const REMOVED_KEYS: [(&str, &str); 36] = [
+    ("assembly_bytes_max", SHARED),
+    ("bindings_max", SHARED),
+    ("body_bytes_max", SHARED),
+    ("bridges_max", "bridges and shovels take memory when they are added"),
+    (
+        "channels_max",
+        "all channels share the memory; channel_max limits those of one connection, set_user_limits those of a user",
+    ),
+    ("consumers_max", SHARED),
+    ("exchanges_max", SHARED),
+    ("handshakes_max", BUFFERS),
+    ("index_bytes_max", BUFFERS),
+    ("input_backlog_bytes_max", BUFFERS),
+    ("input_buffer_bytes", BUFFERS),
+    ("management_clients_max", BUFFERS),
+    ("messages_max", SHARED),
+    ("mqtt_session_bytes_max", "mqtt_session_messages_max limits the messages of a session"),
+    (
+        "mqtt_sessions_max",
+        "all sessions share the memory; mqtt_session_expiry_max ends those of absent clients",
+    ),
+    ("mqtt_subscriptions_max", SHARED),
+    ("names_bytes_max", SHARED),
+    ("output_buffer_bytes", BUFFERS),
+    ("parameters_max", SHARED),
+    ("patterns_bytes_max", SHARED),
+    ("permissions_max", SHARED),
+    ("policies_max", SHARED),
+    ("queue_entries_max", SHARED),
+    (
+        "queues_max",
+        "all queues share the memory; set_vhost_limits limits those of a virtual host (max-queues)",
+    ),
+    ("replies_bytes_max", BUFFERS),
+    ("retained_bytes_max", SHARED),
+    ("retained_max", SHARED),
+    (
+        "socket_local_buffers_max",
+        "the kernel's buffers of all sockets together take at most as much as memory_limit",
+    ),
+    ("spill_transient", "transient messages stay in memory, and publishers are blocked while it is full"),
+    ("stash_bytes_max", BUFFERS),
+    ("tls_connections_max", "connections_max counts connections with TLS, too"),
+    ("tls_handshakes_max", BUFFERS),
+    ("unacknowledged_max", SHARED),
+    ("unsent_bytes_max", BUFFERS),
+    ("users_max", SHARED),
+    ("vhosts_max", SHARED),
+];
+
+/// Why a key that limited one pool was removed.
+const SHARED: &str = "everything that clients use shares what memory_limit leaves (`leveret check` shows it)";
+/// Why a key that sized a buffer was removed.
+const BUFFERS: &str = "its size follows from memory_limit";
 
 /// A value in the text.
 pub(super) type Value<'a> = Spanned<DeValue<'a>>;
@@ -267,13 +316,7 @@ pub(super) fn fill(
 ) -> Result<(), ParseError> {
     for (key, value) in table {
         let known = section.keys();
-        let old_name = &**key.get_ref();
-        let renamed = RENAMED_KEYS.iter().find(|(old, _)| *old == old_name);
-        let name = renamed.map_or(old_name, |(_, new)| *new);
-        if renamed.is_some() && table.contains_key(name) {
-            let why = format!("{old_name} is the old name of {name}, which is also set: remove one of them");
-            return Err(ParseError { at: key.span().start, why, earlier_at: None });
-        }
+        let name = &**key.get_ref();
         let named = |wrong: ParseError| ParseError { why: format!("{name}: {}", wrong.why), ..wrong };
         match section.take(name, value).map_err(named)? {
             Taken::Value => {}

@@ -1,8 +1,7 @@
 //! The configuration: four layers are merged into one [`Config`].
 //!
 //! The layers are the built-in defaults, the profile of the board, the configuration file, and the command-line flags.
-//! Each layer overrides the ones before it. A limit that neither the file nor the flags set is *derived*: the profile's
-//! limit, scaled to `memory_limit` (module `derive`). A profile is a TOML file with the same keys as a configuration
+//! Each layer overrides the ones before it. Limits that no layer sets follow from `memory_limit` (module `derive`). A profile is a TOML file with the same keys as a configuration
 //! file. `boards/generic.toml` documents every key with its unit, range and default. A test compares these with the
 //! program.
 //!
@@ -43,7 +42,7 @@ use std::path::Path;
 use board::{AUTO, BOARDS, Machine};
 use bridge::Bridge;
 pub use file::ConfigError;
-use file::{REMOVED_KEYS, RENAMED_KEYS, set_if_some};
+use file::{REMOVED_KEYS, set_if_some};
 pub use first_user::FirstUser;
 use leveret_core::limits::{LimitsError, Megabytes};
 pub use leveret_json::BYTE_ORDER_MARK;
@@ -52,7 +51,6 @@ use settings::BOARD_DEFAULT;
 pub use settings::Layer;
 pub use settings::Product;
 use settings::ProductKeys;
-use settings::Profile;
 pub use settings::Store;
 use settings::StoreLayer;
 pub use settings::{Config, Origin};
@@ -61,21 +59,6 @@ use transports::{TlsLayer, non_empty, quoted};
 use units::{Bytes, Seconds};
 
 impl Config {
-    /// Returns whether memory for TLS with upstreams is needed: a bridge of the file uses TLS, or a shovel may.
-    pub fn may_need_upstream_tls(&self) -> bool {
-        self.may_have_shovels() || self.bridges.iter().any(Bridge::has_tls)
-    }
-
-    /// Returns whether `bridges_max` allows more bridges than the file has. Only shovels can use the rest.
-    pub fn may_have_shovels(&self) -> bool {
-        self.explicit_limits.bridges_max() > self.bridges.len()
-    }
-
-    /// Returns the maximum number of bridge links that use TLS at the same time: 0, or the number of all links.
-    pub fn tls_links_max(&self) -> usize {
-        if self.may_need_upstream_tls() { self.limits.bridge_links() } else { 0 }
-    }
-
     /// Loads the configuration: `file` is named on the command line, and `flags` are the other command-line flags. The
     /// profile is chosen by the key `board`.
     ///
@@ -110,9 +93,9 @@ impl Config {
         let mut config = Self { board: board.to_string(), origin, ..Self::default() };
         config.board_why = choice.map(|choice| choice.why);
         let mut product_keys = ProductKeys::default();
+        config.profile.limits.add(&profile);
         apply_layer(&mut config, profile, &mut product_keys);
-        config.profile =
-            Profile { limits: config.limits.clone(), memory_limit_bytes: config.memory_limit_bytes };
+        config.profile.memory_limit_bytes = config.memory_limit_bytes;
         if path.is_none() && !flags.has_address() {
             config.management = settings::optional_loopback(transports::MANAGEMENT_PORT).into();
         }
@@ -158,24 +141,13 @@ impl Config {
         of_machine.chain(self.management_warning()).chain(self.old_key_warnings())
     }
 
-    /// Returns a warning for each key of the file that this version knows by another name or no longer supports.
+    /// Returns a warning for each key of the file that this version no longer supports.
     fn old_key_warnings(&self) -> impl Iterator<Item = String> {
-        let removed = REMOVED_KEYS
-            .iter()
-            .map(|(key, instead)| (key, format!("{key} was removed and has no effect: {instead}")));
-        let renamed = RENAMED_KEYS.iter().map(|(old, new)| {
-            (
-                old,
-                format!(
-                    "{old} is now called {new}; the old name still works in this version, but not in the next"
-                ),
-            )
-        });
         let file = self.origin.file.as_deref();
-        removed.chain(renamed).filter_map(move |(key, text)| {
+        REMOVED_KEYS.iter().filter_map(move |(key, instead)| {
             let file = file?;
             let line = settings::line_of(file, key)?;
-            Some(format!("{}, line {line}: {text}", file.display()))
+            Some(format!("{}, line {line}: {key} was removed and has no effect: {instead}", file.display()))
         })
     }
 
@@ -184,8 +156,7 @@ impl Config {
         self.serves_clients_with_tls() || !self.management_tls.is_empty()
     }
 
-    /// Returns whether a listener for AMQP or MQTT, over WebSocket too, uses TLS. `tls_connections_max` and
-    /// `tls_handshakes_max` need memory only then.
+    /// Returns whether a listener for AMQP or MQTT, over WebSocket too, uses TLS.
     pub fn serves_clients_with_tls(&self) -> bool {
         let has_websocket = self.mqtt_websocket && !self.management_tls.is_empty();
         !self.listen_tls.is_empty() || !self.mqtt_tls.is_empty() || has_websocket

@@ -89,9 +89,9 @@ pub struct Config {
     pub first_user: FirstUser,
     /// Product name and version that clients see.
     pub product: Product,
-    /// All limits. [`Self::derive_limits`] derives those that were not set from `memory_limit`.
+    /// All limits. [`Self::derive_limits`] derives them from `memory_limit`, except those that were set.
     pub limits: Limits,
-    /// The limits of the profile.
+    /// What the profile sets.
     pub profile: Profile,
     /// The limits that the file or the flags set.
     pub(super) explicit_limits: ExplicitLimits,
@@ -283,52 +283,18 @@ macro_rules! section_keys {
 section_keys! {
     LimitsLayer sets Limits;
     connections_max: Count<u32> => connections_max;
-    management_clients_max: Count<u32> => management_clients_max;
-    bridges_max: Count<u32> => bridges_max;
-    handshakes_max: Count<u32> => handshakes_max;
-    tls_connections_max: Count<u32> => tls_connections_max;
-    tls_handshakes_max: Count<u32> => tls_handshakes_max;
-    channels_max: Count<u32> => channels_max;
-    consumers_max: Count<u32> => consumers_max;
-    queues_max: Count<u32> => queues_max;
-    exchanges_max: Count<u32> => exchanges_max;
-    bindings_max: Count<u32> => bindings_max;
-    names_bytes_max: Bytes<u32> => names_bytes_max;
-    vhosts_max: Count<u32> => vhosts_max;
-    users_max: Count<u32> => users_max;
-    permissions_max: Count<u32> => permissions_max;
-    policies_max: Count<u32> => policies_max;
-    parameters_max: Count<u32> => parameters_max;
-    patterns_bytes_max: Bytes<u32> => patterns_bytes_max;
-    messages_max: Count<u32> => messages_max;
-    body_bytes_max: Bytes<u64> => body_bytes_max;
-    assembly_bytes_max: Bytes<u64> => assembly_bytes_max;
-    queue_entries_max: Count<u32> => queue_entries_max;
-    unacknowledged_max: Count<u32> => unacknowledged_max;
     message_size_max: Bytes<u32> => message_size_max;
-    mqtt_sessions_max: Count<u32> => mqtt_sessions_max;
     mqtt_session_expiry_max: Millis => mqtt_session_expiry_max_ms;
-    mqtt_subscriptions_max: Count<u32> => mqtt_subscriptions_max;
     mqtt_session_messages_max: Count<u32> => mqtt_session_messages_max;
-    mqtt_session_bytes_max: Bytes<u32> => mqtt_session_bytes_max;
-    retained_max: Count<u32> => retained_max;
-    retained_bytes_max: Bytes<u32> => retained_bytes_max;
-    input_buffer_bytes: Bytes<u32> => input_buffer_bytes;
-    output_buffer_bytes: Bytes<u32> => output_buffer_bytes;
-    input_backlog_bytes_max: Bytes<u32> => input_backlog_bytes_max;
-    replies_bytes_max: Bytes<u32> => replies_bytes_max;
-    unsent_bytes_max: Bytes<u32> => unsent_bytes_max;
     socket_receive_buffer_bytes: Bytes<u32> => socket_receive_buffer_bytes;
     socket_send_buffer_bytes: Bytes<u32> => socket_send_buffer_bytes;
     socket_local_buffer_bytes: Bytes<u32> => socket_local_buffer_bytes;
-    socket_local_buffers_max: Count<u32> => socket_local_buffers_max;
     handshake_timeout: Millis => handshake_timeout_ms;
     content_timeout: Millis => content_timeout_ms;
     consumer_stall_timeout: Millis => consumer_stall_timeout_ms;
     consumer_timeout: Millis => consumer_timeout_ms;
     segment_bytes: Bytes<u32> => segment_bytes;
     commit_bytes_max: Bytes<u32> => commit_bytes_max;
-    index_bytes_max: Bytes<u32> => index_bytes_max;
 }
 
 section_keys! {
@@ -460,22 +426,21 @@ impl Default for Store {
 /// Default of `memory_limit` in bytes.
 pub(super) const MEMORY_LIMIT_BYTES_DEFAULT: u64 = 128_000_000;
 
-/// The limits of a profile, before the file and flags are applied.
+/// The limits that a profile sets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
-    /// The limits of the profile.
-    pub limits: Limits,
+    pub(super) limits: ExplicitLimits,
     /// The `memory_limit` of the profile in bytes.
     pub memory_limit_bytes: u64,
 }
 
 impl Default for Profile {
     fn default() -> Self {
-        Self { limits: Limits::default(), memory_limit_bytes: MEMORY_LIMIT_BYTES_DEFAULT }
+        Self { limits: ExplicitLimits::default(), memory_limit_bytes: MEMORY_LIMIT_BYTES_DEFAULT }
     }
 }
 
-/// The limits that the file or the flags set. They are not scaled with the memory.
+/// The limits that a profile sets, or the file and the flags.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ExplicitLimits {
     limits: LimitsLayer,
@@ -484,23 +449,11 @@ pub(super) struct ExplicitLimits {
 
 /// The only limit that is a key outside of the section `[limits]`.
 pub(super) const FRAME_MAX: &str = "frame_max";
-/// The limit whose default is the number of bridges in the file.
-pub(super) const BRIDGES_MAX: &str = "bridges_max";
-/// The limit that is a part of `body_bytes_max`.
-pub(super) const MQTT_SESSION_BYTES_MAX: &str = "mqtt_session_bytes_max";
-
 impl ExplicitLimits {
     /// Adds the limits that a layer sets; they override earlier ones.
     pub(super) fn add(&mut self, layer: &Layer) {
         self.limits.take_over(&layer.limits);
         self.frame_max = layer.frame_max.map(|bytes| bytes.0).or(self.frame_max);
-    }
-
-    /// Returns the value that was set for `bridges_max`; 0 if none was.
-    pub(super) fn bridges_max(&self) -> usize {
-        let mut limits = Limits { bridges_max: 0, ..Limits::default() };
-        self.limits.apply_to(&mut limits);
-        limits.bridges_max as usize
     }
 
     pub(super) fn apply_to(&self, limits: &mut Limits) {

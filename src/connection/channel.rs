@@ -275,11 +275,6 @@ impl Channels {
         self.records.idle_bytes()
     }
 
-    /// Returns the configuration key of the limit that is reached if no further channel can be opened.
-    pub(super) fn limit_key(&self) -> &'static str {
-        self.records.limit_key("channels_max")
-    }
-
     /// Returns the memory of unused records to the operating system.
     pub(super) fn trim(&mut self) {
         self.records.trim();

@@ -17,12 +17,12 @@ use leveret_core::command::{ChannelId, ConnectionId, Name, ReplyOrder};
 use leveret_core::error::Fault;
 use leveret_core::limits::{FRAME_BYTES_MIN, Limits};
 use leveret_core::log_limiter::{LogKind, LogLimiter, LogSource};
-use leveret_core::mem::{ByteChain, BytePool, Memory, Messages, Share};
+use leveret_core::mem::{ByteChain, BytePool, Class, HeapBytes, Memory, Messages, Share};
 use leveret_core::time::{Deadline, Now};
 
 use super::channel::{ChannelState, Channels, ConfirmList, NONE, OwnChannels, Slot};
 use super::deliveries::Begun;
-use super::handshake::{self, ClientPool, ClientProperties};
+use super::handshake::{ClientPool, ClientProperties};
 use super::input::BodyFrame;
 use super::methods::{Mechanism, Pending};
 use super::mqtt::MqttSettings;
@@ -371,7 +371,7 @@ impl Connection {
             return true;
         }
         // While the outcome of a command is pending, the rest of the capacity is reserved for its reply.
-        if !self.has_reply_room(context) || self.expects_answer() {
+        if !self.has_reply_room() || self.expects_answer() {
             return false;
         }
         let cancel = leveret_amqp::Method::BasicCancel { consumer_tag, no_wait: true };
@@ -457,7 +457,7 @@ pub struct Pools {
     /// maximum length of a packet.
     pub(super) long_answer_bytes_left: usize,
     /// How many directions of connections may still get topic aliases.
-    pub(super) alias_tables_left: usize,
+    pub(super) alias_bytes: HeapBytes,
 }
 
 impl Pools {
@@ -472,13 +472,13 @@ impl Pools {
         Self {
             channels: Channels::new(limits.channels_max as usize, memory),
             replies: BytePool::with_bytes(replies),
-            clients: ClientPool::new(limits.connection_places() as usize),
+            clients: ClientPool::in_memory(memory),
             cancelled_tag: Name::new(),
             confirmed: 0,
             mqtt_properties: Box::default(),
             subscription_ids: Vec::new(),
             long_answer_bytes_left: limits.frame_max as usize,
-            alias_tables_left: super::mqtt::alias_tables_max(limits.connections_max as usize),
+            alias_bytes: HeapBytes::in_memory(memory, Class::Clients),
         }
     }
 
@@ -498,11 +498,6 @@ impl Pools {
     /// Returns the size of a channel's record in bytes, for the memory table.
     pub const fn channel_record_bytes() -> usize {
         Channels::RECORD_BYTES
-    }
-
-    /// Returns the size of the client properties per connection in bytes, for the memory table.
-    pub const fn client_properties_bytes() -> usize {
-        handshake::BYTES_PER_CONNECTION
     }
 
     /// Returns the bytes of the hash table of all channels, for the memory table.
@@ -597,7 +592,6 @@ pub struct Settings {
     pub(super) frame_max: u32,
     pub(super) heartbeat_s: u16,
     pub(super) message_size_max: u32,
-    pub(super) replies_bytes_max: usize,
     pub(super) handshake_timeout_ms: u64,
     pub(super) content_timeout_ms: u64,
     pub(super) mqtt: MqttSettings,
@@ -635,7 +629,6 @@ impl Settings {
             frame_max: limits.frame_max,
             heartbeat_s: limits.heartbeat_s,
             message_size_max: limits.message_size_max,
-            replies_bytes_max: limits.replies_bytes_max as usize,
             handshake_timeout_ms: limits.handshake_timeout_ms.into(),
             content_timeout_ms: limits.content_timeout_ms.into(),
             mqtt: MqttSettings::default(),

@@ -20,6 +20,7 @@
 //! - No log line contains a password.
 
 use core::fmt;
+use leveret_core::mem::{Class, HeapBytes, Memory};
 
 use leveret_amqp::field::{Table, TableWriter, Value};
 use leveret_amqp::{
@@ -365,10 +366,10 @@ fn amqplain_credentials(response: &[u8]) -> Result<(&[u8], &[u8]), CredentialsEr
     }
 }
 
-/// Size of the pool per possible connection, in bytes.
-pub(super) const BYTES_PER_CONNECTION: usize = 256;
 /// Maximum size of one connection's properties, in bytes.
 const BYTES_MAX: usize = 2_048;
+/// The properties of one connection take at most this part of the memory that is free.
+const FREE_DIVISOR: usize = 16;
 /// Texts are truncated to this number of bytes if there is not enough capacity.
 const CUT_TEXT_BYTES: usize = 36;
 /// The mark at the end of a truncated text.
@@ -379,10 +380,8 @@ const NAMES: [&str; 3] = ["connection_name", "product", "version"];
 
 /// The properties that a client sent in connection.start-ok, as the entries of a field table.
 ///
-/// Texts, numbers, Booleans and the table `capabilities` are stored, with any name. All connections share a
-/// pool with [`BYTES_PER_CONNECTION`] for each possible connection. One connection gets at most half of the
-/// free part of the pool. If the properties do not fit, texts are truncated; if they still do not fit, only
-/// [`NAMES`] are stored. A login never fails because of the pool.
+/// Texts, numbers, Booleans and the table `capabilities` are stored, with any name. If the properties do not fit, texts are
+/// truncated. If they still do not fit, only [`NAMES`] are stored. A login never fails because of them.
 #[derive(Debug, Default)]
 pub(super) struct ClientProperties {
     entries: Box<[u8]>,
@@ -390,9 +389,7 @@ pub(super) struct ClientProperties {
 
 /// The memory for the properties of all clients.
 #[derive(Debug)]
-pub(super) struct ClientPool {
-    free_bytes: usize,
-}
+pub(super) struct ClientPool(HeapBytes);
 
 /// Which of the properties are stored.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -403,19 +400,19 @@ enum Extent {
 }
 
 impl ClientPool {
-    pub(super) const fn new(connections_max: usize) -> Self {
-        Self { free_bytes: connections_max * BYTES_PER_CONNECTION }
+    pub(super) fn in_memory(memory: &Memory) -> Self {
+        Self(HeapBytes::with_gaps(memory, Class::Clients))
     }
 
     /// Stores the properties of a client, or as many of them as fit.
     pub(super) fn keep(&mut self, properties: Table<'_>) -> ClientProperties {
-        let room = BYTES_MAX.min(self.free_bytes / 2);
+        let room = BYTES_MAX.min(self.0.free() / FREE_DIVISOR);
         let mut bytes = [0; 4 + BYTES_MAX];
         for extent in [Extent::Whole, Extent::CutTexts, Extent::Names] {
             let mut writer = Writer::new(&mut bytes[..4 + room]);
             if writer.table(|table| write(table, properties, extent)).is_ok() {
                 let entries: Box<[u8]> = writer.written().get(4..).unwrap_or_default().into();
-                self.free_bytes -= entries.len();
+                self.0.add(entries.len());
                 return ClientProperties { entries };
             }
         }
@@ -424,7 +421,7 @@ impl ClientPool {
 
     /// Releases the memory of a client's properties.
     pub(super) fn give_back(&mut self, properties: ClientProperties) {
-        self.free_bytes += properties.entries.len();
+        self.0.subtract(properties.entries.len());
     }
 }
 
@@ -512,7 +509,7 @@ mod client_properties_tests {
 
     #[test]
     fn texts_numbers_booleans_and_capabilities_are_kept() {
-        let mut pool = ClientPool::new(100);
+        let mut pool = ClientPool::in_memory(&Memory::unlimited());
         let bytes = properties(100);
         let kept = pool.keep(Table::trusted(&bytes));
         let names: Vec<_> =
@@ -526,12 +523,12 @@ mod client_properties_tests {
             Some(100)
         );
         pool.give_back(kept);
-        assert_eq!(pool.free_bytes, 100 * BYTES_PER_CONNECTION);
+        assert_eq!(pool.0.used(), 0);
     }
 
     #[test]
     fn what_does_not_fit_is_cut_with_an_ellipsis_and_gives_everything_back() {
-        let mut pool = ClientPool::new(4);
+        let mut pool = ClientPool::in_memory(&Memory::new(1 + leveret_core::mem::COMMAND_EXTENTS, [0; 3]));
         let bytes = properties(1_000);
         let clients: Vec<_> = (0..40).map(|_| pool.keep(Table::trusted(&bytes))).collect();
         let name = |client: &ClientProperties| {
@@ -540,12 +537,9 @@ mod client_properties_tests {
         let first = name(&clients[0]).expect("there is room for the first");
         assert!(first.ends_with(ELLIPSIS) && first.len() <= CUT_TEXT_BYTES, "{first}");
         assert!(clients[0].table().get("answer").is_some() && clients[1].table().get("answer").is_some());
-        assert!(
-            clients.iter().any(|client| client.table().iter().count() == 2),
-            "some have their names alone"
-        );
-        assert!(clients.last().is_some_and(|client| client.table().iter().count() == 0));
+        let bytes: usize = clients.iter().map(|client| client.entries.len()).sum();
+        assert!(bytes <= leveret_core::mem::EXTENT_BYTES, "{bytes}");
         clients.into_iter().for_each(|client| pool.give_back(client));
-        assert_eq!(pool.free_bytes, 4 * BYTES_PER_CONNECTION);
+        assert_eq!(pool.0.used(), 0);
     }
 }

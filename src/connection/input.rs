@@ -105,7 +105,7 @@ impl Connection {
                     None => continue,
                 }
             }
-            if !self.has_close_room(context) {
+            if !self.has_close_room() {
                 return InputStep::Suspended(Suspension::ReplySpace);
             }
             let unread = &input[*at..];
@@ -263,7 +263,7 @@ impl Connection {
                 return FrameResult::Fault(fault, id, NONE);
             }
         };
-        if !self.has_reply_room(context) {
+        if !self.has_reply_room() {
             return FrameResult::Wait(Suspension::ReplySpace);
         }
         match method {
@@ -403,7 +403,7 @@ impl Connection {
                 *at += frame.input_len();
                 match Method::parse(frame.payload) {
                     Ok(Method::ConnectionCloseOk {}) => self.finish(context.now),
-                    Ok(Method::ConnectionClose { .. }) if self.has_reply_room(context) => {
+                    Ok(Method::ConnectionClose { .. }) if self.has_reply_room() => {
                         self.push_reply(context, 0, &Method::ConnectionCloseOk {}, 0);
                     }
                     _ => {}

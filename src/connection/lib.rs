@@ -71,7 +71,7 @@ pub use connection::{Caller, Connection, Negotiated, Peer, Stage};
 pub use connection::{Context, Names, Pools};
 pub use connection::{Identity, Settings};
 pub use input::{InputStep, Suspension};
-pub use mqtt::{MQTT_HEAP_BYTES, MqttConnection, MqttSettings, alias_bytes};
+pub use mqtt::{MQTT_HEAP_BYTES, MqttConnection, MqttSettings};
 pub use output::Filled;
 pub use publish::message_flags;
 pub use timeouts::Timeout;

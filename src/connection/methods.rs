@@ -81,12 +81,13 @@ impl Connection {
             let text = format_args!("expected 'channel.open'");
             return FrameResult::hard(ReplyCode::ChannelError, text, method.id());
         }
-        if !self.has_reply_room(context) {
+        if !self.has_reply_room() {
             return FrameResult::Wait(Suspension::ReplySpace);
         }
         let Some(slot) = context.pools.channels.open(&mut self.channels, self.id, number) else {
-            let key = context.pools.channels.limit_key();
-            let text = format_args!("this broker has no free channels: raise {key} or close some");
+            let text = format_args!(
+                "this broker has no memory for another channel: close some, or raise memory_limit"
+            );
             return FrameResult::hard(ReplyCode::ResourceError, text, method.id());
         };
         self.input.pending = Pending::on_channel(CommandKind::OpenChannel, method.id(), slot, false);
@@ -104,7 +105,7 @@ impl Connection {
         match method {
             Method::ChannelCloseOk {} => self.drop_channel(context, slot),
             Method::ChannelClose { .. } => {
-                if !self.has_reply_room(context) {
+                if !self.has_reply_room() {
                     return FrameResult::Wait(Suspension::ReplySpace);
                 }
                 let number = context.pools.channels[slot].number();
@@ -134,7 +135,7 @@ impl Connection {
                 Some(FrameResult::Done)
             }
             (ChannelState::Ended, method @ Method::ChannelOpen {}) => {
-                if !self.has_reply_room(context) {
+                if !self.has_reply_room() {
                     return Some(FrameResult::Wait(Suspension::ReplySpace));
                 }
                 self.drop_channel(context, slot);
@@ -158,7 +159,7 @@ impl Connection {
             Method::BasicReject { delivery_tag, requeue } => {
                 self.settle(context, slot, method, delivery_tag, false, refusal(requeue))
             }
-            _ if !self.has_reply_room(context) => FrameResult::Wait(Suspension::ReplySpace),
+            _ if !self.has_reply_room() => FrameResult::Wait(Suspension::ReplySpace),
             Method::ChannelOpen {} => FrameResult::hard(
                 ReplyCode::ChannelError,
                 format_args!("second 'channel.open' seen"),

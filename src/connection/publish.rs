@@ -327,7 +327,10 @@ fn read_header<'p>(payload: &'p [u8]) -> Result<ContentHeader<'p>, FrameResult<'
 fn pool_full_fault(full: PoolFull) -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
-        format_args!("no room for the message while this connection holds others; raise {}", full.key()),
+        format_args!(
+            "no memory for {} while this connection holds others: acknowledge earlier, or raise memory_limit",
+            full.what()
+        ),
     )
 }
 

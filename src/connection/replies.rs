@@ -21,6 +21,7 @@ use leveret_amqp::{Method, Writer};
 use leveret_core::batch::Batch;
 use leveret_core::command::{Name, Outcome, ReplyOrder};
 use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::limits::REPLIES_BYTES_MAX;
 use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::BLOCK_UNIT_BYTES;
 use leveret_core::time::Now;
@@ -208,22 +209,21 @@ impl Connection {
     }
 
     /// Returns whether there is capacity for a reply and for the closes that may follow it.
-    pub(super) const fn has_reply_room(&self, context: &Context<'_>) -> bool {
-        self.has_room_for(context, 3)
+    pub(super) const fn has_reply_room(&self) -> bool {
+        self.has_room_for(3)
     }
 
     /// Returns whether there is capacity for the two closes that any input may cause: channel.close and connection.close.
     #[inline]
-    pub(super) const fn has_close_room(&self, context: &Context<'_>) -> bool {
-        self.has_room_for(context, 2)
+    pub(super) const fn has_close_room(&self) -> bool {
+        self.has_room_for(2)
     }
 
     #[inline]
-    const fn has_room_for(&self, context: &Context<'_>, records: usize) -> bool {
+    const fn has_room_for(&self, records: usize) -> bool {
         // A chain may take one block more than its length needs, because all but one byte of its first block
         // may be consumed already.
-        self.output.replies.len() + records * RECORD_BYTES_MAX + BLOCK_UNIT_BYTES
-            <= context.settings.replies_bytes_max
+        self.output.replies.len() + records * RECORD_BYTES_MAX + BLOCK_UNIT_BYTES <= REPLIES_BYTES_MAX
     }
 
     /// Converts the confirms of a channel that is being closed into replies, so that they are sent before the close.
@@ -288,7 +288,7 @@ impl Connection {
             return true;
         };
         let is_busy = self.expects_answer() || self.input.release.is_some();
-        if is_busy || self.phase != Phase::Open || !self.has_reply_room(context) {
+        if is_busy || self.phase != Phase::Open || !self.has_reply_room() {
             return false;
         }
         if self.input.retry_publish == slot {

@@ -124,8 +124,6 @@ pub enum Advice {
     RaiseMessageSize,
     /// `connections_max` is reached.
     RaiseConnections,
-    /// `tls_connections_max` is reached.
-    RaiseTlsConnections,
     /// Raise `memory_limit`.
     RaiseMemory,
     /// Which permission pattern matches the default exchange, whose name is empty.
@@ -138,7 +136,6 @@ impl Advice {
             Self::None => "",
             Self::RaiseMessageSize => "; the key is message_size_max",
             Self::RaiseConnections => "; close some (list_connections) or raise connections_max",
-            Self::RaiseTlsConnections => "; close some (list_connections) or raise tls_connections_max",
             Self::RaiseMemory => {
                 "; there is no memory for more: close some (list_connections) or raise memory_limit"
             }

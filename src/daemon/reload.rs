@@ -103,8 +103,8 @@ mod tests {
             ("[tls]\ncrl = [\"a\", \"b\"]\nclient_ca = \"c\"", "", nothing.clone()),
             ("", BRIDGE, nothing.clone()),
             (BRIDGE, "", nothing),
-            ("", "listen = []\n[limits]\nqueues_max = 77", vec!["listen", "queues_max"]),
-            ("[limits]\nqueues_max = 77", "", vec!["queues_max"]),
+            ("", "listen = []\n[limits]\nconnections_max = 77", vec!["listen", "connections_max"]),
+            ("[limits]\nconnections_max = 77", "", vec!["connections_max"]),
             ("", "mqtt = \"127.0.0.1\"\nmqtt_vhost = \"a\"", vec!["mqtt", "mqtt_vhost"]),
             // Many limits follow from the memory. Only the changed key is named.
             ("", "memory_limit = \"40MB\"", vec!["memory_limit"]),

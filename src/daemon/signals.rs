@@ -80,7 +80,8 @@ pub(super) fn connections(config: &Config) -> Result<(u32, usize), StartError> {
 fn others(config: &Config) -> u64 {
     let amqp = config.listen.len() + config.listen_tls.len() + usize::from(config.unix.path.is_some());
     let listeners = amqp + config.mqtt.len() + config.mqtt_tls.len();
-    let links = config.limits.bridge_links();
+    // Bridges that are added later use descriptors of connections.
+    let links = 2 * config.bridges.len();
     let management = match config.management.len() + config.management_tls.len() + config.metrics.len() {
         0 => 0,
         listeners => listeners + config.limits.management_clients_max as usize,

@@ -5,7 +5,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
 
-use leveret_core::limits::Limits;
+use leveret_core::limits::{Limits, SOCKET_BUFFER_BYTES_MIN, kernel_socket_bytes};
 use mio::event::Source as EventSource;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
@@ -34,7 +34,7 @@ pub(super) enum Stream {
 
 impl Socket {
     pub(super) const fn new(stream: Stream) -> Self {
-        Self { stream, is_registered: false, buffer_size: BufferSize::Usual }
+        Self { stream, is_registered: false, buffer_size: BufferSize::Uncounted }
     }
 
     /// Registers the socket with the poll under this token.
@@ -125,15 +125,27 @@ pub(super) enum BufferSize {
     Usual,
     /// For a connection from this machine.
     Local,
+    /// For any connection when the budget for larger ones is used up.
+    Smallest,
+    /// As `Usual`, for a client of the management API or a link of a bridge, of which there are few. It is not counted.
+    Uncounted,
 }
 
 impl BufferSize {
-    /// Sets the sizes; 0 keeps the system's default.
-    pub(super) fn set(self, socket: &SockRef<'_>, limits: &Limits) -> io::Result<()> {
-        let [receive, send] = match self {
-            Self::Usual => [limits.socket_receive_buffer_bytes, limits.socket_send_buffer_bytes],
+    /// Returns the values of SO_RCVBUF and SO_SNDBUF in bytes; 0 keeps the system's default.
+    const fn bytes(self, limits: &Limits) -> [u32; 2] {
+        match self {
+            Self::Usual | Self::Uncounted => {
+                [limits.socket_receive_buffer_bytes, limits.socket_send_buffer_bytes]
+            }
             Self::Local => [limits.socket_local_buffer_bytes; 2],
-        };
+            Self::Smallest => [SOCKET_BUFFER_BYTES_MIN; 2],
+        }
+    }
+
+    /// Sets the sizes.
+    pub(super) fn set(self, socket: &SockRef<'_>, limits: &Limits) -> io::Result<()> {
+        let [receive, send] = self.bytes(limits);
         if receive > 0 {
             socket.set_recv_buffer_size(receive as usize)?;
         }
@@ -155,61 +167,88 @@ const SEGMENT_BYTES_MIN: u32 = 1460;
 /// Segments of at least this size in bytes occur only on the loopback interface.
 const LOCAL_SEGMENT_BYTES_MIN: u32 = 16 << 10;
 
-/// Counts the connections with large kernel buffers, and decides which new ones get them.
+/// Decides which new connections get large kernel buffers, and counts the bytes that the kernel may use for them.
+///
+/// Every connection can have the smallest buffers within the budget. The rest of the budget goes to the connections that come
+/// first, because a board with few clients should not be slower for the many that it could have.
 ///
 /// Segments of the loopback interface have 64 KiB. If less than two of them fit into a buffer, a segment that
 /// is not full fills it, and its receiver acknowledges such a segment only after 40 ms. Connections from this
-/// machine therefore get larger buffers, for up to `socket_local_buffers_max` connections (the memory table
-/// includes them). When all are in use, listeners request smaller segments of which several fit into a small
-/// buffer. This costs some speed but causes no delays. On real links segments are smaller anyway.
+/// machine therefore get larger buffers, as far as half of that rest. When it is used, listeners request smaller segments of
+/// which several fit into a small buffer. This costs some speed but causes no delays. On real links segments are smaller
+/// anyway.
 ///
 /// # Invariants
-/// - At most `socket_local_buffers_max` connections have large buffers.
+/// - The kernel uses at most [`Limits::large_socket_bytes`] for buffers that are not the smallest.
 #[derive(Debug)]
-pub(super) struct LocalBuffers {
-    used: u32,
-    max: u32,
-    /// The limit of the segment size for new connections in bytes; 0 for no limit.
+pub(super) struct SocketBuffers {
+    limits: Limits,
+    /// Bytes of all buffers that are not the smallest.
+    used: u64,
+    /// Bytes of those of them that are for connections from this machine.
+    local_used: u64,
+    /// The segment size that listeners request, in bytes; 0 for no limit.
     segment_bytes: u32,
 }
 
-impl LocalBuffers {
+impl SocketBuffers {
     pub(super) fn new(limits: &Limits, listeners: &[Listener]) -> Self {
-        let usual = [limits.socket_receive_buffer_bytes, limits.socket_send_buffer_bytes];
-        let smallest = usual.into_iter().filter(|bytes| *bytes > 0).min();
-        let is_needed = smallest.filter(|bytes| *bytes < ENOUGH_BYTES);
-        let segment_bytes = is_needed.map_or(0, |bytes| (bytes / SEGMENTS_PER_BUFFER).max(SEGMENT_BYTES_MIN));
-        let max = if limits.socket_local_buffer_bytes > 0 { limits.socket_local_buffers_max } else { 0 };
-        let buffers = Self { used: 0, max, segment_bytes };
-        buffers.limit_segments(listeners);
+        let mut buffers = Self { limits: limits.clone(), used: 0, local_used: 0, segment_bytes: 0 };
+        buffers.update_segments(listeners);
         buffers
     }
 
-    /// Chooses the buffers of a new connection, and counts large ones.
+    /// Chooses the buffers of a new connection.
     pub(super) fn take(&mut self, socket: &Socket, listeners: &[Listener]) -> BufferSize {
-        if self.used >= self.max || !is_local(socket) {
-            return BufferSize::Usual;
-        }
-        self.used += 1;
-        if self.used == self.max {
-            self.limit_segments(listeners);
-        }
-        BufferSize::Local
+        let size = match (is_local(socket) && self.has_local(), self.has_usual()) {
+            (true, _) => BufferSize::Local,
+            (false, true) => BufferSize::Usual,
+            (false, false) => BufferSize::Smallest,
+        };
+        self.change(size, listeners, u64::wrapping_add);
+        size
     }
 
     /// Subtracts a closed connection.
     pub(super) fn give_back(&mut self, size: BufferSize, listeners: &[Listener]) {
-        if size == BufferSize::Local {
-            self.used -= 1;
-            if self.used + 1 == self.max {
-                self.limit_segments(listeners);
-            }
-        }
+        self.change(size, listeners, u64::wrapping_sub);
     }
 
-    fn limit_segments(&self, listeners: &[Listener]) {
-        if self.segment_bytes > 0 {
-            let bytes = if self.used < self.max { 0 } else { self.segment_bytes };
+    fn change(&mut self, size: BufferSize, listeners: &[Listener], by: fn(u64, u64) -> u64) {
+        let bytes = kernel_socket_bytes(size.bytes(&self.limits));
+        match size {
+            BufferSize::Smallest | BufferSize::Uncounted => return,
+            BufferSize::Usual => {}
+            BufferSize::Local => self.local_used = by(self.local_used, bytes),
+        }
+        self.used = by(self.used, bytes);
+        self.update_segments(listeners);
+    }
+
+    /// Returns whether the budget has enough for another connection from this machine.
+    const fn has_local(&self) -> bool {
+        let bytes = kernel_socket_bytes(BufferSize::Local.bytes(&self.limits));
+        let most = self.limits.large_socket_bytes();
+        bytes > 0 && self.local_used + bytes <= most / 2 && self.used + bytes <= most
+    }
+
+    /// Returns whether the budget has enough for another connection over the network, or the system decides.
+    const fn has_usual(&self) -> bool {
+        let [receive, send] = BufferSize::Usual.bytes(&self.limits);
+        receive == 0
+            || send == 0
+            || self.used + kernel_socket_bytes([receive, send]) <= self.limits.large_socket_bytes()
+    }
+
+    /// Lets listeners request segments that fit into the buffers of the next connection from this machine.
+    fn update_segments(&mut self, listeners: &[Listener]) {
+        let next = if self.has_usual() { BufferSize::Usual } else { BufferSize::Smallest };
+        let smallest = next.bytes(&self.limits).into_iter().filter(|bytes| *bytes > 0).min();
+        let bytes = match smallest.filter(|bytes| *bytes < ENOUGH_BYTES) {
+            Some(bytes) if !self.has_local() => (bytes / SEGMENTS_PER_BUFFER).max(SEGMENT_BYTES_MIN),
+            _ => 0,
+        };
+        if core::mem::replace(&mut self.segment_bytes, bytes) != bytes {
             listeners.iter().for_each(|listener| listener.limit_segments(bytes));
         }
     }

@@ -19,7 +19,7 @@ use leveret_management::definitions::{
     At, Findings, Item, Parsed, apply, hash_password, parse, read, unknown_field,
 };
 use leveret_management::request::{Endurance, Machine, Process, StoreView};
-use leveret_server::{CertificateState, Engine, EngineSetup};
+use leveret_server::{BridgeSizes, CertificateState, Engine, EngineSetup};
 use leveret_storage::OpenError;
 use leveret_tls::{CertificateStore, TlsError};
 use mio::{Poll, Waker};
@@ -28,7 +28,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::event_loop::EventLoop;
-use super::helpers::Resolver;
+use super::helpers::{LOOKUP_STACK_BYTES, Resolver};
 use super::listen::{self, Listener, ListenerAddress, Passed};
 use super::system::entropy;
 use super::system::{HANGUP, HELPERS, SIGNAL, System, client_token, management_token, shown};
@@ -77,7 +77,10 @@ impl EventLoop {
                 content_type: config.mqtt_content_type.clone(),
             },
             tls_session_bytes: sizes.tls_session_bytes,
-            tls_links_max: config.tls_links_max(),
+            bridge_sizes: BridgeSizes {
+                lookup_bytes: LOOKUP_STACK_BYTES,
+                tls_link_bytes: leveret_tls::LINK_BYTES,
+            },
             certificates: CertificateState::of(certificates.as_ref()),
             management_listeners: management.iter().map(|listener| listener.with_tls).collect(),
             metrics_listeners: config.metrics.len(),
@@ -91,9 +94,7 @@ impl EventLoop {
         let worker = helpers::start(waker.clone(), certificates, &config.data_dir).map_err(no_thread)?;
         let mut system = System::new(poll, (listeners, management), worker, &config, limits);
         system.is_tls_unavailable = is_tls_unavailable;
-        if config.limits.bridges_max > 0 {
-            system.resolver = Some(Resolver::new(waker.clone(), config.limits.bridge_links()));
-        }
+        system.resolver = Some(Resolver::new(waker.clone(), config.limits.bridge_links()));
         let mut started = Self::new(Engine::new(setup, broker, system), config, signals, hangups);
         started.begin(waker)?;
         Ok(started)

@@ -30,7 +30,7 @@ use super::listen::{
     self, FolderUse, Listener, ListenerAddress, ListenerProtocol, LocalListener, MANAGEMENT_LISTENERS_MAX,
     SpareDescriptor, failure_of,
 };
-use super::socket::{BufferSize, LocalBuffers, Socket};
+use super::socket::{BufferSize, Socket, SocketBuffers};
 use super::start::StartError;
 
 /// The name of the control socket in the data directory.
@@ -100,7 +100,7 @@ pub(super) struct System {
     control_listener: Option<LocalListener>,
     control_path: PathBuf,
     spare: SpareDescriptor,
-    local_buffers: LocalBuffers,
+    socket_buffers: SocketBuffers,
     limits: Limits,
     /// The disk threads, if there is a store.
     pub(super) disk: Option<Threads>,
@@ -158,7 +158,7 @@ impl System {
     ) -> Self {
         Self {
             poll,
-            local_buffers: LocalBuffers::new(&limits, &listeners),
+            socket_buffers: SocketBuffers::new(&limits, &listeners),
             amqp_count: listen::amqp_count(&listeners),
             listeners,
             management,
@@ -210,7 +210,7 @@ impl System {
     }
 
     fn give_back(&mut self, socket: &Socket) {
-        self.local_buffers.give_back(socket.buffer_size, &self.listeners);
+        self.socket_buffers.give_back(socket.buffer_size, &self.listeners);
     }
 }
 
@@ -237,15 +237,15 @@ impl Platform for System {
         let token = token_of(peer);
         let both = Interest::READABLE | Interest::WRITABLE;
         if peer.connection().is_none() {
-            listen::prepare(socket, &self.limits, BufferSize::Usual)?;
+            listen::prepare(socket, &self.limits, BufferSize::Uncounted)?;
             return socket.register(self.poll.registry(), token, both);
         }
-        socket.buffer_size = self.local_buffers.take(socket, &self.listeners);
+        socket.buffer_size = self.socket_buffers.take(socket, &self.listeners);
         let prepared = listen::prepare(socket, &self.limits, socket.buffer_size)
             .and_then(|()| socket.register(self.poll.registry(), token, both));
         if prepared.is_err() {
             self.give_back(socket);
-            socket.buffer_size = BufferSize::Usual;
+            socket.buffer_size = BufferSize::Uncounted;
         }
         prepared
     }

@@ -393,6 +393,7 @@ pub(super) fn changed(outcome: Changed) -> Answered {
             (Status::BadRequest, "bad_request")
         }
         OperatorFault::BeingDeleted(_)
+        | OperatorFault::LimitReached(_)
         | OperatorFault::NoCapacity(_)
         | OperatorFault::FileSystemFull
         | OperatorFault::Store(_) => (Status::Unavailable, "unavailable"),

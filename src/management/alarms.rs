@@ -149,20 +149,20 @@ fn damage(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
 
 /// Returns the alarm about MQTT clients that are refused because too many sessions are kept.
 fn sessions(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
-    let (limit, key) = context.broker.views().refusing_session_limit()?;
+    let limit = context.broker.views().refusing_session_limit()?;
     Some(Cow::from(format!(
-        "sessions: {limit} MQTT sessions are kept, as many as {key} allows, so clients with new ones are refused; delete \
-         those of clients that do not come back (list_mqtt_sessions, delete_mqtt_session), lower mqtt_session_expiry_max, \
-         or raise {key}"
+        "sessions: {limit} MQTT sessions are kept, as many as memory_limit allows, so clients with new ones are refused; \
+         delete those of clients that do not come back (list_mqtt_sessions, delete_mqtt_session), lower \
+         mqtt_session_expiry_max, or raise memory_limit"
     )))
 }
 
 /// Returns the alarm about an MQTT client whose subscriptions are refused.
 fn subscriptions(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
-    let (vhost, client_id, limit) = context.broker.session_without_subscriptions()?;
+    let (vhost, client_id, count) = context.broker.session_without_subscriptions()?;
     Some(Cow::from(format!(
-        "subscriptions: the MQTT client '{}' (virtual host '{}') has mqtt_subscriptions_max = {limit} subscriptions, and \
-         further ones were refused; raise mqtt_subscriptions_max and restart the broker, or let the client use wildcards",
+        "subscriptions: the MQTT client '{}' (virtual host '{}') has {count} subscriptions, and there was no memory for \
+         another one; raise memory_limit and restart the broker, or let the client use wildcards",
         client_id.escape_debug(),
         vhost.escape_debug()
     )))

@@ -340,7 +340,7 @@ pub(super) fn request_too_large() -> Answer {
 /// Answers that the message pool has no memory left for the body.
 #[cold]
 pub(super) fn pool_full() -> Answer {
-    let why = "the message pool (messages_max, body_bytes_max) cannot store the body of this request now: try \
+    let why = "there is no memory for the body of this request now: try \
                again later";
     Answer::Now(Status::Unavailable, problem("unavailable", why))
 }

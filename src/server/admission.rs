@@ -147,13 +147,13 @@ pub(super) struct Listeners {
 /// A limit on connections of AMQP and MQTT that have not logged in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Limit {
-    /// `tls_handshakes_max`.
+    /// The limit for connections in the TLS handshake.
     TlsHandshakes,
-    /// The slots of TLS connections, open ones included.
+    /// The memory for TLS connections, open ones included.
     TlsConnections,
     /// The limit for connections from one address.
     Address(PeerOrigin),
-    /// `handshakes_max`.
+    /// The limit for connections that have not logged in.
     Handshakes,
     /// The slots of connections, open ones included.
     Connections,
@@ -174,13 +174,13 @@ impl Limit {
         matches!(self, Self::TlsConnections | Self::Connections)
     }
 
-    /// Returns the configuration key of the limit.
-    const fn key(self) -> &'static str {
+    /// Returns what the limit counts, as words for a text.
+    const fn what(self) -> &'static str {
         match self {
-            Self::TlsHandshakes => "tls_handshakes_max",
-            Self::TlsConnections => "tls_connections_max",
-            Self::Address(_) => "half of handshakes_max for one address, and 32 at most",
-            Self::Handshakes => "handshakes_max",
+            Self::TlsHandshakes => "TLS handshakes",
+            Self::TlsConnections => "memory_limit for TLS connections",
+            Self::Address(_) => "logins from one address: half of all, and 32 at most",
+            Self::Handshakes => "logins at a time",
             Self::Connections => "connections_max",
         }
     }
@@ -197,7 +197,7 @@ impl Limit {
 
 const CONTROL: ListenerKind = ListenerKind::Operator(OperatorKind::Control);
 
-/// Connections to be evicted, each with the configuration key of the limit that is reached. There is at most
+/// Connections to be evicted, each with the limit that is reached. There is at most
 /// one per limit.
 type Evicted = heapless::Vec<(PeerId, &'static str), 5>;
 
@@ -525,7 +525,7 @@ impl<P: Platform> Engine<P> {
             return Ok((at, Evicted::new()));
         }
         let id = self.first_closable(self.slots(kind), FIRST_MESSAGE_MS)?;
-        Ok((at, Evicted::from_iter([(id, "management_clients_max")])))
+        Ok((at, Evicted::from_iter([(id, "clients of the management API at a time")])))
     }
 
     /// Returns the connections to be evicted for a new client of AMQP or MQTT to which these limits apply. The narrowest
@@ -541,10 +541,7 @@ impl<P: Platform> Engine<P> {
         };
         let is_reached = |limit: Limit| match limit {
             Limit::TlsHandshakes => ids_of(limit).count() >= limits.tls_handshakes_max as usize,
-            Limit::TlsConnections => {
-                admission.tls_connections >= limits.tls_connection_places()
-                    || admission.tls_connections_free() == 0
-            }
+            Limit::TlsConnections => admission.tls_connections_free() == 0,
             Limit::Address(_) => {
                 ids_of(limit).count() >= (limits.handshakes_max as usize / 2).clamp(1, PER_ADDRESS_MAX)
             }
@@ -583,7 +580,7 @@ impl<P: Platform> Engine<P> {
                 };
                 let closable = closable.or_else(|deadline| open(Self::first_ended).ok_or(deadline));
                 let id = closable.map_err(|deadline| (limit, deadline))?;
-                let is_in = evicted.push((id, limit.key())).is_ok();
+                let is_in = evicted.push((id, limit.what())).is_ok();
                 assert!(is_in, "at most one is closed for each limit");
             }
         }
@@ -748,7 +745,7 @@ impl<P: Platform> Engine<P> {
             true => Err("the broker is stopping".to_string()),
             false => self
                 .slot_for_client(if is_tls { &over_tls } else { &plain })
-                .map_err(|(limit, _)| format!("the limit of connections is reached ({})", limit.key())),
+                .map_err(|(limit, _)| format!("the limit of connections is reached ({})", limit.what())),
         };
         let begun = slot.and_then(|evicted| {
             evicted.into_iter().for_each(|(id, limit)| self.evict(id, limit));

@@ -303,7 +303,7 @@ impl<P: Platform> Engine<P> {
             ReplyCode::ResourceError,
             format_args!(
                 "a message was incomplete for {ms} ms while others waited for its memory: send it faster, or \
-                 raise assembly_bytes_max"
+                 raise memory_limit"
             ),
         );
         for index in 0..self.shared.peers.connections_seen() {

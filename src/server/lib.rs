@@ -76,7 +76,7 @@ use leveret_core::limits::Limits;
 use leveret_core::mem::BytePool;
 
 pub use admission::WAITING_SOCKETS_MAX;
-pub use bridges::bridge_bytes;
+pub use bridges::BridgeSizes;
 pub use peer::PeerAddress;
 pub use peer::PeerId;
 pub use platform::{AcceptFailure, Accepted, ListenerId, Platform, Readiness, Socket};

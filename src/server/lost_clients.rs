@@ -31,7 +31,6 @@ const LOST_MS: u64 = 30_000;
 /// A publisher that waits for capacity may be closed for a client that logs in if it has sent nothing for this time, in
 /// milliseconds. It is short, because a device that gets no confirm often connects again after some seconds.
 const SILENT_MS: u64 = 5_000;
-const TLS_KEY: &str = "tls_connections_max";
 const MEMORY_KEY: &str = "memory_limit";
 /// Maximum number of reads in which the dropped messages of one connection are counted: it bounds the work of a close.
 const COUNTED_READS_MAX: usize = 16;
@@ -67,7 +66,6 @@ impl ReachedLimit {
     pub(super) fn fault(self) -> Fault {
         let text = format_args!("connection refused: node connection limit ({}) is reached", self.value);
         let advice = match self.key {
-            TLS_KEY => Advice::RaiseTlsConnections,
             MEMORY_KEY => Advice::RaiseMemory,
             _ => Advice::RaiseConnections,
         };
@@ -223,37 +221,31 @@ impl<P: Platform> Shared<P> {
     /// Returns whether a client may open its connection, over TLS or not.
     pub(super) fn place_for(&self, is_tls: bool) -> Place {
         let limits = &self.limits;
-        let [all, tls] = [
-            ReachedLimit { key: "connections_max", value: limits.connections_max },
-            ReachedLimit { key: TLS_KEY, value: limits.tls_connections_max },
-        ];
+        let all = ReachedLimit { key: "connections_max", value: limits.connections_max };
         // Counting visits all peers, so it is only done when the limit may be reached.
-        let is_reached = |may_be: bool, limit: ReachedLimit, only_tls: bool| {
-            let open = self.peers.iter().filter(|peer| peer.is_open_client());
-            may_be && open.filter(|peer| !only_tls || peer.stream.is_tls()).count() >= limit.value as usize
+        let is_reached = || {
+            let may_be = self.peers.connections() >= all.value;
+            may_be && self.peers.iter().filter(|peer| peer.is_open_client()).count() >= all.value as usize
         };
         let is_tls_short = is_tls && self.admission.tls_connections_free() < TLS_CONNECTIONS_SPARE as usize;
-        let needs_tls =
-            is_tls_short || is_tls && is_reached(self.admission.tls_connections() >= tls.value, tls, true);
         // A few records are kept for connections that are told why they are refused.
         let is_short = is_tls_short || self.broker.lacks_memory_for_connections(CONNECTIONS_SPARE as usize);
-        if !needs_tls && !is_short && !is_reached(self.peers.connections() >= all.value, all, false) {
+        if !is_short && !is_reached() {
             return Place::Free;
         }
-        match self.silent_publishers(needs_tls).min() {
+        match self.silent_publishers(is_tls_short).min() {
             Some((_, id)) => Place::Of(id),
             None if is_short => {
                 Place::None(ReachedLimit { key: MEMORY_KEY, value: self.peers.connections() })
             }
-            None => Place::None(if needs_tls { tls } else { all }),
+            None => Place::None(all),
         }
     }
 
     /// Returns whether another client could open a connection although a client was refused because of this limit.
     pub(super) fn has_place(&self, refused: ReachedLimit) -> bool {
         // A client over TLS needs more memory.
-        let is_tls =
-            refused.key == TLS_KEY || refused.key == MEMORY_KEY && self.admission.tls_connections() > 0;
+        let is_tls = refused.key == MEMORY_KEY && self.admission.tls_connections() > 0;
         !matches!(self.place_for(is_tls), Place::None(limit) if limit.key == refused.key)
     }
 

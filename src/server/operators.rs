@@ -205,7 +205,7 @@ impl<P: Platform> Engine<P> {
             ) || stream.has_lost_record
             {
                 let text = format_args!(
-                    "{}: no memory to keep the rest of its request; raise input_backlog_bytes_max",
+                    "{}: no memory to keep the rest of its request; raise memory_limit",
                     address
                 );
                 self.shared.resources.log.warn(now, address.source(), LogKind::Shortage, text);

@@ -70,7 +70,7 @@ impl<P: Platform> Shared<P> {
         let more = peer.waiting != WaitReason::No || !is_done;
         let kept = peer.stream.keep(&mut self.buffers, &mut self.scratch.input, got.len, handled, more);
         if !kept {
-            let text = "no memory to keep its unfinished frame; raise input_backlog_bytes_max";
+            let text = "no memory to keep its unfinished frame; raise memory_limit";
             let text = format_args!("{}: {text}", peer.address);
             self.resources.log.warn(self.now, peer.address.source(), LogKind::Shortage, text);
             self.close_at_turn_end(id);

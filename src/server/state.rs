@@ -4,6 +4,7 @@
 //! them runs at a time and borrows [`Shared`]. `Shared` contains no bridges, operator clients or disk. Work
 //! that concerns several parts is in methods of [`Engine`].
 
+use crate::bridges::BridgeSizes;
 use leveret_bridge::Origin;
 use leveret_broker::Broker;
 use leveret_config::Config;
@@ -56,8 +57,8 @@ pub struct EngineSetup {
     pub certificates: CertificateState,
     /// Bytes of memory that a connection over TLS takes in addition.
     pub tls_session_bytes: usize,
-    /// Maximum number of bridge links that use TLS at a time.
-    pub tls_links_max: usize,
+    /// The memory that a bridge takes.
+    pub bridge_sizes: BridgeSizes,
     /// The description of the process for operators.
     pub process: Process,
     /// The user that the process runs as. Only this user and root may use the control socket.
@@ -82,15 +83,12 @@ impl<P: Platform> Engine<P> {
     pub fn new(setup: EngineSetup, broker: Broker, platform: P) -> Self {
         let limits = setup.limits;
         let connections = limits.connection_records();
-        let (bridges_max, frame_max) = (limits.bridges_max as usize, limits.frame_max as usize);
         let mut broker = broker;
-        // All places of `bridges_max` are for shovels until `set_bridges` reserves those of the configuration
-        // file.
-        broker.set_shovel_places(bridges_max);
         broker.set_parameter_check(bridges::check);
-        let has_tls_memory = setup.tls_links_max > 0;
         let called = (&*setup.process.node, &*setup.identity.version);
-        let bridges = Bridges::new(bridges_max, frame_max, called, broker.random_u64(), has_tls_memory);
+        let bridges = Bridges::new(&limits, called, broker.random_u64(), setup.bridge_sizes);
+        // All places are for shovels until `set_bridges` takes those of the configuration file.
+        broker.set_shovel_places(limits.bridges_max as usize, bridges.least_bytes::<P::Socket>());
         let peers = Peers::<P::Socket>::slots_max(connections);
         let listeners = Listeners {
             amqp: setup.listeners,
@@ -104,7 +102,7 @@ impl<P: Platform> Engine<P> {
         let with_tls = listeners.amqp.contains(&true) || listeners.mqtt.contains(&true) || has_websocket_tls;
         // Links of bridges and management clients.
         let other_tls_peers_max =
-            setup.tls_links_max + if manages_tls { limits.management_clients_max as usize } else { 0 };
+            limits.bridge_links() + if manages_tls { limits.management_clients_max as usize } else { 0 };
         let has_api = listeners.management.len() > listeners.metrics;
         let samples = if has_api { Samples::new(sampled_places(&limits)) } else { Samples::default() };
         let shared = Shared {

@@ -101,7 +101,7 @@ impl Buffers {
     /// Reserves the memory. TLS memory is reserved only if AMQP clients use TLS (`with_tls`), or `tls_others`
     /// (the number of other peers with TLS) is not 0.
     pub(super) fn new(limits: &Limits, with_tls: bool, tls_others: usize) -> Self {
-        let connections = tls_others + if with_tls { limits.tls_connection_places() as usize } else { 0 };
+        let connections = tls_others + if with_tls { limits.connection_places() as usize } else { 0 };
         let scratch = if connections > 0 { Self::scratch_bytes(limits) } else { 0 };
         Self {
             backlogs: BytePool::with_bytes(limits.input_backlog_bytes_max as usize),

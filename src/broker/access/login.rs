@@ -260,7 +260,9 @@ pub enum OperatorFault {
     Invalid(String),
     /// There is no policy or parameter of that name.
     NoSuchParameter,
-    /// A limit is reached: its configuration key.
+    /// The limit of this configuration key is reached.
+    LimitReached(&'static str),
+    /// The memory has no space for this.
     NoCapacity(&'static str),
     /// The file system is full, although the log is within `disk_limit`.
     FileSystemFull,
@@ -283,9 +285,14 @@ impl fmt::Display for OperatorFault {
             Self::BadPattern { right, why } => write!(f, "the pattern to {right} is invalid: {why}"),
             Self::Invalid(why) => write!(f, "Validation failed\n\n{why}\n"),
             Self::NoSuchParameter => f.write_str("Parameter does not exist"),
-            Self::NoCapacity(key) => {
+            Self::LimitReached(key) => {
                 write!(f, "the limit is reached: raise {key} in the configuration and restart the broker")
             }
+            Self::NoCapacity(what) => write!(
+                f,
+                "there is no memory for {what}: delete what is not needed, or raise memory_limit in the configuration and \
+                 restart the broker"
+            ),
             Self::FileSystemFull => {
                 f.write_str("the file system of the broker's data directory is full: free space there")
             }

@@ -452,8 +452,7 @@ impl Access {
     /// There is no capacity for one user and one permission.
     pub(crate) fn add_guest(&mut self) -> Result<(), OperatorFault> {
         let guest = User::new(GUEST, ADMINISTRATOR, password::GUEST);
-        let user =
-            self.add_user(guest).ok_or(OperatorFault::NoCapacity(self.users.limit_key("users_max")))?;
+        let user = self.add_user(guest).ok_or(OperatorFault::NoCapacity("another user"))?;
         let vhost = self.require_vhost(FIRST_VHOST)?;
         self.put_permission(user, vhost, [".*"; 3])
     }
@@ -464,7 +463,7 @@ impl Access {
         self.forget_users();
         let Some((name, hash)) = first else { return };
         let Some(user) = self.add_user(User::new(name, ADMINISTRATOR, hash)) else {
-            panic!("users_max is at least 1, and there is no user")
+            panic!("a new store has memory for a user")
         };
         if let Some(vhost) = self.find_vhost(FIRST_VHOST) {
             let _ = self.put_permission(user, vhost, [".*"; 3]);

@@ -164,7 +164,7 @@ fn compile(text: &str, bytes_max: usize) -> Result<(Regex, usize), BadPattern> {
     if last == TOO_LARGE {
         last =
             "it is too large when compiled: lists of names, (a|b|c), need no compilation, counted repetitions \
-             need most memory, and patterns_bytes_max limits the sum of all patterns"
+             need most memory, and all patterns share the memory for definitions"
                 .to_string();
     }
     Err(BadPattern(last))
@@ -233,8 +233,7 @@ pub(super) fn escaped(text: &str) -> String {
     regex_lite::escape(text)
 }
 
-/// The bytes that all patterns of permissions and policies take together, and their limit
-/// `patterns_bytes_max`.
+/// The bytes that all patterns of permissions and policies take together, and their maximum.
 pub(crate) struct PatternBytes {
     used: HeapBytes,
     max: usize,
@@ -258,11 +257,8 @@ impl PatternBytes {
     pub(crate) fn replace(&mut self, bytes: usize, freed: usize) -> Result<(), OperatorFault> {
         let used = self.used.used();
         assert!(freed <= used, "patterns that go were taken");
-        if bytes > freed && used - freed + bytes > self.max {
-            return Err(OperatorFault::NoCapacity("patterns_bytes_max"));
-        }
-        if bytes > freed && bytes - freed > self.used.free() {
-            return Err(OperatorFault::NoCapacity("memory_limit"));
+        if bytes > freed && (used - freed + bytes > self.max || bytes - freed > self.used.free()) {
+            return Err(OperatorFault::NoCapacity("another pattern"));
         }
         if bytes > freed {
             self.used.add(bytes - freed);
@@ -544,7 +540,7 @@ mod tests {
         let nested = format!("(?i)^(({})-[0-9]+)$", devices.join("|"));
         assert!(is_match(&pattern(&nested), "METER-42-7"));
         let why = Pattern::new(&nested, 16 << 10).err().unwrap();
-        assert!(why.0.contains("patterns_bytes_max"), "{why}");
+        assert!(why.0.contains("share the memory"), "{why}");
     }
 
     #[test]

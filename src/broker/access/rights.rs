@@ -32,9 +32,6 @@ pub(crate) struct Topic<'a> {
     pub(crate) client_id: Option<&'a str>,
 }
 
-/// The configuration key that limits the number of permissions.
-const KEY: &str = "permissions_max";
-
 impl Access {
     /// Checks whether a user has a permission for an exchange or a queue, which need not exist. Charges the
     /// work of matching.
@@ -317,7 +314,7 @@ impl Access {
         let is_at_limit =
             self.permissions.len() + self.topic_permissions.len() >= self.permissions.capacity();
         if is_full.is_some_and(|is_full| is_full || is_at_limit) {
-            return Err(OperatorFault::NoCapacity(if is_at_limit { KEY } else { "memory_limit" }));
+            return Err(OperatorFault::NoCapacity("another permission"));
         }
         self.pattern_bytes.replace(bytes, freed)
     }

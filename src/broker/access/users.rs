@@ -19,7 +19,7 @@ use super::login::{Identity, OperatorFault, check_name};
 use super::pattern::Pattern;
 use super::{ADMINISTRATOR, Access, GUEST, User, UserLimits, Vhost, VhostLimits, vhost_at};
 use crate::objects::{Objects, objects};
-use crate::reply_text::{check_changeable, out_of};
+use crate::reply_text::{check_changeable, no_memory_for};
 
 /// Maximum bytes of a user's tags, including the commas between them.
 const TAGS_BYTES_MAX: usize = NAME_BYTES_MAX;
@@ -156,7 +156,7 @@ impl Access {
             }
             None => {
                 let user = User::new(name, &tags, hash);
-                self.add_user(user).ok_or(OperatorFault::NoCapacity(self.users.limit_key("users_max")))?
+                self.add_user(user).ok_or(OperatorFault::NoCapacity("another user"))?
             }
         };
         Ok(self.append_user(pending_writes, index, true))
@@ -289,8 +289,7 @@ impl Access {
             is_deleted: false,
             is_emptied: false,
         };
-        let key = self.vhosts.limit_key("vhosts_max");
-        self.vhosts.insert(record).map(vhost_at).map_err(|_| out_of(key))
+        self.vhosts.insert(record).map(vhost_at).map_err(|_| no_memory_for("another virtual host"))
     }
 
     /// Removes the record of a deleted virtual host to which no other record refers.

@@ -35,7 +35,7 @@ use crate::access::Identity;
 use crate::context::Work;
 use crate::queue_flow::Queues;
 use crate::quota::{Pool, Quota};
-use crate::reply_text::out_of;
+use crate::reply_text::no_memory_for;
 use crate::retry_list::RetryList;
 use crate::state::{CHANNEL_SIDE_BYTES, CONNECTION_SIDE_BYTES, ChannelCounters, IndexTable};
 use crate::topology::RouteCache;
@@ -580,7 +580,7 @@ impl Consumers {
         self.check_capacity(quota, connection)?;
         let record = Consumer::new(channel, queue, state);
         let index = self.slab.insert(record);
-        let index = index.map_err(|_| out_of(self.slab.limit_key("consumers_max")))?;
+        let index = index.map_err(|_| no_memory_for("another consumer"))?;
         quota.take(connection, Pool::Consumers);
         let list = &mut self.channels[channel.index()].consumers;
         list.push_back(&mut self.slab, index, |consumer| &mut consumer.channel_links);
@@ -594,7 +594,7 @@ impl Consumers {
     pub(crate) fn check_capacity(&self, quota: &mut Quota, connection: ConnectionId) -> Result<(), Fault> {
         quota.check_share(connection, Pool::Consumers, self.slab.free_count())?;
         match self.slab.free_count() {
-            0 => Err(out_of(self.slab.limit_key("consumers_max"))),
+            0 => Err(no_memory_for("another consumer")),
             _ => Ok(()),
         }
     }
@@ -776,7 +776,9 @@ impl Consumers {
         let Ok(index) = self.channels.insert(Channel::new(number, connection, vhost)) else {
             return Err(Fault::new(
                 ReplyCode::ResourceError,
-                format_args!("this broker has no free channels: raise channels_max or close some"),
+                format_args!(
+                    "this broker has no memory for another channel: close some, or raise memory_limit"
+                ),
             ));
         };
         quota.take(connection, Pool::Channels);

@@ -198,7 +198,7 @@ impl Policies {
         })?;
         let old = self.find(vhost, new.kind, new.name);
         if old.is_none() && self.records.is_full() {
-            return Err(OperatorFault::NoCapacity(self.records.limit_key("policies_max")));
+            return Err(OperatorFault::NoCapacity("another policy"));
         }
         let freed = old.map_or(0, |old| self.records[old].pattern.bytes());
         patterns.replace(pattern.bytes(), freed)?;
@@ -596,7 +596,7 @@ mod tests {
         for name in ["a", "b", "c", "d"] {
             assert!(world.set(said(name, "^q-[0-9]+$", &expires)).unwrap() > Batch::NONE);
         }
-        assert_eq!(world.set(said("e", "", &expires)), Err(OperatorFault::NoCapacity("policies_max")));
+        assert_eq!(world.set(said("e", "", &expires)), Err(OperatorFault::NoCapacity("another policy")));
         let longer = table("expires", "2");
         world.set(said("b", "^r", &longer)).unwrap();
         assert_eq!((world.policies.len(), world.policies.max()), (4, 4));
@@ -634,12 +634,12 @@ mod tests {
         assert!((1..4).contains(&count), "{count}");
         assert_eq!(
             world.set(said("d", pattern, &expires)),
-            Err(OperatorFault::NoCapacity("patterns_bytes_max"))
+            Err(OperatorFault::NoCapacity("another pattern"))
         );
         world.clear(PolicyKind::User, "a").unwrap();
         assert_eq!(
             world.set(said("d", pattern, &expires)),
-            Err(OperatorFault::NoCapacity("patterns_bytes_max"))
+            Err(OperatorFault::NoCapacity("another pattern"))
         );
         world.tell(1, 1);
         world.set(said("d", pattern, &expires)).unwrap();

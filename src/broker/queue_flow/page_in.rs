@@ -112,7 +112,7 @@ impl Queues {
             return PageInOutcome::NotWanted;
         }
         if page.body_len as usize > messages.body_bytes_max() / 16 * 15 {
-            log::error!("a message of {} bytes is larger than body_bytes_max", page.body_len);
+            log::error!("a message of {} bytes is larger than the memory for messages", page.body_len);
             self.skip_lost(read, page.offset + 1);
             return PageInOutcome::NotWanted;
         }

@@ -19,7 +19,9 @@ use crate::queue_records::{
     TIMES_FREE_MEMORY_FOR_HOLDERS,
 };
 use crate::quota::{Declarer, Quota};
-use crate::reply_text::{out_of, unwritable_for_messages, waited_too_long, waited_too_long_for_queue};
+use crate::reply_text::{
+    no_memory_for, out_of, unwritable_for_messages, waited_too_long, waited_too_long_for_queue,
+};
 use crate::shortage::{Pool, Shortage};
 use leveret_amqp::field::Table;
 use leveret_amqp::props::Properties;
@@ -227,13 +229,13 @@ impl Queues {
         })
     }
 
-    /// Logs, at most once a minute, that messages are queued with a lower priority because `queues_max` is
-    /// reached.
+    /// Logs, at most once a minute, that messages are queued with a lower priority because there is no
+    /// memory for a level.
     fn log_no_level(&mut self, queue: QueueId, priority: u8) {
         if self.should_log_level_shortage() {
             log::warn!(
-                "queue '{}': queues_max is reached, and priority {priority} counts like a queue: its messages are \
-                 queued with the next lower priority",
+                "queue '{}': there is no memory for another queue, and priority {priority} counts like a queue: its messages are \
+                 queued with the next lower priority; raise memory_limit",
                 self.records[queue].name.escape_debug()
             );
         }
@@ -445,7 +447,7 @@ impl Queues {
             Share::Transaction | Share::Reserve | Share::ReadBack | Share::DeadLetter => 0,
         };
         if chunks_needed > self.fan_out_max() {
-            return Err(CannotPublish::Fault(out_of(self.pool.limit_key())));
+            return Err(CannotPublish::Fault(no_memory_for("another entry of a queue")));
         }
         let has_chunks = self.pool.may_take(chunks_needed, reserve);
         match (has_chunks, share) {
@@ -454,7 +456,7 @@ impl Queues {
                 return Err(CannotPublish::Wait(Shortage::Pool(Pool::Entries)));
             }
             (false, Share::Transaction | Share::Reserve | Share::ReadBack | Share::DeadLetter) => {
-                return Err(CannotPublish::Fault(out_of(self.pool.limit_key())));
+                return Err(CannotPublish::Fault(no_memory_for("another entry of a queue")));
             }
         }
         if claim.has_shares {
@@ -509,10 +511,7 @@ impl Queues {
         }
         let queue = self.records.queue_over_share(free, targets);
         Err(match claim.has_timed_out {
-            true => {
-                let (pool, _) = self.records.fullest_pool(free, queue);
-                CannotPublish::Fault(waited_too_long_for_queue(&self.records[queue].name, pool.key()))
-            }
+            true => CannotPublish::Fault(waited_too_long_for_queue(&self.records[queue].name)),
             false => CannotPublish::Wait(Shortage::QueueMemory(queue)),
         })
     }
@@ -611,10 +610,10 @@ impl Queues {
 /// Returns the shortage to report when the log has no space.
 #[cold]
 pub fn disk_shortage(pending_writes: &PendingWrites) -> Shortage {
-    match pending_writes.exhausted_limit_key() {
+    match pending_writes.is_index_exhausted() {
         _ if pending_writes.mode() != Mode::On => Shortage::Unwritable,
         _ if pending_writes.is_file_system_full() => Shortage::FileSystem,
-        "disk_limit" => Shortage::DiskLimit,
-        _ => Shortage::Index,
+        false => Shortage::DiskLimit,
+        true => Shortage::Index,
     }
 }

@@ -31,7 +31,7 @@ use super::record::{Queue, Rank, Records};
 use crate::arguments::{QueueSettings, max_priority};
 use crate::context::Work;
 use crate::quota::{Declared, Declarer, FreeCapacity, Quota};
-use crate::reply_text::out_of;
+use crate::reply_text::no_memory_for;
 use crate::topology::DELAYED;
 
 /// Slots of the timing wheel of delayed messages; each is a level of a delayed exchange's hidden queue.
@@ -257,12 +257,7 @@ impl Records {
             Declared::Queue,
             0,
             declarer,
-            FreeCapacity {
-                queues: self.slab.free_count_of_begun(),
-                exchanges: 0,
-                bindings: 0,
-                queues_key: self.limit_key(),
-            },
+            FreeCapacity { queues: self.slab.free_count_of_begun(), exchanges: 0, bindings: 0 },
         )?;
         record.declared.declarer = declarer;
         record.serial = self.next_serial();
@@ -389,11 +384,11 @@ impl Records {
             len => 1 + len,
         };
         let body_len = targets.iter().map(len_of).sum::<usize>() as u32;
-        let route = messages.begin("", &[], Share::Reserve).map_err(|full| out_of(full.key()))?;
+        let route = messages.begin("", &[], Share::Reserve).map_err(|full| no_memory_for(full.what()))?;
         let reserved = messages.reserve_whole(route, &[], MessageFlags::ROUTE, body_len, Share::Reserve);
         if let Err(full) = reserved {
             messages.discard(route);
-            return Err(out_of(full.key()));
+            return Err(no_memory_for(full.what()));
         }
         for &queue in targets {
             let record = &self.slab[queue.index()];

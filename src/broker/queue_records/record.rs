@@ -24,9 +24,6 @@ use crate::recovery::Contents;
 use crate::state::{IndexTable, QUEUE_SIDE_BYTES};
 use crate::{Access, Context};
 
-/// The configuration key that limits the number of queues.
-const KEY: &str = "queues_max";
-
 /// One queue.
 #[derive(Debug)]
 pub(crate) struct Queue {
@@ -380,11 +377,6 @@ impl Records {
             serial: 0,
             levels_walked: Cell::new(0),
         }
-    }
-
-    /// Returns the configuration key of the limit that is reached if no more queues fit.
-    pub(crate) fn limit_key(&self) -> &'static str {
-        self.slab.limit_key(KEY)
     }
 
     /// Returns the number of queues, including levels and hidden queues.

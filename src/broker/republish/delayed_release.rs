@@ -140,8 +140,8 @@ impl Republisher<'_> {
             let exchange = self.queues.at(level).delayed_exchange;
             let name = exchange.map(|exchange| self.topology.exchange(exchange).name.escape_debug());
             log::warn!(
-                "exchange '{}': queues_max is reached, and another delay slot counts like a queue: delayed \
-                 messages wait for earlier ones and are late; raise queues_max",
+                "exchange '{}': there is no memory for another queue, and a delay slot counts like one: delayed \
+                 messages wait for earlier ones and are late; raise memory_limit",
                 name.into_iter().flatten().collect::<String>()
             );
         }

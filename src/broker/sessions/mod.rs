@@ -64,7 +64,7 @@ use super::definitions::QueueDeclaration;
 use super::deliveries::Delivered;
 use super::job::Job;
 use super::queue_records::Taken;
-use super::reply_text::out_of;
+use super::reply_text::no_memory_for;
 use super::retained::Replay;
 use super::state::IndexTable;
 use super::topology::Destination;
@@ -396,9 +396,9 @@ pub(crate) struct Sessions {
     group_hasher: FixedState,
     /// Number of messages that were too large for their clients since the start.
     oversized_total: u64,
-    /// A client was refused because of `mqtt_sessions_max`.
+    /// A client was refused because too many sessions are kept.
     has_refused: bool,
-    /// The last session that was refused a subscription because of `mqtt_subscriptions_max`.
+    /// The last session that was refused a subscription for lack of memory, until it subscribes or ends.
     refused_subscription: Option<SessionId>,
     /// The client identifier of the connection whose session is being opened.
     opening: Option<(ConnectionId, Name)>,
@@ -425,7 +425,6 @@ struct SessionLimits {
     /// Maximum number of sessions that are kept.
     kept_max: usize,
     expiry_max_s: u32,
-    subscriptions_max: usize,
     messages_max: u32,
     bytes_max: u32,
 }
@@ -465,7 +464,6 @@ impl Sessions {
             limits: SessionLimits {
                 kept_max: limits.mqtt_sessions_max as usize,
                 expiry_max_s: limits.mqtt_session_expiry_max_ms / 1000,
-                subscriptions_max: limits.mqtt_subscriptions_max as usize,
                 messages_max: limits.mqtt_session_messages_max,
                 bytes_max: limits.mqtt_session_bytes_max,
             },
@@ -576,20 +574,16 @@ impl Sessions {
         Some((record.vhost, record.queue?))
     }
 
-    /// Returns the limit of kept sessions and its key if clients were refused because of it, and would be refused now.
-    pub(crate) fn refusing_limit(&self) -> Option<(usize, &'static str)> {
-        let (kept_max, key) = self.kept_max();
-        (self.has_refused && self.kept_count() >= kept_max).then_some((kept_max, key))
+    /// Returns how many sessions may be kept, if clients were refused because of this limit and would be refused now.
+    pub(crate) fn refusing_limit(&self) -> Option<usize> {
+        let kept_max = self.kept_max();
+        (self.has_refused && self.kept_count() >= kept_max).then_some(kept_max)
     }
 
-    /// Returns how many sessions may be kept, and the key of this limit. Absent clients leave half of the memory of clients to
-    /// those that connect.
-    fn kept_max(&self) -> (usize, &'static str) {
+    /// Returns how many sessions may be kept. Absent clients leave half of the memory of clients to those that connect.
+    fn kept_max(&self) -> usize {
         let in_memory = (self.memory.class_bytes(Class::Clients) / 2) as usize / Self::SESSION_BYTES;
-        match in_memory < self.limits.kept_max {
-            true => (in_memory, "memory_limit"),
-            false => (self.limits.kept_max, "mqtt_sessions_max"),
-        }
+        in_memory.min(self.limits.kept_max)
     }
 
     /// Returns the number of sessions that outlive their connections.
@@ -725,8 +719,7 @@ impl Broker {
                 // A client that was told that it has no session must not get an earlier one after a power cut.
                 cx.await_defined(self.sessions.last_ended);
                 let session = Session::new(vhost, client_id);
-                let key = self.sessions.slab.limit_key("connections_max");
-                self.sessions.insert(session).ok_or_else(|| out_of(key))?
+                self.sessions.insert(session).ok_or_else(|| no_memory_for("another session"))?
             }
         };
         let user = self.consumers.connection(connection).identity.user();
@@ -779,13 +772,13 @@ impl Broker {
                 self.check(cx.work, connection, vhost, right, Resource::Queue(&queue.name))?;
             }
         }
-        let (kept_max, key) = self.sessions.kept_max();
+        let kept_max = self.sessions.kept_max();
         let is_kept_already = record.is_some_and(|record| record.expiry_s > 0);
         if expiry_s > 0 && !is_kept_already && self.sessions.kept_count() >= kept_max {
             self.sessions.has_refused = true;
             let text = format_args!(
-                "there are {kept_max} sessions that are kept, as many as {key} allows: delete sessions of absent clients, or \
-                 raise {key}"
+                "there are {kept_max} sessions that are kept, as many as memory_limit allows: delete sessions of absent \
+                 clients, or raise memory_limit"
             );
             return Err(Fault::connection(ReplyCode::ResourceError, text));
         }

@@ -199,7 +199,7 @@ impl Broker {
     /// Adds a subscription to the session of a connection, or replaces the one with the same filter.
     ///
     /// # Errors
-    /// The user may not subscribe to the filter, the session has too many subscriptions, or there is no capacity.
+    /// The user may not subscribe to the filter, or there is no memory for the subscription.
     pub(crate) fn subscribe(
         &mut self,
         cx: &mut Context<'_>,
@@ -208,7 +208,7 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         let Subscription { filter, group, retain_handling, .. } = *subscription;
         let session = self.session_of(connection)?;
-        let (vhost, limit) = (self.sessions.at(session).vhost, self.sessions.limits.subscriptions_max);
+        let vhost = self.sessions.at(session).vhost;
         let Some(key) = binding_key(filter) else {
             let text = format_args!("a topic filter has at most 255 bytes");
             return Err(Fault::new(ReplyCode::SyntaxError, text));
@@ -223,17 +223,21 @@ impl Broker {
         self.check(cx.work, connection, vhost, Right::Read, Resource::Queue(&name))?;
         let source = self.topology.require_exchange(&self.access, vhost, TOPIC_EXCHANGE)?;
         let earlier = self.find_subscription(session, &options, &key);
-        if earlier.is_none() && self.subscription_count(session) >= limit {
-            self.sessions.refused_subscription = Some(session);
-            let text = format_args!("the session has mqtt_subscriptions_max = {limit} subscriptions");
-            return Err(Fault::new(ReplyCode::ResourceError, text));
-        }
         cx.work.charge(UNITS_PER_SUBSCRIPTION * self.subscription_count(session));
         let queue = self.session_queue(cx, session, &name)?;
         let destination = Destination::Queue(queue);
         let is_same = |binding: BindingId| *self.topology.binding(binding).arguments == *arguments;
         let replaced = earlier.filter(|earlier| !is_same(*earlier));
-        self.bind(cx, &spec.between(source, destination))?;
+        let bound = self.bind(cx, &spec.between(source, destination));
+        let is_short = matches!(&bound, Err(fault) if fault.code == ReplyCode::ResourceError);
+        match is_short {
+            true => self.sessions.refused_subscription = Some(session),
+            false if self.sessions.refused_subscription == Some(session) => {
+                self.sessions.refused_subscription = None
+            }
+            false => {}
+        }
+        bound?;
         self.sessions.note_options(session, options);
         if let Some(earlier) = replaced {
             self.remove_binding(cx, earlier);
@@ -282,14 +286,13 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
-    /// Returns the virtual host and client identifier of a session that was refused a subscription because of
-    /// `mqtt_subscriptions_max`, and that limit. `None` if no session was, or it has fewer subscriptions now.
+    /// Returns the virtual host and client identifier of the session that was refused a subscription last for lack of memory,
+    /// and how many it has. `None` if no session was, or it has ended, or subscribed since.
     pub fn session_without_subscriptions(&self) -> Option<(&str, &str, usize)> {
         let session = self.sessions.refused_subscription?;
         let record = self.sessions.slab.get(session.index())?;
-        let limit = self.sessions.limits.subscriptions_max;
-        let is_at_limit = self.subscription_count(session) >= limit;
-        is_at_limit.then(|| (self.access.vhost_name(record.vhost), &*record.client_id, limit))
+        let count = self.subscription_count(session);
+        Some((self.access.vhost_name(record.vhost), &*record.client_id, count))
     }
 
     /// Returns the number of subscriptions of a session.

@@ -23,7 +23,7 @@ use super::{Binding, BindingIdentity, BindingSpec, Destination, Exchange, Exchan
 use crate::queue_flow::Queues;
 use crate::queue_records::Queue;
 use crate::quota::{Declared, FreeCapacity, Quota};
-use crate::reply_text::{out_of, version_for};
+use crate::reply_text::{no_memory_for, version_for};
 use crate::{Access, Context};
 
 impl Topology {
@@ -110,7 +110,6 @@ impl Topology {
             queues: queues.records().free_count(),
             exchanges: self.free_exchanges(),
             bindings: self.bindings.free_count(),
-            queues_key: queues.records().limit_key(),
         }
     }
 
@@ -140,7 +139,7 @@ impl Topology {
         let nodes_free = self.trie.free_count().min(self.trie.unused() - roots);
         let missing = self.trie.missing_nodes(root, kind, key);
         if missing > nodes_free {
-            return Err(out_of(self.trie.limit_key("bindings_max", roots + missing)));
+            return Err(no_memory_for("another binding"));
         }
         let mut free = self.free_capacity(queues);
         if kind == ExchangeKind::Headers {

@@ -607,11 +607,6 @@ impl Trie {
         }
     }
 
-    /// Returns the key of the limit that `missing` further nodes would exceed: `key`, or `memory_limit`.
-    pub(super) const fn limit_key(&self, key: &'static str, missing: usize) -> &'static str {
-        if missing > self.unused() { key } else { "memory_limit" }
-    }
-
     /// Returns how many nodes may still be created.
     pub(super) fn free_count(&self) -> usize {
         self.nodes.free_count()

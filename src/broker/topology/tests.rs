@@ -78,10 +78,8 @@ impl TopologyFixture {
     fn add(&mut self, declaration: ExchangeDeclaration<'_>) -> ExchangeId {
         let vhost = self.vhost;
         if !declaration.exchange.is_empty() {
-            let (bytes, room) = (
-                declaration.bytes(),
-                FreeCapacity { queues: 0, exchanges: 20, bindings: 40, queues_key: "queues_max" },
-            );
+            let (bytes, room) =
+                (declaration.bytes(), FreeCapacity { queues: 0, exchanges: 20, bindings: 40 });
             self.quota.declare(Declared::Exchange, bytes, None, room).unwrap();
         }
         let is_logged = declaration.durable && !declaration.exchange.is_empty();
@@ -364,6 +362,6 @@ fn a_refused_binding_is_not_counted() {
     assert!(text.contains("Invalid x-match field value <<\"some\">>"), "{text}");
     let many = "w.".repeat(120);
     let text = world.bind(topic, Destination::Queue(queue), &many, &[]).unwrap_err().text;
-    assert!(text.contains("raise bindings_max"), "{text}");
+    assert!(text.contains("binding") && text.contains("raise memory_limit"), "{text}");
     assert_eq!((world.quota.names_bytes(), world.topology.bindings_len()), (taken, 0));
 }

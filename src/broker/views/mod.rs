@@ -190,7 +190,7 @@ impl<'b> Views<'b> {
         vhost.map_or("", |vhost| self.access.vhost_name(vhost))
     }
 
-    /// Returns how full each pool is that clients can fill, with its configuration key.
+    /// Returns how full each pool is that clients can fill.
     pub fn pools(self, messages: &Messages) -> [PoolFill; POOLS] {
         let fill = |key, fill: Fill| PoolFill { key, used: fill.used as u64, max: fill.max as u64 };
         let pool = |key, used: usize, max: usize| PoolFill { key, used: used as u64, max: max as u64 };
@@ -198,27 +198,27 @@ impl<'b> Views<'b> {
         let [bindings, exchanges, names_bytes] = self.quota.fills();
         let chunks = self.queues.entries();
         [
-            pool("messages_max", messages.messages_used(), messages.messages_max()),
-            pool("body_bytes_max", messages.body_bytes_used(), messages.body_bytes_max()),
-            pool("queue_entries_max", chunks.chunks_used(), chunks.chunks_max()),
+            pool("messages", messages.messages_used(), messages.messages_max()),
+            pool("body_bytes", messages.body_bytes_used(), messages.body_bytes_max()),
+            pool("queue_entries", chunks.chunks_used(), chunks.chunks_max()),
             pool(
-                "unacknowledged_max",
+                "unacknowledged",
                 self.queues.deliveries().len(),
                 self.queues.deliveries().len() + self.queues.deliveries().free_count(),
             ),
-            declared("bindings_max", bindings),
-            declared("exchanges_max", exchanges),
-            declared("names_bytes_max", names_bytes),
-            fill("connections_max", self.consumers.connections_fill().without(CONNECTIONS_SPARE as usize)),
-            fill("channels_max", self.consumers.channels_fill()),
-            fill("consumers_max", self.consumers.consumers_fill()),
+            declared("bindings", bindings),
+            declared("exchanges", exchanges),
+            declared("names_bytes", names_bytes),
+            fill("connections", self.consumers.connections_fill().without(CONNECTIONS_SPARE as usize)),
+            fill("channels", self.consumers.channels_fill()),
+            fill("consumers", self.consumers.consumers_fill()),
             pool(
-                "queues_max",
+                "queues",
                 self.queues.records().len(),
                 self.queues.records().len() + self.queues.records().free_count(),
             ),
-            pool("policies_max", self.policies.len(), self.policies.max()),
-            pool("parameters_max", self.parameters.len(), self.parameters.max()),
+            pool("policies", self.policies.len(), self.policies.max()),
+            pool("parameters", self.parameters.len(), self.parameters.max()),
         ]
     }
 
@@ -562,8 +562,8 @@ impl fmt::Display for Explained<'_> {
                 self.largest_user_and_remedy(f, "disk_limit")
             }
             Shortage::Index => {
-                f.write_str("index_bytes_max is reached, so publishers of persistent messages wait")?;
-                self.largest_user_and_remedy(f, "index_bytes_max")
+                f.write_str("the memory for the index of the log is used up, so publishers of persistent messages wait")?;
+                self.largest_user_and_remedy(f, "memory_limit")
             }
             Shortage::FileSystem if self.disk.has_no_inodes => {
                 f.write_str(
@@ -621,28 +621,23 @@ impl Explained<'_> {
     }
 
     fn pool(&self, f: &mut fmt::Formatter<'_>, pool: Pool) -> fmt::Result {
-        let key = pool.key();
-        match pool {
-            Pool::Memory => f.write_str("messages use up their part of memory_limit")?,
-            Pool::Messages | Pool::Bodies | Pool::Entries => write!(f, "{key} is used up")?,
-            Pool::Assembly => write!(f, "messages that are still being received use up {key}")?,
-            Pool::Unacknowledged => write!(f, "unacknowledged deliveries use up {key}")?,
-        }
+        write!(f, "{} use up their part of memory_limit", pool.what())?;
         self.pool_usage(f, pool)?;
         let Some(()) = self.largest_user_of(f, pool)? else {
             return match pool {
                 Pool::Assembly => self.waiters_and_remedy(
                     f,
-                    format_args!("make publishers complete their messages, or raise {key}"),
+                    format_args!("make publishers complete their messages, or raise memory_limit"),
                 ),
-                _ => self.waiters_and_remedy(f, format_args!("raise {key}")),
+                _ => self.waiters_and_remedy(f, format_args!("raise memory_limit")),
             };
         };
         match pool {
-            Pool::Unacknowledged => {
-                self.waiters_and_remedy(f, format_args!("make its consumers acknowledge, or raise {key}"))
+            Pool::Unacknowledged => self
+                .waiters_and_remedy(f, format_args!("make its consumers acknowledge, or raise memory_limit")),
+            _ => {
+                self.waiters_and_remedy(f, format_args!("consume or purge that queue, or raise memory_limit"))
             }
-            _ => self.waiters_and_remedy(f, format_args!("consume or purge that queue, or raise {key}")),
         }
     }
 
@@ -711,8 +706,7 @@ impl Explained<'_> {
             ),
             false => self.views.queues.records().fullest_pool(free, queue),
         };
-        let key = pool.key();
-        write!(f, " uses its whole share of {key}, ")?;
+        write!(f, " uses its whole share of the memory for {}, ", pool.what())?;
         match pool {
             Pool::Memory | Pool::Bodies => {
                 let most = match pool {
@@ -729,7 +723,7 @@ impl Explained<'_> {
             _ => write!(f, "{used} of {}", self.messages.messages_max())?,
         }
         f.write_str(" (at most twice the free part)")?;
-        self.waiters_and_remedy(f, format_args!("consume or purge that queue, or raise {key}"))
+        self.waiters_and_remedy(f, format_args!("consume or purge that queue, or raise memory_limit"))
     }
 
     /// Writes the remedy when the log has no space: the queue that uses most of the log, and the

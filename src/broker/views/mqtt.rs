@@ -122,7 +122,7 @@ impl<'b> Views<'b> {
     }
 
     /// Returns the limit of kept sessions and its key if clients were refused because of it, and would be refused now.
-    pub fn refusing_session_limit(self) -> Option<(usize, &'static str)> {
+    pub fn refusing_session_limit(self) -> Option<usize> {
         self.sessions.refusing_limit()
     }
 

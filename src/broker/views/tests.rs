@@ -217,15 +217,14 @@ fn the_text_names_the_shortage_its_amounts_and_the_remedy() {
     (0..3).for_each(|_| world.put(queue, &[]));
     assert_eq!(
         world.explained(Shortage::Pool(Pool::Messages), 2),
-        "memory: messages_max is used up, 3 of 100, most by queue 'a \\'name\\'\\n' (virtual host '/'), 3; \
+        "memory: messages use up their part of memory_limit, 3 of 100, most by queue 'a \\'name\\'\\n' (virtual host '/'), 3; \
          2 publishers have waited, the first for 2 s, and 1 other for something else; consume or purge that \
-         queue, or raise messages_max"
+         queue, or raise memory_limit"
     );
     let one = world.explained(Shortage::Pool(Pool::Unacknowledged), 1);
-    assert!(one.contains("unacknowledged deliveries use up unacknowledged_max"), "{one}");
+    assert!(one.contains("unacknowledged deliveries use up their part of memory_limit"), "{one}");
     assert!(
-        one.contains("; 1 publisher has waited for 2 s, and 1 other")
-            && one.ends_with("raise unacknowledged_max")
+        one.contains("; 1 publisher has waited for 2 s, and 1 other") && one.ends_with("raise memory_limit")
     );
     let none = world.explained(Shortage::QueueMemory(queue), 0);
     assert!(

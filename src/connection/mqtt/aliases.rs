@@ -1,8 +1,7 @@
 //! Topic aliases of MQTT 5 (§3.3.2.3.4): numbers that stand for topic names on a connection.
 //!
-//! Each direction of a connection has its own aliases. Their memory is limited for all connections together
-//! ([`alias_tables_max`]). A client that connects when no table is left gets Topic Alias Maximum 0, and must send the topic name
-//! in each PUBLISH.
+//! Each direction of a connection has its own aliases. A client that connects when there is no memory for them gets Topic Alias
+//! Maximum 0, and must send the topic name in each PUBLISH.
 
 use leveret_core::command::Name;
 use leveret_mqtt::{PacketError, ReasonCode};
@@ -17,16 +16,8 @@ const TOPIC_BYTES_MIN: usize = 4;
 /// The names of the aliases 1 to [`TOPIC_ALIAS_MAX`]; an empty name is that of no alias.
 type Table = [Name; TOPIC_ALIAS_MAX as usize];
 
-/// Returns the maximum number of tables, each of which has the aliases of one direction of a connection.
-pub(crate) const fn alias_tables_max(connections_max: usize) -> usize {
-    let share = connections_max / 8;
-    if share > 8 { share } else { 8 }
-}
-
-/// Returns the bytes of memory that all tables take at most.
-pub const fn alias_bytes(connections_max: usize) -> usize {
-    alias_tables_max(connections_max) * size_of::<Table>()
-}
+/// All tables together take at most this part of the memory that is free, because a table has 4 KiB.
+const FREE_DIVISOR: usize = 16;
 
 /// The aliases of one direction. Their table is allocated with the first alias.
 #[derive(Debug, Default)]
@@ -45,23 +36,21 @@ pub(super) struct Alias {
 }
 
 impl TopicAliases {
-    /// Returns aliases up to `max`, or fewer. There are none if no table is left.
+    /// Returns aliases up to `max`, or fewer. There are none if there is no memory for them.
     pub(super) fn reserve(pools: &mut Pools, max: u16) -> Self {
         let max = max.min(TOPIC_ALIAS_MAX);
-        match pools.alias_tables_left {
-            0 => Self::default(),
-            _ if max == 0 => Self::default(),
-            _ => {
-                pools.alias_tables_left -= 1;
-                Self { max, names: None }
-            }
+        let memory = &mut pools.alias_bytes;
+        let is_within_share = memory.used() + size_of::<Table>() <= memory.free() / FREE_DIVISOR;
+        match max > 0 && is_within_share && memory.try_add(size_of::<Table>()) {
+            true => Self { max, names: None },
+            false => Self::default(),
         }
     }
 
     /// Clears the aliases, and returns their table to the pool.
     pub(super) fn release(&mut self, pools: &mut Pools) {
         if core::mem::take(self).max > 0 {
-            pools.alias_tables_left += 1;
+            pools.alias_bytes.subtract(size_of::<Table>());
         }
     }
 
@@ -159,9 +148,12 @@ mod tests {
 
     #[test]
     fn tables_are_limited_and_returned() {
-        let mut pools = Pools::new(&Limits { connections_max: 4, ..Limits::default() });
-        let mut all: Vec<_> = (0..9).map(|_| TopicAliases::reserve(&mut pools, 5)).collect();
-        assert_eq!((all[7].max(), all[8].max()), (5, 0));
+        // A sixteenth of 48 extents is a few tables.
+        let memory = leveret_core::mem::Memory::new(48 + leveret_core::mem::COMMAND_EXTENTS, [0; 3]);
+        let mut pools = Pools::in_memory(&Limits::default(), &memory);
+        let mut all: Vec<_> = (0..20).map(|_| TopicAliases::reserve(&mut pools, 5)).collect();
+        let count = all.iter().filter(|aliases| aliases.max() == 5).count();
+        assert!((5..12).contains(&count) && all[count].max() == 0, "{count}");
         all[0].release(&mut pools);
         assert_eq!(TopicAliases::reserve(&mut pools, 0).max(), 0);
         assert_eq!(TopicAliases::reserve(&mut pools, 5).max(), 5);

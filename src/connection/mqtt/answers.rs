@@ -11,6 +11,7 @@
 
 use core::fmt;
 use core::num::NonZeroU16;
+use leveret_core::limits::REPLIES_BYTES_MAX;
 
 use leveret_core::batch::Batch;
 use leveret_core::command::Outcome;
@@ -35,7 +36,7 @@ pub(super) const RECORD_BYTES_MAX: usize = RECORD_HEAD_BYTES + 256;
 /// The longest reason string in bytes.
 const REASON_STRING_BYTES_MAX: usize = 160;
 /// The number of messages with QoS 1 or 2 that an MQTT 5 client may have published without an answer (Receive Maximum). Their
-/// PUBACKs fit into the smallest `replies_bytes_max`.
+/// PUBACKs fit into [`REPLIES_BYTES_MAX`].
 const RECEIVE_MAXIMUM: u16 = 64;
 
 impl MqttConnection {
@@ -433,11 +434,10 @@ impl MqttConnection {
     }
 
     /// Returns whether there is capacity for an answer and a DISCONNECT.
-    pub(super) const fn has_answer_room(&self, context: &Context<'_>) -> bool {
+    pub(super) const fn has_answer_room(&self) -> bool {
         // A chain may take one block more than its length needs, because all but one byte of its first block may be
         // consumed already.
-        self.output.packets.len() + 2 * RECORD_BYTES_MAX + BLOCK_UNIT_BYTES
-            <= context.settings.replies_bytes_max
+        self.output.packets.len() + 2 * RECORD_BYTES_MAX + BLOCK_UNIT_BYTES <= REPLIES_BYTES_MAX
     }
 }
 

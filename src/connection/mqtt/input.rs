@@ -270,7 +270,7 @@ impl MqttConnection {
                         continue;
                     }
                 };
-                if !self.has_answer_room(context) {
+                if !self.has_answer_room() {
                     return InputStep::Suspended(Suspension::ReplySpace);
                 }
                 self.handle_packet(context, fixed, unread)

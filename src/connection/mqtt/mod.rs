@@ -39,9 +39,6 @@ use super::timeouts::{LOGIN_TIMEOUT_MS, PAUSE_MS_MIN, Timeout};
 use aliases::{Alias, TopicAliases};
 use input::Input;
 
-pub use aliases::alias_bytes;
-pub(crate) use aliases::alias_tables_max;
-
 /// Bytes of memory that an MQTT connection may allocate in addition to its record: the state of a SUBSCRIBE.
 pub const MQTT_HEAP_BYTES: usize = size_of::<input::Filters>();
 

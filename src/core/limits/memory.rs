@@ -5,7 +5,7 @@
 
 use core::fmt::{self, Write};
 
-use super::Limits;
+use super::{Limits, REPLIES_BYTES_MAX, SOCKET_BUFFER_BYTES_MIN};
 use crate::log_limiter::LogLimiter;
 use crate::mem::{BytePool, CHUNK_BYTES, ENTRIES_PER_CHUNK, MESSAGE_SLOT_BYTES, MessageLimits, PAGE_BYTES};
 
@@ -14,8 +14,7 @@ const PROGRAM_BYTES: u64 = 5_500_000;
 /// Connections that can exist in addition to `connections_max`. A client can log in on one of them although the limit is
 /// reached. It then gets a reply in its protocol, or another connection is closed for it.
 pub const CONNECTIONS_SPARE: u32 = 8;
-/// TLS connections that can exist in addition to `tls_connections_max`, for the same purpose. They are fewer, because each
-/// reserves more memory.
+/// TLS connections for which memory is kept, for the same purpose. They are fewer, because each reserves more memory.
 pub const TLS_CONNECTIONS_SPARE: u32 = 2;
 /// Maximum number of clients of the control socket; further ones wait.
 pub const CONTROL_CLIENTS_MAX: usize = 4;
@@ -24,10 +23,10 @@ pub const SHARED_KEY: &str = "shared";
 /// The least memory that the pools can share, in bytes.
 pub const SHARED_BYTES_MIN: u64 = 2 << 20;
 
-/// Upper bound of `management_clients_max`.
+/// Maximum number of clients of the management API on any board.
 pub const MANAGEMENT_CLIENTS_UPPER_BOUND: usize = 8;
 /// Number of helper threads: two for the disk, the worker, and the one that writes log lines. Resolver threads are
-/// counted with their bridges.
+/// charged with their bridges.
 const HELPERS: u64 = 4;
 /// Bytes of log lines that standard error has not accepted yet; further lines are dropped and counted.
 pub const LOG_RING_BYTES: usize = 32 << 10;
@@ -48,7 +47,7 @@ pub const BRIDGE_RULES_MAX: usize = 8;
 /// One line of the memory table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryLine {
-    /// The configuration key that determines the size, or a name if there is none.
+    /// The name of the line.
     pub key: &'static str,
     /// Number of records in the pool.
     pub count: u64,
@@ -120,16 +119,12 @@ pub struct RecordSizes {
     pub tls_session_bytes: usize,
     /// A TLS handshake in progress; 0 without TLS.
     pub tls_handshake_bytes: usize,
-    /// A TLS link of a bridge: its handshake, then its session, and its pending output; 0 if no upstream uses TLS.
-    pub tls_link_bytes: usize,
     /// Buffers in which TLS records are decrypted and encrypted; 0 without TLS.
     pub tls_record_bytes: usize,
     /// Certificate revocation lists; 0 without any.
     pub tls_crl_bytes: usize,
     /// Socket and session of a connection, without the broker's record.
     pub connection_bytes: usize,
-    /// A bridge: its rules, its links with their windows, and its resolver thread.
-    pub bridge_bytes: usize,
     /// Session and broker record of a channel together.
     pub channel_bytes: usize,
     /// A consumer.
@@ -207,21 +202,16 @@ impl Limits {
         self.connections_max.saturating_add(CONNECTIONS_SPARE)
     }
 
-    /// Returns how many TLS connections can exist at once: [`TLS_CONNECTIONS_SPARE`] more than may be open.
-    pub const fn tls_connection_places(&self) -> u32 {
-        self.tls_connections_max.saturating_add(TLS_CONNECTIONS_SPARE)
-    }
-
-    /// Returns the bytes of pending replies over all connections: `replies_bytes_max` for each, and a long answer of MQTT with
+    /// Returns the bytes of pending replies over all connections: [`REPLIES_BYTES_MAX`] for each, and a long answer of MQTT with
     /// twice its length, because its codes are collected before they are stored as a packet.
     pub const fn replies_pool_bytes(&self) -> usize {
-        // The operator sets both factors. On a 32-bit board their product could overflow.
+        // The operator sets `connections_max`. On a 32-bit board the product could overflow.
         (self.connection_places() as usize)
-            .saturating_mul(self.replies_bytes_max as usize)
+            .saturating_mul(REPLIES_BYTES_MAX)
             .saturating_add(2 * self.frame_max as usize)
     }
 
-    /// Returns the maximum number of bridge connections, one for each direction.
+    /// Returns the maximum number of connections of all bridges, one for each direction.
     pub const fn bridge_links(&self) -> usize {
         2 * self.bridges_max as usize
     }
@@ -246,15 +236,9 @@ impl Limits {
 
     /// Returns the memory table: what has a fixed size, and what is left of `memory_limit` bytes for the pools.
     pub fn memory_table(&self, sizes: &RecordSizes, memory_limit: u64) -> MemoryTable {
-        let mut lines = self.lines_of_bridges_and_logins(sizes);
-        lines.retain(|line| line.key != "bridges_max" || line.count > 0);
-        lines.extend(self.lines_of_the_process(sizes));
-        let is_there = |line: &MemoryLine| {
-            !matches!(line.key, "management_clients_max" | "samples" | "flight_recorder")
-                || line.bytes_each > 0
-        };
-        lines.retain(is_there);
-        lines.extend(self.tls_lines(sizes).into_iter().filter(|line| line.bytes_each > 0));
+        let mut lines = self.lines_of_the_process(sizes);
+        lines.extend(self.tls_lines(sizes));
+        lines.retain(|line| line.bytes() > 0);
         let fixed = lines.iter().map(MemoryLine::bytes).fold(0, u64::saturating_add);
         let reason = "clients, definitions and messages";
         let shared =
@@ -263,17 +247,11 @@ impl Limits {
         MemoryTable { lines, kernel_bytes: self.kernel_bytes() }
     }
 
-    /// Returns the lines for bridges, and for connections that have not logged in.
-    fn lines_of_bridges_and_logins(&self, sizes: &RecordSizes) -> Vec<MemoryLine> {
+    /// Returns the lines for memory that exists once in the process.
+    fn lines_of_the_process(&self, sizes: &RecordSizes) -> Vec<MemoryLine> {
         vec![
             line(
-                "bridges_max",
-                self.bridges_max.into(),
-                sizes.bridge_bytes,
-                "bridges and their messages in flight",
-            ),
-            line(
-                "handshakes_max",
+                "logins",
                 self.handshakes_max.into(),
                 sizes.login_bytes,
                 "logins whose password is being checked",
@@ -284,39 +262,38 @@ impl Limits {
                 sizes.admission_bytes,
                 "accepted connections without a slot; counters of wrong passwords",
             ),
-        ]
-    }
-
-    /// Returns the lines for memory that exists once in the process.
-    fn lines_of_the_process(&self, sizes: &RecordSizes) -> Vec<MemoryLine> {
-        vec![
-            line("input_buffer_bytes", 1, self.input_buffer_bytes as usize, "the one input buffer"),
-            line("output_buffer_bytes", 1, self.output_buffer_bytes as usize, "the one output buffer"),
+            line("input_buffer", 1, self.input_buffer_bytes as usize, "the one input buffer"),
+            line("output_buffer", 1, self.output_buffer_bytes as usize, "the one output buffer"),
             line(
-                "input_backlog_bytes_max",
+                "input_backlog",
                 1,
                 BytePool::bytes(self.input_backlog_bytes_max as usize),
                 "input of suspended connections",
             ),
             line(
-                "unsent_bytes_max",
+                "unsent_output",
                 1,
                 BytePool::bytes(self.unsent_bytes_max as usize),
                 "output that sockets did not accept",
             ),
-            line("frame_max", 1, sizes.scratch_bytes, "reading properties, sorting output, hash tables"),
+            line(
+                "scratch",
+                1,
+                sizes.scratch_bytes,
+                "reading properties, sorting output; depends on frame_max",
+            ),
             line("pending_writes", 1, sizes.pending_write_bytes, "entries that wait for their commit"),
             line(
-                "commit_bytes_max",
+                "log_buffers",
                 1,
                 sizes.store_bytes,
-                "commits, reading back, footers; depends on segment_bytes",
+                "commits, reading back, footers; depends on segment_bytes and commit_bytes_max",
             ),
             line(
-                "index_bytes_max",
+                "log_index",
                 1,
                 self.index_bytes_max as usize,
-                "index of the log: which segment has which messages",
+                "which segment of the log has which messages",
             ),
             line("allocator", 1, self.index_bytes_max as usize / 4, "fragmentation by the index"),
             line(
@@ -326,7 +303,7 @@ impl Limits {
                 "clients of leveret ctl: a request and an answer each",
             ),
             line(
-                "management_clients_max",
+                "management",
                 self.management_clients_max.into(),
                 sizes.management_bytes,
                 "clients of the management API: a request and an answer each",
@@ -377,42 +354,51 @@ impl Limits {
     /// Returns the bytes of shared memory that a connection takes besides the broker's record: socket and session, replies that
     /// are not sent yet, and the output that is reserved for it.
     pub const fn connection_bytes(&self, sizes: &RecordSizes) -> usize {
-        sizes.connection_bytes + BytePool::bytes(self.replies_bytes_max as usize + OUTPUT_BYTES_MIN)
+        sizes.connection_bytes + BytePool::bytes(REPLIES_BYTES_MAX + OUTPUT_BYTES_MIN)
     }
 
-    fn tls_lines(&self, sizes: &RecordSizes) -> [MemoryLine; 4] {
+    fn tls_lines(&self, sizes: &RecordSizes) -> [MemoryLine; 3] {
         let handshakes = self.tls_handshakes_max.into();
         [
-            line("tls_handshakes_max", handshakes, sizes.tls_handshake_bytes, "TLS handshakes under way"),
-            line(
-                "bridges_max",
-                self.bridge_links() as u64,
-                sizes.tls_link_bytes,
-                "TLS with upstreams, each way",
-            ),
-            line(
-                "input_buffer_bytes",
-                1,
-                sizes.tls_record_bytes,
-                "buffers for TLS encryption and decryption",
-            ),
+            line("tls_handshakes", handshakes, sizes.tls_handshake_bytes, "TLS handshakes under way"),
+            line("tls_records", 1, sizes.tls_record_bytes, "buffers for TLS encryption and decryption"),
             line("crl", 1, sizes.tls_crl_bytes, "revoked certificates, old and new lists"),
         ]
     }
 
-    /// Returns the maximum bytes of all sockets' buffers in the kernel, which uses twice the requested size
-    /// in each direction; `None` if the system decides the size.
+    /// Returns the maximum bytes of all sockets' buffers in the kernel; `None` if the system decides the size.
     fn kernel_bytes(&self) -> Option<u64> {
         let (receive, send) = (self.socket_receive_buffer_bytes, self.socket_send_buffer_bytes);
         if receive == 0 || send == 0 {
             return None;
         }
-        let local = u64::from(self.socket_local_buffer_bytes);
-        let each = u64::from(receive) + u64::from(send);
-        let more = (2 * local).saturating_sub(each);
-        let locals = self.socket_local_buffers_max.min(self.connection_places());
-        Some(2 * (each * u64::from(self.connection_places()) + more * u64::from(locals)))
+        let connections = u64::from(self.connection_places());
+        let largest = kernel_socket_bytes([
+            receive.max(self.socket_local_buffer_bytes),
+            send.max(self.socket_local_buffer_bytes),
+        ]);
+        let large = self.large_socket_bytes().min(connections.saturating_mul(largest));
+        Some(self.smallest_socket_bytes().saturating_add(large))
     }
+
+    /// Returns the bytes of the kernel's buffers if those of every connection are the smallest.
+    const fn smallest_socket_bytes(&self) -> u64 {
+        let each = kernel_socket_bytes([SOCKET_BUFFER_BYTES_MIN; 2]);
+        (self.connection_places() as u64).saturating_mul(each)
+    }
+
+    /// Returns the bytes that the kernel may use in addition, for larger buffers of some connections: what the budget leaves,
+    /// and at least a quarter of it if `connections_max` was raised.
+    pub const fn large_socket_bytes(&self) -> u64 {
+        let budget = self.socket_budget_bytes;
+        let left = budget.saturating_sub(self.smallest_socket_bytes());
+        if left > budget / 4 { left } else { budget / 4 }
+    }
+}
+
+/// Returns the bytes that the kernel may use for a socket with these values of SO_RCVBUF and SO_SNDBUF: it doubles both.
+pub const fn kernel_socket_bytes([receive, send]: [u32; 2]) -> u64 {
+    2 * (receive as u64 + send as u64)
 }
 
 /// A pool that takes its records from the shared memory.
@@ -491,14 +477,6 @@ impl Limits {
         let reserving = SHARED_POOLS.iter().filter(|pool| pool.address_share > 0);
         let bytes = reserving.map(|pool| (pool.get)(self).saturating_mul((pool.bytes_each)(sizes) as u64));
         bytes.fold(0, u64::saturating_add)
-    }
-
-    /// Lowers the limits of all pools that share memory to those of `most`: there is no memory for more.
-    pub fn lower_shared(&mut self, most: &Self) {
-        for pool in &SHARED_POOLS {
-            let lower = (pool.get)(self).min((pool.get)(most));
-            (pool.set)(self, lower);
-        }
     }
 }
 

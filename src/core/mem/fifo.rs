@@ -110,13 +110,6 @@ impl FifoPool {
         (chunks * CHUNK_BYTES).next_multiple_of(EXTENT_BYTES)
     }
 
-    /// Returns the configuration key of the limit that a full pool has reached.
-    pub fn limit_key(&self) -> &'static str {
-        let places = self.chunks.places();
-        let is_short = places.obtainable() < places.free() + places.untouched();
-        if is_short { "memory_limit" } else { "queue_entries_max" }
-    }
-
     /// Returns whether `chunks` chunks can be taken so that `reserve` chunks remain free.
     #[inline]
     pub fn may_take(&self, chunks: usize, reserve: usize) -> bool {

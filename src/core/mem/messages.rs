@@ -982,27 +982,26 @@ pub enum Share {
     DeadLetter,
 }
 
-/// The memory or the pool that is full. Each one has a configuration key for its size.
+/// The memory or the pool that is full.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PoolFull {
-    /// `memory_limit`
+    /// All memory that messages can have.
     Memory,
-    /// `messages_max`
+    /// Messages in memory.
     Messages,
-    /// `body_bytes_max`
+    /// Their bodies and properties.
     Bodies,
-    /// `assembly_bytes_max`
+    /// Messages whose content is still being received.
     Assembly,
 }
 
 impl PoolFull {
-    /// Returns the configuration key to raise.
-    pub const fn key(self) -> &'static str {
+    /// Returns what there is no memory for, as words for a text.
+    pub const fn what(self) -> &'static str {
         match self {
-            Self::Memory => "memory_limit",
-            Self::Messages => "messages_max",
-            Self::Bodies => "body_bytes_max",
-            Self::Assembly => "assembly_bytes_max",
+            Self::Memory | Self::Messages => "another message",
+            Self::Bodies => "the body of another message",
+            Self::Assembly => "another message that is still being received",
         }
     }
 }

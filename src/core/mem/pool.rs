@@ -107,12 +107,6 @@ impl<T> Slab<T> {
         }
     }
 
-    /// Returns the configuration key of the limit that a full pool has reached: `key`, which limits the number of its records, or
-    /// `memory_limit`.
-    pub fn limit_key(&self, key: &'static str) -> &'static str {
-        if self.free_count() < self.capacity() - self.len() { "memory_limit" } else { key }
-    }
-
     /// Inserts a record at the lowest free index. Returns the record if [`Self::free_count`] is 0.
     pub fn insert(&mut self, record: T) -> Result<usize, T> {
         // Most records find a free place, and need no memory.

@@ -433,7 +433,7 @@ export const shovelsView = {
     return { rows, parameters: parameters || [] };
   },
   draw(ctx, { rows, parameters }) {
-    if (!rows) return [h('p', { class: 'empty-note' }, 'Shovels are off: bridges_max of the configuration is 0.')];
+    if (!rows) return [h('p', { class: 'empty-note' }, 'Shovels cannot be shown.')];
     const list = pageOf(rows.filter((row) => row.type !== 'static'), ctx.query, 'name');
     const isAdmin = session.is('administrator');
     const valueOfShovel = (row) => parameters.find((one) => one.name === row.name && one.vhost === row.vhost);

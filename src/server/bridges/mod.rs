@@ -45,6 +45,7 @@ use leveret_amqp::{Full, Properties, Writer};
 use leveret_bridge::{BridgeHeaders, Origin, Transfer, marked, shovelled};
 use leveret_config::bridge::{Bridge as Config, RULES_MAX};
 use leveret_core::command::ConnectionId;
+use leveret_core::limits::Limits;
 use leveret_core::time::Deadline;
 use state::RuleState;
 use state::{Bridge, BridgeState, Link, LinkId, Phase};
@@ -64,9 +65,18 @@ const STORE_INTERVAL_MAX_MS: u64 = 3_600_000;
 /// Memory of a link's client for commands and names, in bytes.
 const CLIENT_BYTES: usize = 8 << 10;
 
+/// Sizes of what a bridge uses of other packages, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BridgeSizes {
+    /// A thread that looks up the address of an upstream.
+    pub lookup_bytes: usize,
+    /// A link that uses TLS.
+    pub tls_link_bytes: usize,
+}
+
 /// Returns the memory of a bridge in bytes, for sockets of type `S` and frames of `frame_max` bytes. Includes the peer
 /// records of its connections, but not their records in the broker.
-pub const fn bridge_bytes<S>(frame_max: usize, window: usize) -> usize {
+const fn bridge_bytes<S>(frame_max: usize, window: usize) -> usize {
     let rules = 2 * RULES_MAX * (size_of::<Flow>() + size_of::<RuleState>());
     let links = 2 * (size_of::<OpenLink>() + CLIENT_BYTES) + (3 + RULES_MAX) * peer_bytes::<S>();
     let windows = RULES_MAX * leveret_bridge::window_bytes(window);
@@ -81,8 +91,10 @@ pub(crate) struct Bridges {
     /// The version of the parameters that was last examined.
     parameters_seen: u64,
     max: usize,
-    /// Whether links may use TLS: memory is reserved for it.
-    has_tls_memory: bool,
+    frame_max: usize,
+    sizes: BridgeSizes,
+    /// Bytes of a bridge that was not started for lack of memory; 0 if there is none.
+    refused_bytes: usize,
     last_serial: u64,
     /// Interval until counters are written again, in milliseconds.
     store_interval_ms: u64,
@@ -92,25 +104,33 @@ pub(crate) struct Bridges {
 }
 
 impl Bridges {
-    /// Reserves memory for `max` bridges and frames of `frame_max` bytes. `seed` may be any number.
-    pub(crate) fn new(
-        max: usize,
-        frame_max: usize,
-        (node, version): (&str, &str),
-        seed: u64,
-        has_tls_memory: bool,
-    ) -> Self {
+    /// Creates the list without bridges. Each takes its memory when it is added. `seed` may be any number.
+    pub(crate) fn new(limits: &Limits, (node, version): (&str, &str), seed: u64, sizes: BridgeSizes) -> Self {
         Self {
-            places: Vec::with_capacity(max),
+            places: Vec::new(),
             file_bridges: Vec::new(),
             parameters_seen: 0,
-            max,
-            has_tls_memory,
+            max: limits.bridges_max as usize,
+            frame_max: limits.frame_max as usize,
+            sizes,
+            refused_bytes: 0,
             last_serial: 0,
             store_interval_ms: STORE_INTERVAL_MAX_MS,
             stored_text: None,
-            common: Common::new(max, frame_max, (node, version), seed),
+            common: Common::new((node, version), seed),
         }
+    }
+
+    /// Returns the memory of the smallest bridge in bytes.
+    pub(crate) const fn least_bytes<S>(&self) -> usize {
+        bridge_bytes::<S>(self.frame_max, 1) + self.sizes.lookup_bytes
+    }
+
+    /// Returns the memory of a bridge in bytes.
+    fn bytes_of<S>(&self, config: &Config) -> usize {
+        let tls =
+            if config.has_tls() { 2 * (self.sizes.tls_link_bytes + crate::tls_reserved_bytes(1)) } else { 0 };
+        bridge_bytes::<S>(self.frame_max, config.window.into()) + self.sizes.lookup_bytes + tls
     }
 
     /// Returns whether there is no bridge.
@@ -285,7 +305,7 @@ struct Common {
 }
 
 impl Common {
-    fn new(max: usize, frame_max: usize, (node, version): (&str, &str), seed: u64) -> Self {
+    fn new((node, version): (&str, &str), seed: u64) -> Self {
         let mut common = Self {
             origin: Origin::default(),
             version: version.to_string(),
@@ -294,12 +314,9 @@ impl Common {
             store_due: Deadline::NEVER,
             random: seed | 1,
         };
-        if max > 0 {
-            common.scratch = Scratch::new(frame_max);
-            // Without a store, a random number stands for this process.
-            let numbers = [common.random(), common.random()].map(u64::to_be_bytes);
-            common.origin.store = core::array::from_fn(|at| numbers[at / 8][at % 8]);
-        }
+        // Without a store, a random number stands for this process.
+        let numbers = [common.random(), common.random()].map(u64::to_be_bytes);
+        common.origin.store = core::array::from_fn(|at| numbers[at / 8][at % 8]);
         common
     }
 
@@ -322,14 +339,18 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new(frame_max: usize) -> Self {
+    /// Allocates the buffers, if they are not there yet.
+    fn grow(&mut self, frame_max: usize) {
+        if !self.head.is_empty() {
+            return;
+        }
         let room = |bytes: usize| vec![0; bytes].into_boxed_slice();
-        Self {
+        *self = Self {
             headers: room(frame_max + ADDED_BYTES_MAX),
             properties: room(frame_max),
             edited: room(frame_max + ADDED_BYTES_MAX),
             head: room(frame_max + ADDED_BYTES_MAX),
-        }
+        };
     }
 
     /// Returns the size of all buffers in bytes.

@@ -20,6 +20,7 @@ use leveret_config::shovels::{DeleteAfter, ShovelEnd};
 use leveret_config::upstream::Upstream;
 use leveret_core::definition::Parameter;
 use leveret_core::log_limiter::{LogKind, LogSource};
+use leveret_core::mem::{Class, HeapBytes};
 use leveret_management::definitions::table_of;
 
 use super::Bridges;
@@ -171,7 +172,8 @@ impl Bridges {
     pub(crate) fn set<P: Platform>(&mut self, shared: &mut Shared<P>, bridges: &[Config]) {
         self.file_bridges = bridges.to_vec();
         self.delete_orphans(shared);
-        shared.broker.set_shovel_places(self.max.saturating_sub(bridges.len()));
+        let bytes_each = self.least_bytes::<P::Socket>();
+        shared.broker.set_shovel_places(self.max.saturating_sub(bridges.len()), bytes_each);
         self.take_parameters(shared);
     }
 
@@ -200,15 +202,19 @@ impl Bridges {
         }
     }
 
-    /// Returns whether parameters have changed since they were last examined.
-    pub(super) const fn has_parameter_change(&self, broker: &Broker) -> bool {
-        broker.parameters_version() != self.parameters_seen
+    /// Returns whether parameters have changed since they were last examined, or a bridge can be started for which there was
+    /// no memory then.
+    pub(super) fn has_parameter_change(&self, broker: &Broker) -> bool {
+        let has_memory =
+            || HeapBytes::in_memory(broker.memory(), Class::Clients).free() >= self.refused_bytes;
+        broker.parameters_version() != self.parameters_seen || self.refused_bytes > 0 && has_memory()
     }
 
     /// Applies changed parameters: starts the bridges of shovels, and announces the cluster name.
     #[cold]
     pub(super) fn take_parameters<P: Platform>(&mut self, shared: &mut Shared<P>) {
         self.parameters_seen = shared.broker.parameters_version();
+        self.refused_bytes = 0;
         shared.announce_cluster_name();
         let mut wanted = self.file_bridges.clone();
         for it in shared.broker.views().parameters().filter(|it| it.component == SHOVEL) {
@@ -248,19 +254,28 @@ impl Bridges {
     fn add<P: Platform>(&mut self, shared: &mut Shared<P>, config: &Config) {
         let name = &config.name;
         let mut refuse = |words| {
-            let text = format_args!("bridge {name}: {words} until a restart");
+            let text = format_args!("bridge {name}: {words}");
             shared.resources.log.warn(shared.now, LogSource::Unknown, LogKind::Bridge, text);
         };
-        if config.has_tls() && !self.has_tls_memory {
-            return refuse("there is no memory for TLS with upstreams");
-        }
         if self.places.iter().filter(|bridge| !bridge.state.is_leaving).count() >= self.max {
-            return refuse("bridges_max is reached");
+            return refuse(
+                "it is not started, because there are 32 bridges and shovels already, the most that are possible",
+            );
+        }
+        let mut memory = HeapBytes::in_memory(shared.broker.memory(), Class::Clients);
+        let bytes = self.bytes_of::<P::Socket>(config);
+        if !memory.try_add(bytes) {
+            refuse(
+                "it is not started before there is memory for it: raise memory_limit, or delete what is not needed",
+            );
+            self.refused_bytes = bytes;
+            return;
         }
         self.close_leaving(shared);
+        self.common.scratch.grow(self.frame_max);
         self.last_serial += 1;
         let before = self.places.iter_mut().rfind(|bridge| bridge.state.config.name == config.name);
-        let mut bridge = Bridge::new(config.clone(), self.last_serial, shared.now, before);
+        let mut bridge = Bridge::new(config.clone(), memory, self.last_serial, shared.now, before);
         // Messages that arrived until now are not counted.
         bridge.state.inflow.begin(bridge.arrived_count(&shared.broker));
         shared.declare_queues(&mut bridge.state);

@@ -25,6 +25,7 @@ use leveret_bridge::{Backoff, Cause, DayBudget, Demand, Inflow, LinkTraffic, Rat
 use leveret_config::bridge::{Bridge as Config, Rule};
 use leveret_config::shovels::DeleteAfter;
 use leveret_core::command::ConnectionId;
+use leveret_core::mem::HeapBytes;
 use leveret_core::time::{Deadline, Now};
 
 use super::traffic::{OpenLink, OwnConnection};
@@ -78,6 +79,8 @@ pub(super) struct Bridge {
 /// The state that both links of a bridge share.
 pub(super) struct BridgeState {
     pub(super) config: Config,
+    /// What the bridge takes of the memory for clients.
+    _memory: HeapBytes,
     /// Number of the bridge, unique since the start.
     pub(super) serial: u64,
     pub(super) is_paused: bool,
@@ -437,7 +440,13 @@ impl LoggedCauses {
 
 impl Bridge {
     /// Makes a bridge that begins now. `before` is its previous state if it was changed.
-    pub(super) fn new(config: Config, serial: u64, now: Now, before: Option<&mut Self>) -> Self {
+    pub(super) fn new(
+        config: Config,
+        memory: HeapBytes,
+        serial: u64,
+        now: Now,
+        before: Option<&mut Self>,
+    ) -> Self {
         let mut links = Vec::new();
         for (direction, rules) in Direction::BOTH.into_iter().zip([&config.forward, &config.fetch]) {
             if !rules.is_empty() {
@@ -459,6 +468,7 @@ impl Bridge {
             before.move_counts_to(&mut links);
         }
         let state = BridgeState {
+            _memory: memory,
             serial,
             is_paused: false,
             is_leaving: false,

@@ -380,7 +380,7 @@ impl<P: Platform> LinkTask<'_, P> {
             waits || is_over_budget,
         );
         if !kept {
-            let text = "no memory to keep its unfinished frame; raise input_backlog_bytes_max";
+            let text = "no memory to keep its unfinished frame; raise memory_limit";
             return self.close_with(Cause::new(format_args!("{text}")));
         }
         if waits {

@@ -574,15 +574,20 @@ impl PendingWrites {
 
     /// Returns the configuration key that limits the log at present.
     pub const fn exhausted_limit_key(&self) -> &'static str {
+        if self.is_index_exhausted() { "memory_limit" } else { "disk_limit" }
+    }
+
+    /// Returns whether the memory for the index of the log is what limits the log at present, and not the disk.
+    pub const fn is_index_exhausted(&self) -> bool {
         let has_disk = self.log_free_bytes() > self.disk_bytes_max / DEAD_LETTER_LOG_DIVISOR;
         match self.index_capacity {
-            IndexCapacity::Exhausted => "index_bytes_max",
-            IndexCapacity::DeadLettersOnly if has_disk => "index_bytes_max",
-            IndexCapacity::DeadLettersOnly | IndexCapacity::Enough => "disk_limit",
+            IndexCapacity::Exhausted => true,
+            IndexCapacity::DeadLettersOnly => has_disk,
+            IndexCapacity::Enough => false,
         }
     }
 
-    /// Sets how much of `index_bytes_max` is left for the index of the log in memory.
+    /// Sets how much is left of the memory for the index of the log in memory.
     pub(crate) fn set_index_capacity(&mut self, capacity: IndexCapacity) {
         self.capacity_freed += u64::from(capacity > self.index_capacity);
         self.index_capacity = capacity;

@@ -19,8 +19,6 @@ from harness.brokers import RabbitMq, free_port, leveret, leveret_binary  # noqa
 from harness.suite import patience  # noqa: E402
 
 PLUGINS = "rabbitmq_management, rabbitmq_shovel_management"
-# Leveret accepts shovels only if bridges are enabled.
-CONFIG = "[limits]\nbridges_max = 8\n"
 LOGIN = "Basic " + base64.b64encode(b"guest:guest").decode()
 # The programs of RabbitMQ's package that some tools start. Leveret has one program for all of them.
 PROGRAMS = ["rabbitmqctl", "rabbitmq-diagnostics"]
@@ -74,7 +72,7 @@ def write_program(path: Path, *lines: str) -> None:
 def our_side() -> Iterator[Side]:
     """Runs a Leveret. Its `rabbitmqctl` is what the guide recommends for scripts: `leveret ctl` with a socket."""
     with tempfile.TemporaryDirectory(prefix="leveret-tools-") as home, \
-            leveret(args=["--management", "127.0.0.1:0"], config=CONFIG) as broker:
+            leveret(args=["--management", "127.0.0.1:0"], config="") as broker:
         socket = broker.data_dir / "ctl.sock"
         for name in PROGRAMS:
             write_program(Path(home) / name,

@@ -15,7 +15,6 @@ from typing import Any, Callable, Dict, Iterator, List, Tuple
 from harness import brokers, raw
 from harness.brokers import Address, BrokerError
 
-ROOM = "[limits]\nbridges_max = 4\n"
 PLUGINS = "[rabbitmq_shovel]"
 
 
@@ -67,7 +66,7 @@ class Shovels:
         m = self.module
         self.place.clear()
         home = Path(tempfile.mkdtemp(prefix="leveret-test-"))
-        start = lambda: brokers.Leveret(brokers.leveret_binary(), [], ROOM, home)  # noqa: E731
+        start = lambda: brokers.Leveret(brokers.leveret_binary(), [], "", home)  # noqa: E731
         try:
             edge = self.place.edge = start()
             with raw.Client(self.upstream) as client:
@@ -115,7 +114,7 @@ class Shovels:
     def until_the_queue_is_moved(self) -> None:
         """`delete-after`: exactly the messages that the queue had are moved, and then the parameter is deleted."""
         m = self.module
-        edge = self.place.start(ROOM)
+        edge = self.place.start("")
         for after, moved in (("queue-length", 300), (50, 50)):
             m.publish(self.upstream, "commands", 0, 300)
             edge.ctl("set_parameter", "shovel", "move", json.dumps(self.fetch(src_delete_after=after, prefetch_count=7)))
@@ -132,7 +131,7 @@ class Shovels:
     def from_exchanges(self) -> None:
         """Shovels from an exchange on either side use a queue of their own. Routing keys are kept or replaced."""
         m = self.module
-        edge = self.place.start(ROOM)
+        edge = self.place.start("")
         with raw.Client(self.upstream) as client:
             client.open()
             client.call(1, "queue.bind", queue="telemetry", exchange="amq.topic", routing_key="#")
@@ -162,7 +161,7 @@ class Shovels:
     def wrong_keys(self) -> None:
         """Wrong keys are refused with the text of RabbitMQ, which is queried in the test. Unsupported keys are named.
         """
-        edge = self.place.start(ROOM)
+        edge = self.place.start("")
         with contextlib.closing(RabbitWithShovels()) as other:
             changes: List[Dict[str, Any]] = [
                 {"src-queue": None}, {"delete-after": "zz"}, {"src-exchange": "x"}, {"ack-mode": "zz"},
@@ -218,7 +217,7 @@ class Shovels:
     def by_definitions(self) -> None:
         """Leveret imports a definition file exported by RabbitMQ, and RabbitMQ imports one exported by Leveret."""
         m = self.module
-        edge = self.place.start(ROOM)
+        edge = self.place.start("")
         with contextlib.closing(RabbitWithShovels()) as other:
             said = self.forward(add_timestamp_header=True, publish_properties={"app_id": "exported"})
             other.ctl("set_parameter", "shovel", "exported", json.dumps(said))

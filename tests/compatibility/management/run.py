@@ -73,10 +73,6 @@ class Broker(NamedTuple):
         return answer.status, json.loads(text) if text else None
 
 
-# Leveret's configuration.
-BRIDGES = "[limits]\nbridges_max = 8\n"
-
-
 class Managed(RabbitMq):
     """A RabbitMQ with its plug-ins for management, metrics and shovels."""
 
@@ -93,7 +89,7 @@ class Managed(RabbitMq):
 
 
 @contextlib.contextmanager
-def started(is_rabbitmq: bool, config: str = BRIDGES) -> Iterator[Broker]:
+def started(is_rabbitmq: bool, config: str = "") -> Iterator[Broker]:
     """Starts a RabbitMQ or a Leveret; `config` is Leveret's."""
     if is_rabbitmq:
         oracle = Managed()

@@ -387,6 +387,7 @@ fn the_shares_of_one_connection_leave_some_for_others() {
     let mut node = TestBroker::with(&Limits {
         connections_max: 16,
         channels_max: 64,
+        bridges_max: 0,
         consumers_max: 64,
         queues_max: 64,
         bindings_max: 640,
@@ -394,13 +395,13 @@ fn the_shares_of_one_connection_leave_some_for_others() {
     });
     let (greedy, other) = (node.connect(), node.connect());
     node.declare(greedy, "bound", false);
-    let channels = all("channels_max", |number| open(&mut node, greedy, number));
+    let channels = all("channels", |number| open(&mut node, greedy, number));
     assert_eq!(channels, 31, "with the first it has as many as it leaves");
-    let consumers = all("consumers_max", |number| consume(&mut node, greedy, &format!("c{number}")));
+    let consumers = all("consumers", |number| consume(&mut node, greedy, &format!("c{number}")));
     assert_eq!(consumers, 32);
-    let queues = all("queues_max", |number| declare(&mut node, greedy, &format!("q{number}")));
+    let queues = all("queues", |number| declare(&mut node, greedy, &format!("q{number}")));
     assert!((58..=60).contains(&queues), "{queues}");
-    let bindings = all("bindings_max", |number| bind(&mut node, greedy, &format!("a{number}")));
+    let bindings = all("bindings", |number| bind(&mut node, greedy, &format!("a{number}")));
     assert!((595..=600).contains(&bindings), "{bindings}");
     // A client with few objects gets some of everything.
     assert!(matches!(open(&mut node, other, 9), Outcome::ChannelOpened(_)));
@@ -446,7 +447,7 @@ fn names_have_shares_and_words_of_patterns_count() {
         _ => None,
     });
     let fault = refused.expect("names come to an end");
-    assert!(fault.text.contains("its whole share of names_bytes_max"), "{}", fault.text);
+    assert!(fault.text.contains("its whole share of the memory for names"), "{}", fault.text);
     assert_eq!(bind(&mut node, other, 5000), Outcome::Done);
     // Everything is deleted, and with it every byte is freed.
     node.done(greedy, Command::QueueDelete { queue: "bound", if_unused: false, if_empty: false });
@@ -491,7 +492,7 @@ fn gets_wait_for_the_output_instead_of_being_refused() {
         Outcome::Fault(fault) => Some(fault),
         _ => None,
     });
-    assert!(fault.expect("it is refused").text.contains("raise unacknowledged_max"));
+    assert!(fault.expect("it is refused").text.contains("raise memory_limit"));
 }
 
 /// Counts the work that can end a turn early: publishing to thousands of bindings counts, publishing to one

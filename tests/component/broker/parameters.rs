@@ -23,7 +23,7 @@ fn check(said: &Parameter<&str, &[u8]>) -> Result<ParameterNeeds, String> {
 
 fn set(node: &mut TestBroker, vhost: Option<&str>, name: &str, value: &str) -> Result<(), OperatorFault> {
     node.broker.set_parameter_check(check);
-    node.broker.set_shovel_places(8);
+    node.broker.set_shovel_places(8, 0);
     let component = if vhost.is_some() { COMPONENT } else { "" };
     let said = Parameter { vhost, component, name, value: value.as_bytes() };
     node.broker.set_parameter(context!(node).pending_writes_mut(), &said, None).map(drop)
@@ -99,17 +99,17 @@ fn invalid_parameters_are_refused_and_change_nothing() {
     for name in ["a", "b"] {
         set(&mut node, None, name, &long[1..]).expect("there is room");
     }
-    assert_eq!(set(&mut node, None, "c", "1"), Err(OperatorFault::NoCapacity("parameters_max")));
+    assert_eq!(set(&mut node, None, "c", "1"), Err(OperatorFault::NoCapacity("another parameter")));
     set(&mut node, None, "b", "1").expect("it has its place");
     assert_eq!(clear(&mut node, None, "c"), Err(OperatorFault::NoSuchParameter));
     assert_eq!(clear(&mut node, Some("none"), "a"), Err(OperatorFault::NoSuchParameter));
     clear(&mut node, None, "a").expect("it is there");
     set(&mut node, None, "c", "1").expect("there is room again");
-    node.broker.set_shovel_places(0);
+    node.broker.set_shovel_places(0, 0);
     let said = Parameter { vhost: Some("/"), component: COMPONENT, name: "s", value: &b"1"[..] };
     let refused = node.broker.set_parameter(context!(node).pending_writes_mut(), &said, None);
-    assert_eq!(refused.map(drop), Err(OperatorFault::NoCapacity("bridges_max")));
-    node.broker.set_shovel_places(1);
+    assert_eq!(refused.map(drop), Err(OperatorFault::NoCapacity("more than 32 bridges and shovels")));
+    node.broker.set_shovel_places(1, 0);
     let refused = node.broker.set_parameter(context!(node).pending_writes_mut(), &said, Some("nobody"));
     assert_eq!(refused.map(drop), invalid("user \"nobody\" may not connect to vhost \"/\""));
 }
@@ -123,7 +123,7 @@ fn parameters_for_administrators_are_refused_to_other_users() {
         Ok(ParameterNeeds { vhost: "/".to_string(), of_administrator })
     };
     node.broker.set_parameter_check(picky);
-    node.broker.set_shovel_places(8);
+    node.broker.set_shovel_places(8, 0);
     let set_as = |node: &mut TestBroker, user| {
         let said = Parameter { vhost: Some("/"), component: COMPONENT, name: "s", value: &b"1"[..] };
         node.broker.set_parameter(context!(node).pending_writes_mut(), &said, user).map(drop)

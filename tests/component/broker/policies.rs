@@ -243,7 +243,10 @@ fn policies_are_limited_by_policies_max() {
     };
     assert_eq!(put(&mut node, &said), Ok(()));
     assert_eq!(put(&mut node, &Policy { kind: PolicyKind::Operator, ..said }), Ok(()));
-    assert_eq!(put(&mut node, &Policy { name: "x", ..said }), Err(OperatorFault::NoCapacity("policies_max")));
+    assert_eq!(
+        put(&mut node, &Policy { name: "x", ..said }),
+        Err(OperatorFault::NoCapacity("another policy"))
+    );
     assert_eq!(put(&mut node, &Policy { pattern: "x", ..said }), Ok(()), "in place of another");
     let why = |refused: Result<(), OperatorFault>| refused.unwrap_err().to_string();
     let long = "x".repeat(1_025);

@@ -175,7 +175,7 @@ fn gets_count_in_the_same_share_and_are_refused_beyond_it() {
         node.turns(at);
     };
     let Outcome::Fault(fault) = refusal else { panic!("{refusal:?}") };
-    assert!(fault.text.contains("raise body_bytes_max"), "{fault}");
+    assert!(fault.text.contains("raise memory_limit"), "{fault}");
     assert_eq!((got, node.broker.gauges().deliveries), (240, 240));
     // A consumer of the same connection gets no more either until something is settled.
     node.consume(at, "q");
@@ -198,7 +198,7 @@ fn abandoned_transactions_hold_at_most_half_of_the_memory_and_no_reserve() {
         node.done(at, Command::TxSelect);
         let (taken, outcome) = flood(&mut node, at, "q");
         let Outcome::Fault(fault) = outcome else { panic!("{outcome:?}") };
-        assert!(fault.text.contains("their whole share of body_bytes_max"), "{fault}");
+        assert!(fault.text.contains("their whole share of the memory for messages"), "{fault}");
         assert!(round > 0 || taken == 120, "as much as it leaves of half of 480, not {taken}");
         held += taken;
         forgotten.push(at);
@@ -334,7 +334,7 @@ fn a_transaction_is_as_long_as_its_share_of_the_pools() {
     node.done(at, Command::TxSelect);
     let (taken, outcome) = flood(&mut node, at, "q");
     let Outcome::Fault(fault) = outcome else { panic!("{outcome:?}") };
-    assert!(fault.text.contains("share of body_bytes_max"), "{fault}");
+    assert!(fault.text.contains("share of the memory for messages"), "{fault}");
     assert!(taken > 2000, "{taken} messages of 4000 B");
     node.done(at, Command::TxRollback);
     let mut taken = 0;
@@ -506,7 +506,7 @@ fn a_refused_publisher_waits_for_its_queue_no_more() {
     node.broker.time_out_waiting(holder.connection);
     let Outcome::Fault(fault) = node.offer(holder, "unread", BODY) else { panic!("it is refused") };
     assert!(
-        fault.text.contains("consume queue 'unread'") && fault.text.contains("raise body_bytes_max"),
+        fault.text.contains("consume queue 'unread'") && fault.text.contains("raise memory_limit"),
         "{fault}"
     );
     assert!(!is_kept(&mut node));

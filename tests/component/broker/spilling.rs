@@ -150,6 +150,8 @@ fn on_every_board_transient_messages_leave_memory_for_the_largest_message_before
             messages_max: (shared / 128) as u32,
             queue_entries_max: (shared / 12) as u32,
             body_bytes_max: (shared / 4 * 3) & !4095,
+            // On no board is it a larger part of the memory (the smallest router).
+            message_size_max: (shared / 100 * 31) as u32,
             ..config.limits
         };
         for is_after_start in [false, true] {

@@ -183,8 +183,8 @@ fn a_first_content_waits_for_memory_and_a_second_one_is_refused() {
     let header_end = HEAD - 30;
     host.run(&mut environment, &rest[..header_end]);
     host.run(&mut environment, &publish(2, "k", b"x"));
-    let text =
-        "RESOURCE_ERROR - no room for the message while this connection holds others; raise messages_max";
+    let text = "RESOURCE_ERROR - no memory for another message while this connection holds others: acknowledge earlier, or raise \
+         memory_limit";
     assert_eq!(host.said(), [channel_close(2, 506, text, (60, 40))]);
     host.run(&mut environment, &rest[header_end..]);
     assert_eq!(host.rules.log.last().unwrap().split(' ').nth(2), Some("x/k"), "{:?}", host.rules.log);
@@ -235,7 +235,7 @@ fn half_sent_bodies_fill_their_share_and_no_more() {
     assert_eq!(other.feed(&mut environment, b""), None);
     // A second one must not wait.
     other.run(&mut environment, &half(2, 700_000));
-    assert!(other.said()[0].contains("raise assembly_bytes_max"));
+    assert!(other.said()[0].contains("raise memory_limit"));
     assert_eq!(environment.messages.messages_used(), 1);
     other.end(&mut environment);
 }

@@ -24,11 +24,11 @@ struct Broker {
 }
 
 impl Broker {
-    /// Starts a broker with these limits.
-    fn start(limits: &str) -> Self {
+    /// Starts a broker with this configuration.
+    fn start(config: &str) -> Self {
         let home = TempDir::new("net");
         let file = home.path().join("leveret.toml");
-        fs::write(&file, format!("[limits]\n{limits}")).expect("the temporary folder can be written");
+        fs::write(&file, config).expect("the temporary folder can be written");
         let mut process = built_program::leveret()
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(home.path())
@@ -92,9 +92,19 @@ impl Drop for Broker {
     }
 }
 
+/// A few megabytes for messages.
+const LITTLE_MEMORY: &str = "memory_limit = \"32MB\"\nframe_max = \"128KiB\"\n";
+
 struct Client(TcpStream);
 
 impl Client {
+    /// Publishes to a queue from another thread until the connection ends.
+    fn flood(&self, queue: &str) -> std::thread::JoinHandle<()> {
+        let mut stream = self.0.try_clone().expect("a socket");
+        let message = publish(1, queue, &[b'x'; 100_000]);
+        std::thread::spawn(move || while stream.write_all(&message).is_ok() {})
+    }
+
     #[track_caller]
     fn send(&mut self, octets: &[u8]) {
         self.0.write_all(octets).expect("it reads in time");
@@ -170,42 +180,6 @@ fn confirm_select(client: &mut Client) {
     client.expect(85, 11);
 }
 
-/// The pool is full, and one publisher is blocked. When there is capacity, it starts more contents than fit.
-///
-/// Only this publisher is refused.
-#[test]
-fn a_publisher_that_waited_and_then_needs_too_much_is_refused() {
-    let broker = Broker::start("messages_max = 64\n");
-    let (mut reader, mut greedy) = (broker.client(1), broker.client(20));
-    reader.declare("q", false);
-    reader.declare("r", false);
-    // A queue may have twice what is free: these take all 60 that ordinary publishers can have.
-    for (queue, count) in [("q", 30), ("r", 21), ("s", 7), ("t", 2)] {
-        reader.declare(queue, false);
-        for _ in 0..count {
-            reader.send(&publish(1, queue, b"x"));
-        }
-    }
-    assert_eq!(reader.declare("t", false), 2);
-    // The first of these waits. Together they need more than the capacity that will become free.
-    let heads: Vec<u8> = (1..=20).flat_map(|channel| publish_head(channel, "q", 10)).collect();
-    greedy.send(&heads);
-    std::thread::sleep(Duration::from_millis(200));
-    // Other clients are read after the broker has served this one several times.
-    for _ in 0..10 {
-        reader.declare("r", false);
-    }
-    for _ in 0..12 {
-        reader.send(&method(1, 60, 70, &[vec![0, 0], short("q"), vec![1]].concat()));
-        reader.expect(60, 71);
-        reader.frame();
-        reader.frame();
-    }
-    let refusal = greedy.expect(20, 40);
-    assert_eq!(refusal[..2], 506_u16.to_be_bytes());
-    assert_eq!(reader.declare("q", false), 18, "the broker lives");
-}
-
 /// Two large messages exceed the assembly share together. When the first is complete, the second one
 /// proceeds, although no message has left.
 #[test]
@@ -236,7 +210,7 @@ fn a_content_that_waits_for_another_to_be_complete_continues_when_it_is() {
 /// slowly, with memory for all, continues.
 #[test]
 fn clients_that_send_single_bytes_do_not_block_others_forever() {
-    let broker = Broker::start("content_timeout = \"300ms\"\n");
+    let broker = Broker::start("[limits]\ncontent_timeout = \"300ms\"\n");
     let mut slow: Vec<Client> = (0..3).map(|_| broker.client(1)).collect();
     let whole = publish(1, "q", &vec![7; 6 << 20]);
     let mut good = broker.client(1);
@@ -295,39 +269,38 @@ fn every_consumer_of_a_deleted_queue_is_notified() {
 /// disconnects.
 #[test]
 fn a_blocked_publisher_that_disconnects_frees_its_memory() {
-    let broker = Broker::start("messages_max = 64\nqueue_entries_max = 1000\n");
+    let broker = Broker::start(LITTLE_MEMORY);
     let mut greedy = broker.client(1);
     greedy.declare("mine", true);
-    for _ in 0..100 {
-        greedy.send(&publish(1, "mine", b"x"));
-    }
+    let filling = greedy.flood("mine");
     let mut good = broker.client(1);
     good.declare("q", false);
     confirm_select(&mut good);
     std::thread::sleep(Duration::from_millis(200));
-    for _ in 0..30 {
-        good.send(&publish(1, "q", b"x"));
-    }
-    drop(greedy);
+    // Two thirds of the memory are full, so most of these have to wait.
+    let sending = {
+        let mut good = Client(good.0.try_clone().expect("a socket"));
+        std::thread::spawn(move || (0..30).for_each(|_| good.send(&publish(1, "q", &[b'x'; 100_000]))))
+    };
+    std::thread::sleep(Duration::from_millis(200));
+    greedy.0.shutdown(std::net::Shutdown::Both).expect("it is connected");
+    filling.join().expect("it ends with its connection");
     let mut confirmed = 0;
     while confirmed < 30 {
         let arguments = good.expect(60, 80);
         confirmed = u64::from_be_bytes(arguments[..8].try_into().expect("a tag"));
     }
+    sending.join().expect("all was taken");
 }
 
 /// While publishers are blocked, input is only peeked at. A frame that is larger than the socket buffer must
 /// be read nevertheless.
 #[test]
 fn a_frame_larger_than_the_socket_buffer_is_read_while_publishers_are_blocked() {
-    let broker = Broker::start("messages_max = 64\nsocket_receive_buffer_bytes = \"4KiB\"\n");
+    let broker = Broker::start(&format!("{LITTLE_MEMORY}[limits]\nsocket_receive_buffer_bytes = \"4KiB\"\n"));
     let (mut waiting, mut client) = (broker.client(1), broker.client(1));
-    for queue in ["q", "r"] {
-        waiting.declare(queue, false);
-        for _ in 0..40 {
-            waiting.send(&publish(1, queue, b"x"));
-        }
-    }
+    waiting.declare("q", false);
+    waiting.flood("q");
     std::thread::sleep(Duration::from_millis(200));
     let table = [&b"\x01xS"[..], &long(&vec![b'x'; 100_000])].concat();
     client.send(&method(1, 50, 10, &[vec![0, 0], short("large"), vec![0], long(&table)].concat()));

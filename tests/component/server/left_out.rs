@@ -10,17 +10,32 @@ use leveret_amqp::{Method, Table};
 use leveret_core::time::Now;
 use leveret_storage::{FileDisk, Identity, Log, Record, Settings, Urgency};
 use leveret_test_support::built_program::TempDir;
+use leveret_test_support::simulated_server::method_frame;
 use leveret_test_support::socket_client::{Broker, Link, publish};
 
-/// More than the minimum of `exchanges_max`.
-const EXCHANGES: [&str; 9] = ["x1", "x2", "x3", "x4", "x5", "x6", "x7", "x8", "x9"];
+/// Too little memory for [`FILLERS`] and the other objects.
+const LITTLE_MEMORY: &str = "memory_limit = \"18MB\"\n";
+/// Number of objects that a start with little memory restores before the others.
+const FILLERS: usize = 4_000;
+/// A start restores objects in the order of the lengths of their names, so these come after the fillers.
+const EXCHANGES: [&str; 9] = [
+    "the exchange x1",
+    "the exchange x2",
+    "the exchange x3",
+    "the exchange x4",
+    "the exchange x5",
+    "the exchange x6",
+    "the exchange x7",
+    "the exchange x8",
+    "the exchange x9",
+];
 /// `delivery_mode` 2.
 const PERSISTENT: &[u8] = &[0x10, 0x00, 2];
 
-/// Starts a broker on the store of `home` with these limits.
-fn start(home: &TempDir, limits: &str) -> Broker {
+/// Starts a broker on the store of `home` with this configuration.
+fn start(home: &TempDir, config: &str) -> Broker {
     let file = home.path().join("leveret.toml");
-    fs::write(&file, format!("[limits]\n{limits}\n")).expect("the folder can be written");
+    fs::write(&file, config).expect("the folder can be written");
     let store = home.path().join("store");
     let texts = [&file, &store].map(|path| path.to_str().expect("UTF-8"));
     Broker::start(&["--config", texts[0], "--data-dir", texts[1]])
@@ -55,13 +70,52 @@ fn bind<'a>(queue: &'a str, exchange: &'a str) -> Method<'a> {
     Method::QueueBind { queue, exchange, routing_key: "key", no_wait: false, arguments: Table::EMPTY }
 }
 
+/// Declares many objects of one kind, without waiting for each.
+fn fill_before(broker: &Broker, method: impl Fn(&str) -> Vec<u8>) {
+    // A connection may declare fifteen times what it leaves to others.
+    for part in 0..8 {
+        let mut link = Link::open(broker.address, &[1]);
+        for number in 0..FILLERS / 8 {
+            link.write(&method(&format!("filler {part} {number}")));
+        }
+        link.ask(1, &Method::BasicQos { prefetch_size: 0, prefetch_count: 0, global: false });
+    }
+}
+
+fn fill_with_queues(broker: &Broker) {
+    fill_before(broker, |name| {
+        let mut method = queue(name, false);
+        if let Method::QueueDeclare { no_wait, .. } = &mut method {
+            *no_wait = true;
+        }
+        method_frame(1, &method)
+    });
+}
+
+fn fill_with_exchanges(broker: &Broker) {
+    fill_before(broker, |name| {
+        let mut method = exchange(name);
+        if let Method::ExchangeDeclare { no_wait, .. } = &mut method {
+            *no_wait = true;
+        }
+        method_frame(1, &method)
+    });
+}
+
+/// Deletes fillers, so that other objects find memory.
+fn delete_fillers(link: &mut Link) {
+    for number in 0..100 {
+        link.ask(1, &delete(&format!("filler 0 {number}")));
+    }
+}
+
 /// Declares queues q1 to q3, and binds each to each exchange.
 fn fill(broker: &Broker) {
     let mut link = Link::open(broker.address, &[1]);
     for name in EXCHANGES {
         link.ask(1, &exchange(name));
     }
-    for name in ["q1", "q2", "q3"] {
+    for name in ["the queue q1", "the queue q2", "the queue q3"] {
         link.ask(1, &queue(name, false));
         for exchange in EXCHANGES {
             link.ask(1, &bind(name, exchange));
@@ -83,20 +137,25 @@ fn check_all(broker: &Broker) {
     for exchange in EXCHANGES {
         link.write(&publish(exchange, "key", false, PERSISTENT, b"through a binding"));
     }
-    let counts = ["q1", "q2", "q3"].map(|name| count(&mut link, name));
+    let counts = ["the queue q1", "the queue q2", "the queue q3"].map(|name| count(&mut link, name));
     assert_eq!(counts, [9; 3], "all bindings are there again");
 }
 
 #[test]
 fn a_start_with_lower_limits_deletes_no_binding_of_objects_it_leaves_out() {
-    for limits in ["queues_max = 2", "exchanges_max = 8"] {
+    for fill_with in [fill_with_queues, fill_with_exchanges] {
         let home = TempDir::new("left-out");
         let broker = start(&home, "");
+        fill_with(&broker);
         fill(&broker);
         broker.stop();
-        start(&home, limits).stop();
         // Twice, because the first start may have changed what the second one finds.
-        start(&home, limits).stop();
+        for _ in 0..2 {
+            let broker = start(&home, LITTLE_MEMORY);
+            let said = refusal(&mut Link::open(broker.address, &[1]), &queue("the queue q3", true));
+            assert!(said.starts_with("404"), "nothing is left out: {said}");
+            broker.stop();
+        }
         let broker = start(&home, "");
         check_all(&broker);
         broker.stop();
@@ -116,56 +175,55 @@ fn delete(queue: &str) -> Method<'_> {
     Method::QueueDelete { queue, if_unused: false, if_empty: false, no_wait: false }
 }
 
-/// Limits are lowered with messages in all queues. There is capacity for one again when another is deleted.
+/// The memory is lowered with messages in all queues. There is space for one again when others are deleted.
 #[test]
 fn objects_left_out_by_a_start_cannot_be_declared_again() {
     let home = TempDir::new("left-out");
     let broker = start(&home, "");
+    fill_with_queues(&broker);
     fill(&broker);
     check_all(&broker);
     broker.stop();
 
-    let broker = start(&home, "queues_max = 2");
+    let broker = start(&home, LITTLE_MEMORY);
     let mut link = Link::open(broker.address, &[1, 2]);
-    link.ask(1, &delete("q1"));
+    delete_fillers(&mut link);
     for again in [
-        queue("q3", false),
-        Method::QueueDelete { queue: "q3", if_unused: false, if_empty: true, no_wait: false },
+        queue("the queue q3", false),
+        Method::QueueDelete { queue: "the queue q3", if_unused: false, if_empty: true, no_wait: false },
     ] {
         let said = refusal(&mut link, &again);
-        let words = "506 RESOURCE_ERROR - queue 'q3' in vhost '/' is in the store with its messages";
-        assert!(said.starts_with(words) && said.contains("queues_max"), "{said}");
+        let words =
+            "506 RESOURCE_ERROR - queue 'the queue q3' in vhost '/' is in the store with its messages";
+        assert!(said.starts_with(words) && said.contains("there was no memory for it"), "{said}");
         link.send(1, &Method::ChannelCloseOk {});
         link.ask(1, &Method::ChannelOpen {});
     }
-    link.ask(1, &queue("q4", false));
+    link.ask(1, &queue("the queue q4", false));
     drop(link);
     broker.stop();
 
     // With capacity, the queue exists with its messages.
     let broker = start(&home, "");
     let mut link = Link::open(broker.address, &[1]);
-    assert_eq!(count(&mut link, "q3"), 9);
+    assert_eq!(count(&mut link, "the queue q3"), 9);
     drop(link);
     broker.stop();
 
     // A client can delete such a queue, and declare a new one.
-    let broker = start(&home, "queues_max = 2");
+    let broker = start(&home, LITTLE_MEMORY);
     let mut link = Link::open(broker.address, &[1]);
-    link.ask(1, &delete("q4"));
-    drop(link);
-    broker.stop();
-    let broker = start(&home, "queues_max = 1");
-    let mut link = Link::open(broker.address, &[1]);
-    link.ask(1, &delete("q2"));
-    link.ask(1, &delete("q3"));
-    link.ask(1, &queue("q3", false));
-    assert_eq!(count(&mut link, "q3"), 0);
+    for number in 100..200 {
+        link.ask(1, &delete(&format!("filler 0 {number}")));
+    }
+    link.ask(1, &delete("the queue q3"));
+    link.ask(1, &queue("the queue q3", false));
+    assert_eq!(count(&mut link, "the queue q3"), 0);
     drop(link);
     broker.stop();
     let broker = start(&home, "");
     let mut link = Link::open(broker.address, &[1]);
-    assert_eq!(count(&mut link, "q3"), 0, "of the first nothing came back");
+    assert_eq!(count(&mut link, "the queue q3"), 0, "of the first nothing came back");
     drop(link);
     broker.stop();
 }
@@ -201,10 +259,10 @@ fn a_start_that_cannot_read_an_exchange_deletes_none_of_its_bindings() {
     fill(&broker);
     broker.stop();
     let store = home.path().join("store");
-    let flipped = flip(&store, "x2");
+    let flipped = flip(&store, EXCHANGES[1]);
     assert!(flipped > 0, "the exchange is in the log");
     start(&home, "").stop();
-    assert_eq!(flip(&store, "x2"), flipped);
+    assert_eq!(flip(&store, EXCHANGES[1]), flipped);
     let broker = start(&home, "");
     check_all(&broker);
     broker.stop();
@@ -252,11 +310,11 @@ fn a_start_that_cannot_read_everything_deletes_no_shovels_queue() {
     drop(link);
     broker.stop();
     let store = home.path().join("store");
-    let known = define(&store, "x2", b"");
+    let known = define(&store, EXCHANGES[1], b"");
     let broker = start(&home, "");
     assert_eq!(count(&mut Link::open(broker.address, &[1]), "shovel.s"), 1, "its shovel may be there");
     broker.stop();
-    assert_eq!(define(&store, "x2", &known), b"");
+    assert_eq!(define(&store, EXCHANGES[1], &known), b"");
     let broker = start(&home, "");
     let said = refusal(&mut Link::open(broker.address, &[1]), &queue("shovel.s", true));
     assert!(said.starts_with("404"), "{said}");
@@ -271,10 +329,10 @@ fn a_start_of_an_older_version_deletes_no_binding_of_an_exchange() {
     fill(&broker);
     broker.stop();
     let store = home.path().join("store");
-    let known = define(&store, "x2", b"");
+    let known = define(&store, EXCHANGES[1], b"");
     assert!(!known.is_empty());
     start(&home, "").stop();
-    assert_eq!(define(&store, "x2", &known), b"");
+    assert_eq!(define(&store, EXCHANGES[1], &known), b"");
     let broker = start(&home, "");
     check_all(&broker);
     broker.stop();

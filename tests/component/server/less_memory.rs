@@ -63,5 +63,5 @@ fn a_start_with_less_memory_serves_the_store_that_is_there() {
     }
     drop(link);
     let said = broker.stop().join("\n");
-    assert!(said.contains("is larger than body_bytes_max"), "{said}");
+    assert!(said.contains("is larger than the memory for messages"), "{said}");
 }

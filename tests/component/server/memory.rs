@@ -220,6 +220,7 @@ const PERSISTENT: [u8; 3] = [0x10, 0x00, 2];
 fn objects_of(config: &Config) -> Limits {
     let megabytes = (config.memory_limit_bytes / 1_000_000) as u32;
     Limits {
+        connections_max: 4 * megabytes,
         channels_max: 16 * megabytes,
         consumers_max: 16 * megabytes,
         queues_max: 16 * megabytes,

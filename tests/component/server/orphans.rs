@@ -7,6 +7,7 @@ use std::process::Command;
 
 use leveret_amqp::{Method, Table};
 use leveret_test_support::built_program::TempDir;
+use leveret_test_support::simulated_server::{method_frame, qos};
 use leveret_test_support::socket_client::{Broker, Link, publish};
 
 /// `delivery_mode` 2.
@@ -78,6 +79,12 @@ fn refusal(link: &mut Link, method: &Method<'_>) -> String {
 fn fill(home: &TempDir, messages: u32, is_bound: bool) {
     let broker = start(home);
     let mut link = Link::open(broker.address, &[1]);
+    fill_broker(&mut link, messages, is_bound);
+    drop(link);
+    broker.stop();
+}
+
+fn fill_broker(link: &mut Link, messages: u32, is_bound: bool) {
     link.ask(1, &queue("q1", false, LENGTH));
     let (exchange, routing_key) = ("amq.direct", "key");
     let (no_wait, arguments) = (false, Table::EMPTY);
@@ -99,8 +106,6 @@ fn fill(home: &TempDir, messages: u32, is_bound: bool) {
             confirmed = if multiple { delivery_tag } else { confirmed.max(delivery_tag) };
         }
     }
-    drop(link);
-    broker.stop();
 }
 
 fn body(number: u32) -> Vec<u8> {
@@ -347,14 +352,36 @@ fn inspect_names_orphans_until_they_are_adopted() {
 fn declaring_the_name_of_an_orphan_adopts_it() {
     for adopts in [true, false] {
         let home = TempDir::new("orphans");
-        fill(&home, 300, false);
+        let broker = start(&home);
+        let mut link = Link::open(broker.address, &[1]);
+        let fillers = (0..4_000).map(|number| format!("filler {number}"));
+        for (number, name) in fillers.enumerate() {
+            let mut declare = queue(&name, false, b"");
+            if let Method::QueueDeclare { no_wait, .. } = &mut declare {
+                *no_wait = true;
+            }
+            link.write(&method_frame(1, &declare));
+            if number % 1_000 == 999 {
+                // A connection may declare fifteen times what it leaves to others.
+                link.ask(1, &qos(1));
+                link = Link::open(broker.address, &[1]);
+            }
+        }
+        fill_broker(&mut link, 300, false);
+        drop(link);
+        broker.stop();
         damage(&home, "q1", Places::Segments);
-        let broker = start_with(&home, &format!("{CONFIG}queues_max = 1\n"));
+        let broker = start_with(&home, &format!("memory_limit = \"16MB\"\n{CONFIG}"));
         let (_, listed) = ctl(&home, &["list_orphans", "messages", "vhost", "name", "--no-table-headers"]);
         assert_eq!(listed.split_whitespace().collect::<Vec<_>>(), ["300", "/", "q1"], "{listed}");
         let mut link = Link::open(broker.address, &[1]);
         let delete = |queue| Method::QueueDelete { queue, if_unused: false, if_empty: false, no_wait: false };
-        link.ask(1, &delete("other"));
+        for number in 0..100 {
+            let filler = format!("filler {number}");
+            let method =
+                Method::QueueDelete { queue: &filler, if_unused: false, if_empty: false, no_wait: false };
+            link.ask(1, &method);
+        }
         if adopts {
             assert_eq!(count(&mut link, &queue("q1", false, LENGTH)), 300);
         } else {

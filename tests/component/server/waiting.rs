@@ -11,8 +11,12 @@ use leveret_test_support::built_program;
 use leveret_test_support::simulated_server::{declare, method_frame, purge, qos};
 use leveret_test_support::socket_client::{Broker, Link, publish};
 
-/// Capacity for a thousand messages.
-const CONFIG: &str = "[limits]\nmessages_max = 1000\n";
+/// A few megabytes for messages.
+const CONFIG: &str = "memory_limit = \"32MB\"\nframe_max = \"128KiB\"\n";
+/// Bytes of a message of those that fill the memory, and of one that waits: the rest of a queue's last extent has no space for
+/// it.
+const FILLING_BYTES: usize = 4_000;
+const WAITING_BYTES: usize = 40_000;
 
 struct ConfigFile(PathBuf);
 
@@ -47,17 +51,26 @@ fn await_blocked(link: &mut Link, blocked: bool) {
     }
 }
 
-/// Queues that take all memory of ordinary publishers, each two thirds of what is left; and the number of
-/// messages for each.
-const FILLED: [(&str, usize); 8] =
-    [("full", 640), ("b", 220), ("c", 80), ("d", 35), ("e", 20), ("f", 12), ("g", 8), ("h", 8)];
+/// Queues that take all memory of ordinary publishers, each two thirds of what is left.
+const FILLED: [&str; 8] = ["full", "b", "c", "d", "e", "f", "g", "h"];
 
-/// Fills the pool. Returns the blocked clients.
+/// Returns whether the broker has sent something to this client.
+fn has_heard(link: &Link) -> bool {
+    link.stream.set_nonblocking(true).expect("it is a socket");
+    let has_heard = link.stream.peek(&mut [0]).is_ok();
+    link.stream.set_nonblocking(false).expect("it is a socket");
+    has_heard
+}
+
+/// Fills the memory. Returns the blocked clients.
 fn fill(broker: &Broker, operator: &mut Link) -> [Link; 8] {
-    FILLED.map(|(queue, count)| {
+    FILLED.map(|queue| {
         operator.ask(1, &declare(queue));
         let mut link = Link::open(broker.address, &[1]);
-        link.write(&publish("", queue, false, &[0, 0], b"x").repeat(count));
+        while !has_heard(&link) {
+            link.write(&publish("", queue, false, &[0, 0], &[b'x'; FILLING_BYTES]));
+            std::thread::sleep(Duration::from_millis(1));
+        }
         await_blocked(&mut link, true);
         link
     })
@@ -69,13 +82,13 @@ fn every_blocked_publisher_resumes_when_memory_is_freed() {
     let mut operator = Link::open(broker.address, &[1]);
     operator.ask(1, &declare("other"));
     let fillers = fill(&broker, &mut operator);
-    let mut waiting: Vec<Link> = (0..200).map(|_| Link::open(broker.address, &[1])).collect();
+    let mut waiting: Vec<Link> = (0..40).map(|_| Link::open(broker.address, &[1])).collect();
     for link in &mut waiting {
         link.ask(1, &Method::ConfirmSelect { no_wait: false });
-        link.write(&publish("", "other", false, &[0, 0], b"x"));
+        link.write(&publish("", "other", false, &[0, 0], &[b'x'; WAITING_BYTES]));
         await_blocked(link, true);
     }
-    for (queue, _) in FILLED.into_iter().chain(FILLED) {
+    for queue in FILLED.into_iter().chain(FILLED) {
         operator.ask(1, &purge(queue));
     }
     for link in &mut waiting {
@@ -100,7 +113,7 @@ fn a_lost_blocked_publisher_leaves_its_queue_to_its_successor() {
     let _fillers = fill(&broker, &mut operator);
     let mut first = Link::open(broker.address, &[1]);
     first.ask(1, &exclusive);
-    first.write(&publish("", "mine", false, &[0, 0], b"x"));
+    first.write(&publish("", "mine", false, &[0, 0], &[b'x'; WAITING_BYTES]));
     await_blocked(&mut first, true);
     socket2::SockRef::from(&first.stream).set_linger(Some(Duration::ZERO)).expect("it is a TCP socket");
     drop(first);

@@ -197,7 +197,7 @@ def transactions(site: Site) -> None:
 def forgotten_transactions(site: Site) -> None:
     """Leaves transactions with messages uncommitted and silent, beside transactions that fill the memory."""
     declare(site.client(), QUEUES[0])
-    each = site.limits["body_bytes_max"] // 40
+    each = site.limits["memory_limit"] // 80
     for _ in range(6):
         client = site.client()
         client.call(1, "tx.select")
@@ -256,11 +256,11 @@ def stuck_consumer(site: Site) -> None:
 
 
 def never_read(site: Site) -> None:
-    """Three quarters of all connections consume small and large messages and read nothing."""
+    """Nearly all connections, 2,000 with 64 MB, consume small and large messages and read nothing."""
     first = site.client()
     for queue in QUEUES[:4]:
         declare(first, queue)
-    for number in range(site.limits["connections_max"] * 3 // 4):
+    for number in range(site.limits["connections_max"] * 15 // 16):
         deaf = site.client(receive_buffer=4096)
         deaf.send(wire.method(1, "basic.consume", queue=QUEUES[number % 4], consumer_tag="deaf", no_ack=number % 2 == 0))
     fill(site, QUEUES[:2], 200)
@@ -417,7 +417,7 @@ def tls_half_records(site: Site) -> None:
             site.count("acknowledged")
 
     record = wire.publish(1, "", QUEUES[1], bytes(20_000))[:16_384]
-    for _ in range(site.limits["tls_connections_max"] * 3 // 4):
+    for _ in range(site.limits["memory_limit"] // 333_000):
         session = site.secure_by_hand()
         # The first half of the record stays in the broker: it cannot be decrypted before its end.
         session.send(record, sent_bytes=8_000)

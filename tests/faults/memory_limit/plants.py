@@ -1,4 +1,4 @@
-"""One memory for one plant after another: a broker with 64 MB and without limits of single pools serves seven different
+"""One memory for one plant after another: a broker with the profile of a Pi Zero serves seven different
 plants in one process. Each of them needs most of the memory for another kind of object.
 
 After each plant, its clients and definitions are removed, and its memory has to be returned to the system.
@@ -31,12 +31,6 @@ management = ["127.0.0.1:0"]
 [store]
 disk_limit = "100MB"
 syncs_per_second = 0
-[limits]
-connections_max = 2100
-mqtt_subscriptions_max = 10000
-socket_receive_buffer_bytes = "8KiB"
-socket_send_buffer_bytes = "8KiB"
-socket_local_buffer_bytes = 0
 [tls]
 """
 # Memory that may be left of a plant after its second run: extents with a few records, and the heap's gaps. After the first

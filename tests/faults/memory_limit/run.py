@@ -80,14 +80,10 @@ SIZES = [
     Size("16MB", 'board = "router-64"\n[store]\ndisk_limit = "200MB"\n', 4 * 1024),
     Size("24MB", 'board = "router-64"\nmemory_limit = "24MB"\n[store]\ndisk_limit = "200MB"\n', 6 * 1024),
     Size("64MB", 'board = "pi-zero-w"\n[store]\ndisk_limit = "400MB"\n', 10 * 1024, tls=True),
-    # 2,000 clients do not read. The cgroup has what `leveret check` states for the buffers of their sockets.
-    Size("connections", 'board = "pi-zero-w"\n[store]\ndisk_limit = "400MB"\n[limits]\nconnections_max = 2667\n'
-         'socket_receive_buffer_bytes = "8KiB"\nsocket_send_buffer_bytes = "8KiB"\nsocket_local_buffer_bytes = 0\n',
-         10 * 1024, only=("never-read",)),
 ]
 
 # Rows that run at the same time and take about the same time.
-ROWS = [["16MB", "plants", "24MB"], ["mistakes", "64MB", "connections"]]
+ROWS = [["16MB", "plants", "24MB"], ["mistakes", "64MB"]]
 
 
 class Ward:

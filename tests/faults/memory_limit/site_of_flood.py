@@ -257,7 +257,9 @@ class Site:
         """Counts a lower bound of the bytes that the broker has read: the bytes written, minus what may wait in the
         buffers of both sockets. Only possible while the sockets are open."""
         waiting = array.array("i", [0])
-        other_side = self.limits["kernel_bytes"] // self.limits["connections_max"]
+        sizes = self.limits["socket_receive_buffer_bytes"] + self.limits["socket_send_buffer_bytes"]
+        # The kernel doubles the sizes.
+        other_side = 2 * max(sizes, 2 * self.limits["socket_local_buffer_bytes"])
         for peer, handed_over in self.handed_over.items():
             with contextlib.suppress(OSError):
                 fcntl.ioctl(peer.fileno(), termios.TIOCOUTQ, waiting)

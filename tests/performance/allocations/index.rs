@@ -3,6 +3,8 @@
 //! The allocator counts the heap, so an incomplete estimate is detected.
 
 use crate::counting;
+use leveret_config::{Config, Layer};
+use leveret_core::limits::Limits;
 use leveret_core::time::Now;
 use leveret_storage::{
     AppendRefused, Body, FileDisk, Identity, Log, Message, Range, Record, Settings, Target, Targets, Urgency,
@@ -216,14 +218,13 @@ fn a_backlog_over_a_thousand_queues_is_drained_in_memory_that_does_not_grow_with
     assert!(many < 1 << 19, "{many} bytes, of 9 MB that came");
 }
 
-/// Returns the value of a key in a board's profile, in bytes.
-fn said(board: &str, key: &str) -> f64 {
-    let text = std::fs::read_to_string(format!("{}/boards/{board}.toml", env!("CARGO_MANIFEST_DIR")));
-    let text = text.expect("the profile is there");
-    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(" = "));
-    let value = line.expect("the profile says it").trim_matches('"');
-    let (number, unit) = value.split_at(value.len() - 3);
-    number.parse::<f64>().expect("a number") * if unit == "MiB" { 1024.0 * 1024.0 } else { 1024.0 }
+/// Returns the limits of a board.
+fn limits_of(board: &str) -> Limits {
+    let mut flags = Layer::default();
+    flags.board = Some(board.to_string());
+    let mut config = Config::gather(None, flags).expect("it comes with the program");
+    leveret_daemon::derive_limits(&mut config).expect("a profile is valid");
+    config.limits
 }
 
 #[test]
@@ -234,11 +235,13 @@ fn a_thousand_queues_over_8_gb_fit_the_default_and_a_hundred_over_1_gb_the_small
     println!("{queue:.0} bytes a queue, {of_one:.0} a segment, {pair:.2} a queue in a segment");
     assert!(pair < 3.0, "{pair:.2} bytes for each queue in each segment");
     for (board, queues, disk_mib) in [("generic", 1_000.0, 8.0 * 1024.0), ("router-64", 100.0, 1024.0)] {
-        let segments = disk_mib * 1024.0 * 1024.0 / said(board, "segment_bytes");
+        let limits = limits_of(board);
+        let segment_bytes = f64::from(limits.segment_bytes);
+        let segments = disk_mib * 1024.0 * 1024.0 / segment_bytes;
         // Spans take one in 2 KiB of what the footers tell of the messages, three bytes for each of 300.
-        let spans = 16.0 * said(board, "segment_bytes") / 300.0 * 3.0 / 2_048.0;
+        let spans = 16.0 * segment_bytes / 300.0 * 3.0 / 2_048.0;
         let needed = queues * (queue + pair * segments) + segments * (of_one + spans);
-        let most = said(board, "index_bytes_max");
+        let most = f64::from(limits.index_bytes_max);
         println!("{board}: {needed:.0} of {most} bytes");
         assert!(needed < most, "{needed:.0} bytes do not fit into the {most} of {board}");
     }

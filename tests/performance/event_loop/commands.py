@@ -19,23 +19,10 @@ from urllib.parse import quote
 from harness import brokers, raw, wire
 from harness.suite import patience
 
-# Higher limits than on a board, so that no limit bounds a turn of the event loop; the profile is the generic one. Only
-# the memory of patterns and the bindings have their usual limits: they bound the matching of one name, and the routing
-# of one message.
+# More memory than on a board, so that it does not bound a turn of the event loop; the profile is the generic one.
 CONFIG = """
 management = ["127.0.0.1:0"]
 memory_limit = "{memory}"
-[limits]
-queues_max = 8192
-bindings_max = 8192
-names_bytes_max = "16MiB"
-vhosts_max = 512
-users_max = 512
-permissions_max = 2048
-policies_max = 256
-patterns_bytes_max = "400KiB"
-unacknowledged_max = 262144
-consumers_max = 8192
 """
 # Size of headers that fill one frame.
 HEADERS_BYTES = 125_000

@@ -138,8 +138,8 @@ fn bring_about(shortage: Shortage) -> (Simulation, &'static [&'static str], Opti
             let text = &[
                 "memory: ",
                 HOSTILE_SHOWN,
-                "uses its whole share of messages_max, 201 of 320 (at most twice the free part)",
-                "raise messages_max",
+                "uses its whole share of the memory for messages, 201 of 320 (at most twice the free part)",
+                "raise memory_limit",
             ];
             (simulation, text, Some(Shortage::Pool(Pool::Messages)))
         }
@@ -208,7 +208,7 @@ fn bring_about(shortage: Shortage) -> (Simulation, &'static [&'static str], Opti
             flood_by(&mut simulation, client, "0", 1, PERSISTENT);
             (
                 simulation,
-                &["disk: index_bytes_max is reached", "raise index_bytes_max"],
+                &["disk: the memory for the index of the log is used up", "raise memory_limit"],
                 Some(Shortage::FileSystem),
             )
         }
@@ -237,17 +237,19 @@ fn use_up(pool: Pool) -> (Simulation, &'static [&'static str], Option<Pool>) {
         Pool::Messages => {
             let mut simulation = Simulation::new(limits());
             flood_all(&mut simulation, 8);
-            let text = &["memory: messages_max is used up, 300 of 320, most by queue 'a' (virtual host '/')"];
+            let text = &[
+                "memory: messages use up their part of memory_limit, 300 of 320, most by queue 'a' (virtual host '/')",
+            ];
             (simulation, text, Some(Pool::Bodies))
         }
         Pool::Bodies => {
             let mut simulation = Simulation::new(limits());
             flood_all(&mut simulation, 20_000);
             let text = &[
-                "memory: body_bytes_max is used up, ",
+                "memory: bodies of messages use up their part of memory_limit, ",
                 " MB of 1.1 MB",
                 "queue 'a'",
-                "raise body_bytes_max",
+                "raise memory_limit",
             ];
             (simulation, text, Some(Pool::Assembly))
         }
@@ -269,7 +271,7 @@ fn use_up(pool: Pool) -> (Simulation, &'static [&'static str], Option<Pool>) {
             }
             (
                 simulation,
-                &["memory: messages that are still being received use up assembly_bytes_max"],
+                &["memory: messages that are still being received use up their part of memory_limit"],
                 Some(Pool::Entries),
             )
         }
@@ -284,7 +286,7 @@ fn use_up(pool: Pool) -> (Simulation, &'static [&'static str], Option<Pool>) {
             }
             (
                 simulation,
-                &["memory: queue_entries_max is used up", "raise queue_entries_max"],
+                &["memory: entries of queues use up their part of memory_limit", "raise memory_limit"],
                 Some(Pool::Unacknowledged),
             )
         }
@@ -301,7 +303,7 @@ fn use_up(pool: Pool) -> (Simulation, &'static [&'static str], Option<Pool>) {
             }
             let publish = Publish { key: "nowhere", mandatory: true, ..Publish::default() };
             simulation.publish(client, 1, publish, b"x");
-            (simulation, &["memory: unacknowledged deliveries use up unacknowledged_max"], None)
+            (simulation, &["memory: unacknowledged deliveries use up their part of memory_limit"], None)
         }
     }
 }
@@ -402,8 +404,9 @@ fn each_kind_of_cause_has_an_alarm_of_its_own() {
         "{alarms}"
     );
     assert!(
-        alarms
-            .contains("memory: queue 'transient' (virtual host '/') uses its whole share of messages_max, "),
+        alarms.contains(
+            "memory: queue 'transient' (virtual host '/') uses its whole share of the memory for messages, "
+        ),
         "{alarms}"
     );
     let count = alarms.matches("; 1 publisher has waited for ").count();

@@ -253,7 +253,7 @@ fn pools_show_their_use_and_their_highest_use() {
     let api = simulation.connect_management(Shape::WIDE, HOME);
     let pool = |simulation: &mut Simulation| {
         let pools = body(&say(simulation, api, GUEST, "GET /api/leveret/pools", ""));
-        let found = pools.as_array().unwrap().iter().find(|pool| pool["name"] == "messages_max").cloned();
+        let found = pools.as_array().unwrap().iter().find(|pool| pool["name"] == "messages").cloned();
         ["used", "peak", "limit"].map(|name| found.as_ref().unwrap()[name].as_u64().unwrap())
     };
     assert_eq!(pool(&mut simulation), [30, 30, 2_000]);

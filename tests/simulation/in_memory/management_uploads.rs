@@ -159,7 +159,7 @@ fn a_full_message_pool_has_an_error_text_of_its_own() {
     for (line, said) in [(PUBLISH, said), ("POST /api/definitions", file)] {
         let answer = say(&mut simulation, api, GUEST, line, &said);
         assert_eq!(
-            (status(&answer), answer.contains("body_bytes_max) cannot store")),
+            (status(&answer), answer.contains("there is no memory for the body")),
             ("503", true),
             "{answer}"
         );

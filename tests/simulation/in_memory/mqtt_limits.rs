@@ -148,7 +148,6 @@ fn a_list_of_filters_is_limited_by_the_length_of_the_packet_only() {
     for (count, output_buffer_bytes) in [(500, 256 << 10), (4_000, 256 << 10), (4_000, 2 << 10)] {
         for level in [4, 5] {
             let limits = Limits {
-                mqtt_subscriptions_max: 5_000,
                 bindings_max: 32_768,
                 names_bytes_max: 4 << 20,
                 output_buffer_bytes,
@@ -185,7 +184,7 @@ fn a_list_of_filters_is_limited_by_the_length_of_the_packet_only() {
 #[test]
 fn long_lists_can_be_sent_again_and_again() {
     for level in [4, 5] {
-        let mut simulation = Simulation::new(Limits { mqtt_subscriptions_max: 1_000, ..small_limits() });
+        let mut simulation = Simulation::new(small_limits());
         let mut client = MqttClient::log_in(&mut simulation, &of_level("client", level));
         for count in [201, 230, 300] {
             let filters: Vec<_> = (0..count).map(|number| format!("t/{number}")).collect();
@@ -200,21 +199,25 @@ fn long_lists_can_be_sent_again_and_again() {
 }
 
 #[test]
-fn filters_beyond_the_limit_of_the_session_are_refused_one_by_one_and_an_alarm_names_the_client() {
+fn filters_for_which_there_is_no_memory_are_refused_one_by_one_and_an_alarm_names_the_client() {
     for (level, code) in [(4, 0x80), (5, 0x97)] {
-        let limits = Limits { mqtt_subscriptions_max: 100, ..small_limits() };
-        let mut simulation = Simulation::new(limits);
-        let filters: Vec<_> = (0..300).map(|number| format!("t/{number}")).collect();
+        let limits = Limits { bindings_max: 32_768, names_bytes_max: 4 << 20, ..small_limits() };
+        let mut simulation = Simulation::with_extents(limits, 90);
+        let filters: Vec<_> = (0..3_000).map(|number| format!("t/{number}")).collect();
         let mut client = MqttClient::log_in(&mut simulation, &of_level("home", level));
         client.send(&mut simulation, &subscribe(level, &filters));
         let suback = client.expect(&mut simulation, 0x90);
         let codes = &suback.body[if level == 5 { 3 } else { 2 }..];
-        assert_eq!(codes.len(), 300);
-        assert!(codes[..100].iter().all(|code| *code < 3) && codes[100..].iter().all(|found| *found == code));
-        let (_, alarm, limit) =
+        assert_eq!(codes.len(), 3_000);
+        let taken = codes.iter().filter(|code| **code < 3).count();
+        assert!((100..2_900).contains(&taken), "{taken}");
+        assert!(codes.iter().all(|found| *found < 3 || *found == code) && codes[2_999] == code);
+        let (_, alarm, count) =
             simulation.engine.broker().session_without_subscriptions().expect("the alarm");
-        assert_eq!((alarm, limit), ("home", 100));
-        client.unsubscribe(&mut simulation, &["t/0"]);
+        assert_eq!((alarm, count), ("home", taken));
+        let texts: Vec<_> = filters.iter().map(|filter| &**filter).collect();
+        client.unsubscribe(&mut simulation, &texts[..200]);
+        assert_eq!(client.subscribe(&mut simulation, &[("again", 1)]), [1]);
         assert_eq!(simulation.engine.broker().session_without_subscriptions(), None);
     }
 }

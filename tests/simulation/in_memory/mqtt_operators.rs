@@ -110,7 +110,7 @@ fn refused_sessions_are_an_alarm_until_one_is_deleted() {
                 "GET /api/leveret/alarms",
                 "",
                 "200",
-                "sessions: 1 MQTT sessions are kept, as many as mqtt_sessions_max allows",
+                "sessions: 1 MQTT sessions are kept, as many as memory_limit allows",
             ),
             ("GET /metrics", "", "200", "leveret_alarms{alarm=\"sessions\"} 1\n"),
             ("GET /metrics", "", "200", "leveret_mqtt_sessions 1\n"),

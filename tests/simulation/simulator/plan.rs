@@ -144,7 +144,6 @@ impl Plan {
             input_buffer_bytes: 16 << 10,
             output_buffer_bytes: 16 << 10,
             input_backlog_bytes_max: if is_starving { 32 << 10 } else { 128 << 10 },
-            replies_bytes_max: 4 << 10,
             ..Limits::default()
         };
         let settings = Settings {

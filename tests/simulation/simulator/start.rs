@@ -121,7 +121,7 @@ pub fn engine_on(plan: &Plan, disk: &SimDisk, (seed, life): (u64, u64)) -> Engin
         mqtt_listeners: vec![false],
         mqtt: MqttSettings { vhost: VHOSTS[0].into(), ..MqttSettings::default() },
         tls_session_bytes: 0,
-        tls_links_max: 0,
+        bridge_sizes: leveret_server::BridgeSizes::default(),
         management_listeners: Vec::new(),
         metrics_listeners: 0,
         certificates: Default::default(),

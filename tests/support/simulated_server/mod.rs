@@ -45,7 +45,9 @@ use leveret_core::mem;
 use leveret_core::password::PasswordHash;
 use leveret_core::time::{Deadline, Now};
 use leveret_management::request::{Endurance, Machine, Process, StoreView};
-use leveret_server::{Engine, EngineSetup, ListenerId, PeerAddress, StorageDriver, WAITING_SOCKETS_MAX};
+use leveret_server::{
+    BridgeSizes, Engine, EngineSetup, ListenerId, PeerAddress, StorageDriver, WAITING_SOCKETS_MAX,
+};
 use leveret_storage::{Identity as StoreIdentity, Log, Settings};
 
 use crate::random::Random;
@@ -157,7 +159,7 @@ impl Simulation {
             mqtt_listeners: vec![false],
             mqtt: MqttSettings { vhost: "/".into(), ..MqttSettings::default() },
             tls_session_bytes: 0,
-            tls_links_max: 0,
+            bridge_sizes: BridgeSizes::default(),
             management_listeners: vec![false, false],
             metrics_listeners: 1,
             certificates: Default::default(),

@@ -101,13 +101,13 @@ product = "Plant"
 [store]
 commit_window = "7ms"
 [limits]
-queues_max = 77
+connections_max = 77
 message_size_max = "300KiB"
 """
     with leveret(config=config, args=["--log-level", "debug"]) as broker:
         said = good(broker, "-q", "environment")
         for line in ('memory_limit = "190MB"', 'heartbeat = "33s"', 'product = "Plant"', 'commit_window = "7ms"',
-                     "queues_max = 77", 'message_size_max = "300KiB"', 'log_level = "debug"',
+                     "connections_max = 77", 'message_size_max = "300KiB"', 'log_level = "debug"',
                      f'data_dir = "{broker.data_dir}"'):
             assert f"\n{line}\n" in f"\n{said}\n", f"{line} is not in\n{said}"
         assert json.loads(good(broker, "environment", "--formatter", "json")) == tomllib.loads(said)

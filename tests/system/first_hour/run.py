@@ -223,7 +223,7 @@ def play(hour: Hour) -> None:
         # Messages that were sent before are removed by the purge. The stopped publisher does not fill the queue again.
         full.send_signal(signal.SIGSTOP)
         hour.type("leveretctl list_alarms")
-        hour.type("leveretctl -q status", keep="memory:|Messages|messages_max|body_bytes_max")
+        hour.type("leveretctl -q status", keep="memory:|Messages|messages:|body_bytes:")
         hour.type("leveretctl purge_queue full")
         hour.log_until("no publisher is blocked any more")
     finally:

@@ -23,8 +23,6 @@ LONG_USER = "svc_telemetry_forwarder_production_hall_12"
 LONG_VHOST = "customer-north/production"
 
 BRIDGES = """
-[limits]
-bridges_max = 8
 [[bridge]]
 name = "gone"
 upstream = "amqp://guest:guest@127.0.0.1:{closed}/%2f"

@@ -103,7 +103,7 @@ fn every_way_to_acknowledge_and_confirm() {
 
 #[test]
 fn the_least_memory_is_enough() {
-    let broker = Broker::start(&["--memory-limit", "15MB"], &[]);
+    let broker = Broker::start(&["--memory-limit", "18MB"], &[]);
     measured(&broker, "--messages 20000 --size 100 --confirms 50 --persistent");
 }
 

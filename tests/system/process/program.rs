@@ -313,8 +313,9 @@ fn a_memory_limit_alone_is_enough_from_the_least_there_is() {
         let output = leveret(&["check", "--memory-limit", limit]);
         assert!(output.status.success(), "{limit}: {output:?}");
         let said = String::from_utf8_lossy(&output.stdout);
-        let marked =
-            |line: &str| line.starts_with("messages_max = ") && line.ends_with("# derived from memory_limit");
+        let marked = |line: &str| {
+            line.starts_with("connections_max = ") && line.ends_with("# derived from memory_limit")
+        };
         assert!(said.lines().any(marked), "{said}");
     }
     for board in ["generic", "router-64", "pi-5"] {
@@ -334,14 +335,17 @@ fn a_memory_limit_alone_is_enough_from_the_least_there_is() {
 
 #[test]
 fn too_much_set_by_hand_is_refused_with_the_line_to_change() {
-    let file = ConfigFile::new("hand", "memory_limit = \"40MB\"\n[limits]\nindex_bytes_max = \"30MB\"\n");
+    let file = ConfigFile::new(
+        "hand",
+        "memory_limit = \"40MB\"\n[limits]\nsegment_bytes = \"64MiB\"\ncommit_bytes_max = \"16MiB\"\n",
+    );
     let output = leveret(&["check", "--config", file.path()]);
     assert_eq!(output.status.code(), Some(1));
     assert!(!output.stdout.is_empty(), "the table that explains it");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("memory_limit is 40.0 MB: lower index_bytes_max or raise memory_limit"), "{said}");
+    assert!(said.contains("memory_limit is 40.0 MB: lower commit_bytes_max or raise memory_limit"), "{said}");
     let said = refusal(&["serve", "--config", file.path(), "--listen", "127.0.0.1:0"]);
-    assert!(said.contains("lower index_bytes_max or raise memory_limit"), "{said}");
+    assert!(said.contains("lower commit_bytes_max or raise memory_limit"), "{said}");
 }
 
 #[test]
@@ -462,7 +466,7 @@ fn a_refused_limit_is_named_with_its_file_and_line() {
             "log_level = \"info\"\nmemory_limit = 96",
             "line 2: memory_limit is 96 bytes: did you mean \"96MB\"?",
         ),
-        ("[limits]\nmessages_max = 5", "line 2: messages_max must be"),
+        ("[limits]\nconnections_max = 0", "line 2: connections_max must be"),
         ("\nframe_max = 1000", "line 2: frame_max must be"),
         ("[store]\ndisk_limit = \"1MB\"", "line 2: disk_limit is"),
         ("\n\nboard = \"pi4\"", "line 3: unknown board pi4; did you mean pi-4?"),

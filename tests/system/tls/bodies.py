@@ -106,8 +106,7 @@ def close_while_blocked(folder: Path) -> None:
     """A blocked publisher closes its connection, with and without TLS: it gets close-ok, other clients are served, and
     its accepted messages stay."""
     office = Office(folder)
-    small = 'body_bytes_max = "4MiB"\nassembly_bytes_max = "1800KiB"\nmessage_size_max = "1MiB"'
-    with Broker(office.server(), limits=small) as broker:
+    with Broker(office.server(), limits='message_size_max = "1MiB"', top='memory_limit = "20MB"') as broker:
         for connect in (lambda: raw_client(broker, context(office)), lambda: Client(broker.address)):
             client = connect()
             client.open()

@@ -19,7 +19,7 @@ def slow_handshakes(folder: Path) -> None:
     """More clients than there are connections send one octet a second. After the handshake timeout other clients are
     accepted."""
     office = Office(folder)
-    limits = 'tls_handshakes_max = 8\nhandshake_timeout = "2s"'
+    limits = 'handshake_timeout = "2s"'
     with Broker(office.server(), limits=limits) as broker:
         words = hello(context(office))
         slow: List[socket.socket] = []
@@ -36,7 +36,7 @@ def slow_handshakes(folder: Path) -> None:
                 sent += 1
 
         thread = threading.Thread(target=dribble, daemon=True)
-        for _ in range(24):
+        for _ in range(48):
             slow.append(socket.create_connection(("127.0.0.1", broker.tls_port), timeout=patience(20)))
         thread.start()
         try:
@@ -82,7 +82,7 @@ def tiny_records(folder: Path) -> None:
 def broken_off(folder: Path) -> None:
     """Hundreds of handshakes that are broken off leave nothing behind."""
     office = Office(folder)
-    with Broker(office.server(), limits="tls_handshakes_max = 4\ntls_connections_max = 4") as broker:
+    with Broker(office.server()) as broker:
         how = context(office)
         for round_ in range(300):
             words = hello(how)
@@ -99,8 +99,7 @@ def all_clients_at_once(folder: Path) -> None:
     """Two hundred clients connect at once, and each needs a signature with a large key. All are accepted, and the
     messages of a connected client continue."""
     office = Office(folder)
-    limits = "tls_connections_max = 220\ntls_handshakes_max = 16"
-    with Broker(office.server(kind="rsa:4096"), limits=limits, top='memory_limit = "160MB"') as broker:
+    with Broker(office.server(kind="rsa:4096"), top='memory_limit = "160MB"') as broker:
         how = context(office)
         traffic = Traffic(broker, how)
         traffic.more()
@@ -131,12 +130,11 @@ def all_clients_at_once(folder: Path) -> None:
 
 
 def at_the_cap(folder: Path) -> None:
-    """Connections over TLS have a limit of their own. A client beyond it is refused, and accepted when one is closed."""
+    """A client beyond the limit of connections is refused over TLS, too, and accepted when one is closed."""
     office = Office(folder)
-    with Broker(office.server(), limits="tls_connections_max = 3") as broker:
+    with Broker(office.server(), limits="connections_max = 3") as broker:
         how = context(office)
         clients = [raw_client(broker, how) for _ in range(3)]
-        Client(broker.address).close()
         try:
             raw_client(broker, how)
             raise AssertionError("the fourth client was not refused")

@@ -23,9 +23,9 @@ from support import Broker, context, wait_for
 GUEST = "Basic " + base64.b64encode(b"guest:guest").decode()
 
 
-def management(office: Office, limits: str = "", tls: str = "", paper: Optional[Paper] = None) -> Broker:
+def management(office: Office, top: str = "", tls: str = "", paper: Optional[Paper] = None) -> Broker:
     """Starts a broker whose management API is served over TLS only."""
-    broker = Broker(paper or office.server(), limits=limits, tls=tls, extra=["--management-tls", "127.0.0.1:0"])
+    broker = Broker(paper or office.server(), top=top, tls=tls, extra=["--management-tls", "127.0.0.1:0"])
     broker.api_port = int(broker.logged(r"management API on https://127\.0\.0\.1:(\d+)/").group(1))
     return broker
 
@@ -120,7 +120,7 @@ def silent_clients(folder: Path) -> None:
     """Forty clients of one address are silent or send half a hello, and there are two connections. A client of another
     address is accepted."""
     office = Office(folder)
-    with management(office, limits="management_clients_max = 2") as broker:
+    with management(office, top='memory_limit = "20MB"') as broker:
         how = context(office)
         held = []
         for number in range(40):

@@ -182,9 +182,9 @@ def other_keys(folder: Path) -> None:
     office = Office(folder)
     with Broker(office.server(), top='log_level = "warn"', extra=["--log-level", "info"]) as broker:
         text = broker.config_path.read_text()
-        broker.config_path.write_text(text.replace("[limits]", "[limits]\nqueues_max = 77"))
+        broker.config_path.write_text(text.replace("[limits]", "[limits]\nconnections_max = 77"))
         os.kill(broker.process.pid, signal.SIGHUP)
-        broker.logged("these need a restart: queues_max\n")
+        broker.logged("these need a restart: connections_max\n")
         broker.config_path.write_text("no_such_key = 1")
         os.kill(broker.process.pid, signal.SIGHUP)
         broker.logged("unknown key no_such_key.*; the configuration is unchanged")
