@@ -173,7 +173,6 @@ impl Bridged {
     fn new(seed: u64) -> Self {
         let mut random = Random::of(seed, "bridge", &[]);
         let mut plan = Plan::of(seed);
-        plan.extents = None;
         plan.limits = Limits { bridges_max: 1, connections_max: 24, ..plan.limits };
         plan.settings.index_bytes = super::plan::INDEX_BYTES;
         plan.slowness_ms = random.one_of(&[0, 1, 12]);

@@ -19,6 +19,9 @@
 //! - A packet identifier is used for one message until the client has acknowledged it.
 //! - Nothing is left in the pools after all sessions have ended.
 //!
+//! Some seeds have little memory. The broker may then refuse a request or close its connection, but keeps the guarantees of
+//! everything that it accepted.
+//!
 //! # Invariants
 //! - A run follows from its seed.
 
@@ -33,13 +36,14 @@ use std::thread;
 
 use leveret_broker::{Gauges, restore};
 use leveret_core::limits::Limits;
+use leveret_core::mem::{COMMAND_EXTENTS, PAGE_BYTES};
 use leveret_core::time::Now;
 use leveret_server::{Engine, ListenerId, PeerAddress, StorageDriver};
 use leveret_storage::{Log, Settings};
 use leveret_test_support::random::Random;
 use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 use leveret_test_support::simulated_server::mqtt::{Login, packet, split_packet};
-use leveret_test_support::simulated_server::{Line, Memory};
+use leveret_test_support::simulated_server::{Line, Memory, OTHER_EXTENTS};
 
 use super::mqtt_client::{Clock, Habits, SessionClient, line};
 use super::mqtt_model::Model;
@@ -56,6 +60,19 @@ const STEPS_MAX: u64 = 600;
 const CALM_STEPS: u64 = 60_000;
 /// Milliseconds without any packet after which nothing more is expected.
 const CALM_MS: u64 = 3_000;
+/// The same if memory is short. A client that waits for memory with unacknowledged deliveries is refused after 60 s.
+const SHORT_CALM_MS: u64 = 80_000;
+/// Milliseconds after which a refused client connects again, once all faults have ended.
+const RETRY_MS: u64 = 1_000;
+
+/// Returns for every third seed a memory of few extents, for clients, definitions and messages.
+fn extents_of(seed: u64) -> Option<[usize; 3]> {
+    let random = &mut Random::of(seed, "memory", &[]);
+    // The fewest extents in which the longest message fits.
+    let messages = 5 + random.below(4) as usize;
+    // So few definitions are either always stored or never.
+    random.once_in(3).then_some([COMMAND_EXTENTS + 2 + random.below(14) as usize, OTHER_EXTENTS, messages])
+}
 
 /// The sums of all runs.
 #[derive(Clone, Copy, Debug, Default)]
@@ -75,6 +92,9 @@ struct Counts {
     exact: u64,
     shared: u64,
     retained: u64,
+    refused: u64,
+    /// Steps after which there was no memory for a message of a page.
+    short_steps: u64,
 }
 
 impl Counts {
@@ -94,6 +114,8 @@ impl Counts {
         self.exact += other.exact;
         self.shared += other.shared;
         self.retained += other.retained;
+        self.refused += other.refused;
+        self.short_steps += other.short_steps;
     }
 
     /// Checks that `seeds` runs did enough. Otherwise a change of the broker has silently made them ineffective.
@@ -103,6 +125,7 @@ impl Counts {
         assert!(self.accepted > 50 * seeds && self.resent > 5 * seeds, "too few messages: {self:?}");
         assert!(self.owed > 40 * seeds && self.exact > 10 * seeds, "too few guarantees: {self:?}");
         assert!(self.shared > 2 * seeds && self.retained > 2 * seeds, "too few guarantees: {self:?}");
+        assert!(self.refused > 0 && self.short_steps > seeds / 2, "memory is too seldom short: {self:?}");
     }
 }
 
@@ -130,8 +153,7 @@ impl MqttRun {
         let random = &mut Random::of(seed, "mqtt", &[]);
         let mut plan = Plan::of(seed);
         plan.persist_all = false;
-        // The checks expect no refusal.
-        plan.extents = None;
+        plan.extents = extents_of(seed);
         plan.limits = Limits {
             connections_max: 64,
             handshakes_max: 64,
@@ -163,7 +185,7 @@ impl MqttRun {
         let (break_one_in, rest_ms) = (random.one_of(&[6, 15, 40]), random.one_of(&[5, 40, 400]));
         // With such a message, a group is larger than half a commit.
         let long_len = (plan.settings.commit_bytes as usize / 2).min(20_000);
-        let has_group = random.once_in(2);
+        let (has_group, may_be_refused) = (random.once_in(2), plan.extents.is_some());
         let habits = |random: &mut Random| Habits {
             level: random.one_of(&[4, 5]),
             expiry_s: random.one_of(&[0, 30, 100_000, 100_000, 100_000]),
@@ -173,6 +195,7 @@ impl MqttRun {
             rest_ms,
             long_len,
             has_group,
+            may_be_refused,
         };
         Self {
             seed,
@@ -276,6 +299,7 @@ impl MqttRun {
             let now = self.clock.life_ms;
             self.pass_ms(due.clamp(now + 1, now + 1_000) - now);
         }
+        self.counts.short_steps += u64::from(!engine.messages().has_ordinary_room(PAGE_BYTES));
         self.engine = Some(engine);
         true
     }
@@ -350,10 +374,10 @@ impl MqttRun {
         self.lines.borrow_mut().clear();
     }
 
-    /// Runs without new requests until all exchanges of packets are complete.
-    fn calm_down(&mut self) {
+    /// Runs without new requests until all exchanges of packets are complete. `must_begin` is for clients that connect again.
+    fn calm_down(&mut self, must_begin: bool) {
         self.is_calm = true;
-        let mut since = (self.clock.life_ms, 0);
+        let (mut since, mut tried_at_ms) = ((self.clock.life_ms, 0), self.clock.life_ms);
         for _ in 0..CALM_STEPS {
             assert!(self.step(), "the disk failed by itself");
             if !self.model.complaints.is_empty() {
@@ -363,8 +387,14 @@ impl MqttRun {
             if packets != since.1 {
                 since = (self.clock.life_ms, packets);
             }
-            if self.clock.life_ms > since.0 + CALM_MS + self.plan.slowness_ms * 4 {
+            let wait_ms = if self.plan.extents.is_some() { SHORT_CALM_MS } else { CALM_MS };
+            if self.clock.life_ms > since.0 + wait_ms + self.plan.slowness_ms * 4 {
                 break;
+            }
+            // A client whose connection was closed for lack of memory tries again.
+            if self.clock.life_ms > tried_at_ms + RETRY_MS && self.plan.extents.is_some() {
+                tried_at_ms = self.clock.life_ms;
+                self.connect_all(must_begin);
             }
         }
         for client in self.clients.iter().filter(|client| !client.is_at_rest()) {
@@ -381,17 +411,22 @@ impl MqttRun {
             assert!(self.step(), "the disk failed by itself");
         }
         self.connect_all(false);
-        self.calm_down();
+        self.calm_down(false);
         if !self.model.complaints.is_empty() {
             return;
         }
         let is_connected: Vec<bool> = self.clients.iter().map(SessionClient::is_open).collect();
         self.model.check_received(&is_connected);
-        let retained = self.read_retained();
-        self.model.check_retained(&retained);
+        // Before MQTT 5, a client is not told that there is no memory to retain its message.
+        let is_told = |client: &SessionClient| client.habits.level == 5;
+        if self.plan.extents.is_none() || self.clients.iter().all(is_told) {
+            let retained = self.read_retained();
+            self.model.check_retained(&retained);
+        }
         for _ in 0..2 {
+            self.clients.iter_mut().for_each(|client| client.lose(self.clock));
             self.connect_all(true);
-            self.calm_down();
+            self.calm_down(true);
         }
         for client in &mut self.clients {
             client.lose(self.clock);
@@ -443,9 +478,6 @@ impl MqttRun {
         let engine = self.engine.as_mut().expect("it runs");
         for (number, client) in self.clients.iter_mut().enumerate() {
             let random = &mut Random::of(self.seed, "last", &[number as u64]);
-            if must_begin {
-                client.lose(self.clock);
-            }
             if !client.is_connected() {
                 let line = arrive(engine, &mut self.lines.borrow_mut());
                 client.connect(line, &mut self.model, (self.clock, random), must_begin);
@@ -470,6 +502,7 @@ impl MqttRun {
             counts.continued += client.counts.continued;
             counts.takeovers += client.counts.takeovers;
             counts.resent += client.counts.resent;
+            counts.refused += client.counts.refused;
         }
         let model = self.model.counts;
         (counts.published, counts.accepted) = (model.published, model.accepted);

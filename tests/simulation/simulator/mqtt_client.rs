@@ -27,6 +27,9 @@ const OUTGOING_MAX: usize = 8;
 const PRESENT_MARGIN_MS: u64 = 5_000;
 /// A session is not expected to be gone in the first milliseconds after its expiry interval.
 const ABSENT_MARGIN_MS: u64 = 400;
+/// The reason code of MQTT 5 with which the broker refuses what it has no memory for, and the one of MQTT 3.1.1 for CONNECT.
+const QUOTA_EXCEEDED: u8 = 0x97;
+const SERVER_UNAVAILABLE: u8 = 3;
 /// Bytes before the padding of a payload: the number of the message.
 const NUMBER_BYTES: usize = 8;
 
@@ -60,6 +63,8 @@ pub struct Habits {
     pub long_len: usize,
     /// Clients share a subscription, and none subscribes to `#`.
     pub has_group: bool,
+    /// The broker has little memory, so it may refuse requests and close connections.
+    pub may_be_refused: bool,
 }
 
 /// The session in the broker, as far as the client knows it.
@@ -129,6 +134,8 @@ pub struct ClientCounts {
     pub continued: u64,
     pub takeovers: u64,
     pub resent: u64,
+    /// Requests that were refused, and connections that the broker closed.
+    pub refused: u64,
 }
 
 #[derive(Debug)]
@@ -182,6 +189,7 @@ impl SessionClient {
                 continued: 0,
                 takeovers: 0,
                 resent: 0,
+                refused: 0,
             },
         }
     }
@@ -323,12 +331,15 @@ impl SessionClient {
     /// Forgets the connection. `is_noticed`: the broker learns at once that it has ended. Returns its line.
     fn leave(&mut self, clock: Clock, is_noticed: bool) -> Option<Rc<RefCell<Line>>> {
         let connection = self.connection.take()?;
+        // The broker keeps the lost connection of a publisher that waits for memory.
+        let is_noticed = is_noticed && !self.habits.may_be_refused;
         if connection.is_open {
             self.left_total_ms = clock.total_ms;
             self.unused_life_ms = is_noticed.then_some(clock.life_ms);
         } else {
             // Perhaps the broker has not handled CONNECT, and an earlier connection still has the session.
-            self.unused_life_ms = self.unused_life_ms.map(|_| clock.life_ms);
+            let is_known = self.unused_life_ms.is_some() && !self.habits.may_be_refused;
+            self.unused_life_ms = is_known.then_some(clock.life_ms);
         }
         self.act_at_ms = clock.life_ms;
         Some(connection.line)
@@ -544,7 +555,12 @@ impl SessionClient {
             self.handle(model, &packet, (clock, random));
         }
         if self.connection.is_some() && line.borrow().broker_is_done {
-            model.complain(format!("the broker closes the connection of client {}", self.number));
+            if self.habits.may_be_refused {
+                self.trace("is closed", &());
+                self.counts.refused += 1;
+            } else {
+                model.complain(format!("the broker closes the connection of client {}", self.number));
+            }
             self.leave(clock, true);
         }
         moved
@@ -594,7 +610,18 @@ impl SessionClient {
         let id = || u16::from_be_bytes([body[0], body[1]]);
         // Before MQTT 5 there are no reasons.
         let reason = body.get(2).copied().unwrap_or(0);
+        let may_be_refused = self.habits.may_be_refused;
         match first_octet {
+            // The broker gives a reason before it closes the connection.
+            0xE0 if may_be_refused && body.first() == Some(&QUOTA_EXCEEDED) => {}
+            0x40 | 0x50 if may_be_refused && reason == QUOTA_EXCEEDED => {
+                self.counts.refused += 1;
+                let is_it = |outgoing: &Outgoing| outgoing.packet_id == id() && !outgoing.is_released;
+                match self.outgoing.iter().position(is_it) {
+                    Some(at) => drop(self.outgoing.remove(at)),
+                    None => model.complain(format!("{packet:?} refuses nothing")),
+                }
+            }
             0x20 => self.handle_connack(model, body, when),
             0x40 => {
                 let is_it =
@@ -639,6 +666,11 @@ impl SessionClient {
                 let Some((filter, grant)) = connection.requests.remove(&id()) else {
                     return model.complain(format!("an answer {packet:?} to no request"));
                 };
+                if may_be_refused && grant.is_some() && body.last().is_some_and(|code| *code >= 0x80) {
+                    // The model goes on with what may have been before and what was requested.
+                    self.counts.refused += 1;
+                    return;
+                }
                 // An UNSUBACK of MQTT 3.1.1 has no codes.
                 let is_granted = match grant {
                     Some(grant) => body.last() == Some(&grant.qos),
@@ -656,6 +688,10 @@ impl SessionClient {
 
     fn handle_connack(&mut self, model: &mut Model, body: &[u8], (clock, _): (Clock, &mut Random)) {
         let Some(connection) = &mut self.connection else { return };
+        if self.habits.may_be_refused && [SERVER_UNAVAILABLE, QUOTA_EXCEEDED].contains(&body[1]) {
+            // The broker closes the connection.
+            return;
+        }
         let expected = [u8::from(connection.expects_present), 0];
         if body[..2] != expected {
             let what = format!("client {} gets CONNACK {body:?}, not {expected:?}", self.number);

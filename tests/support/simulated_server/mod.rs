@@ -78,6 +78,9 @@ const ADMIT_TRIES: u32 = 5;
 /// Rounds at one time after which a simulation that still moves is considered to loop forever.
 const ROUNDS_MAX: u64 = 3_000_000;
 
+/// Extents of memory for clients, or for definitions, that no test with a small memory for messages reaches.
+pub const OTHER_EXTENTS: usize = 1_000;
+
 /// Limits small enough to be reached in a test.
 pub fn small_limits() -> Limits {
     Limits {
@@ -97,6 +100,24 @@ pub fn small_limits() -> Limits {
         input_backlog_bytes_max: 1 << 20,
         ..Limits::default()
     }
+}
+
+/// Limits of pools that no test with a small memory reaches.
+pub fn wide_limits() -> Limits {
+    Limits {
+        messages_max: 40_000,
+        queue_entries_max: 320_000,
+        unacknowledged_max: 40_000,
+        body_bytes_max: 64 << 20,
+        ..small_limits()
+    }
+}
+
+/// Returns a memory in which clients and messages have these numbers of extents, and definitions have [`OTHER_EXTENTS`]. No
+/// class can take what another one leaves.
+pub fn memory_of(clients: usize, messages: usize) -> mem::Memory {
+    let floors = [clients, OTHER_EXTENTS, messages];
+    mem::Memory::new(floors.iter().sum::<usize>() + mem::COMMAND_EXTENTS, floors)
 }
 
 /// The flags and properties of a publish.
@@ -138,6 +159,12 @@ impl Simulation {
     /// Starts a broker whose pools share `extents` extents of memory.
     pub fn with_extents(limits: Limits, extents: usize) -> Self {
         Self::in_memory(limits, &mem::Memory::new(extents + mem::COMMAND_EXTENTS, [0; 3]))
+    }
+
+    /// Starts a broker in which messages have `extents` extents of memory. The limits are those of [`wide_limits`], and clients
+    /// and definitions have memory of their own.
+    pub fn with_message_extents(extents: usize) -> Self {
+        Self::in_memory(wide_limits(), &memory_of(OTHER_EXTENTS, extents))
     }
 
     /// Starts a broker whose pools have this memory.
