@@ -1,4 +1,4 @@
-//! Full pools: which clients are blocked, and which are refused with the key to raise.
+//! Full memory: which clients are blocked, and which are refused with the key to raise.
 //!
 //! No client is blocked that could free the missing capacity itself.
 //!
@@ -8,7 +8,7 @@
 
 use leveret_amqp::{Method, Table, Writer};
 use leveret_core::limits::Limits;
-use leveret_core::mem::{COMMAND_EXTENTS, ENTRIES_PER_CHUNK, Memory};
+use leveret_core::mem::{COMMAND_EXTENTS, Memory};
 use leveret_storage::Settings;
 
 use leveret_test_support::simulated_server::*;
@@ -19,10 +19,8 @@ const UNBLOCKED_AFTER_MS: u64 = 100;
 /// takes place after 10 s.
 const REFUSED_AFTER_MS: u64 = 80_000;
 
-/// Returns limits for this many messages; a sixteenth of them is the reserve.
-fn room_for(messages_max: u32) -> Limits {
-    Limits { messages_max, ..small_limits() }
-}
+/// Extents of a memory for messages that a few hundred of them fill.
+const FEW: usize = 6;
 
 /// Blocks one publisher per queue, by filling queues without consumers. Each queue takes two thirds of what
 /// is left.
@@ -37,6 +35,12 @@ fn fill<const N: usize>(simulation: &mut Simulation, queues: [&str; N]) -> [usiz
         assert!(simulation.clients[filler].checker.is_blocked, "the filler is blocked and notified");
         filler
     })
+}
+
+/// Returns how many short messages a queue has when its publisher is blocked, while all other queues are empty: it may have twice
+/// what is free, and the last message is within that.
+fn share_of_one_queue(simulation: &Simulation) -> u32 {
+    simulation.engine.messages().ordinary_max().0 as u32 * 2 / 3 + 1
 }
 
 /// Returns code and text of a channel that the broker closed.
@@ -70,7 +74,7 @@ fn work(simulation: &mut Simulation, worker: usize, per_message: usize) -> usize
 
 /// Returns a worker with prefetch 4 and this many tasks in its queue, in a pool that others have filled.
 fn worker_in_a_full_pool(tasks: u32) -> (Simulation, usize) {
-    let mut simulation = Simulation::new(room_for(320));
+    let mut simulation = Simulation::with_message_extents(FEW);
     let worker = simulation.open(&[1]);
     simulation.declare(worker, 1, "in");
     simulation.declare(worker, 1, "out");
@@ -113,9 +117,7 @@ fn a_worker_that_needs_more_than_the_reserve_is_refused_with_the_key_to_raise() 
 
 #[test]
 fn a_worker_whose_bodies_fill_the_pool_is_refused_with_the_key_to_raise() {
-    let limits = Limits { body_bytes_max: 1 << 20, assembly_bytes_max: 1 << 19, ..small_limits() };
-    let limits = Limits { message_size_max: 1 << 17, ..limits };
-    let mut simulation = Simulation::new(limits);
+    let mut simulation = Simulation::with_message_extents(64);
     let worker = simulation.open(&[1]);
     simulation.declare(worker, 1, "in");
     simulation.declare(worker, 1, "out");
@@ -253,8 +255,8 @@ fn a_second_content_of_a_connection_is_taken_or_refused_but_never_waits() {
 }
 
 /// Lets a client send `count` messages of 1 KiB to itself, and read only when all are sent.
-fn echo(limits: Limits, no_ack: bool, count: usize) -> (Simulation, usize) {
-    let mut simulation = Simulation::new(limits);
+fn echo(extents: usize, no_ack: bool, count: usize) -> (Simulation, usize) {
+    let mut simulation = Simulation::with_message_extents(extents);
     let shape = Shape { up_room: 64 << 10, down_room: 64 << 10, ..Shape::WIDE };
     let manners = Manners { sends_first: true, ..Manners::default() };
     let client = simulation.open_with(manners, shape, &[1, 2]);
@@ -270,7 +272,7 @@ fn echo(limits: Limits, no_ack: bool, count: usize) -> (Simulation, usize) {
 #[test]
 fn a_client_blocked_in_send_while_its_window_is_full_gets_through() {
     for (no_ack, count) in [(true, 1_500), (false, 1_000)] {
-        let (mut simulation, client) = echo(room_for(4_000), no_ack, count);
+        let (mut simulation, client) = echo(400, no_ack, count);
         assert!(simulation.clients[client].is_done_sending(), "it is stuck in send");
         assert_eq!(simulation.deliveries(client).len(), count);
         simulation.ack(client, 2, 0, true);
@@ -282,7 +284,7 @@ fn a_client_blocked_in_send_while_its_window_is_full_gets_through() {
 #[test]
 fn a_client_blocked_in_send_that_fills_the_pool_itself_is_notified() {
     for no_ack in [true, false] {
-        let (mut simulation, client) = echo(room_for(640), no_ack, 3_000);
+        let (mut simulation, client) = echo(40, no_ack, 3_000);
         simulation.pass_ms(REFUSED_AFTER_MS);
         assert!(simulation.clients[client].is_done_sending(), "it is stuck in send");
         let (code, text) = channel_fault(&simulation, client).expect("its channel is closed");
@@ -294,7 +296,7 @@ fn a_client_blocked_in_send_that_fills_the_pool_itself_is_notified() {
 /// Two publishers wait for the same few message slots, which are freed again and again: neither of them gets all.
 #[test]
 fn publishers_that_wait_for_a_full_pool_take_turns() {
-    let mut simulation = Simulation::new(room_for(320));
+    let mut simulation = Simulation::new(Limits { messages_max: 320, ..small_limits() });
     let consumer = simulation.open(&[1]);
     let mut queues = vec!["a".to_owned(), "b".to_owned()];
     for queue in &queues {
@@ -355,10 +357,9 @@ fn ten_thousand_pipelined_declares_are_answered_in_order_when_they_are_read() {
     simulation.end(&names.iter().map(String::as_str).collect::<Vec<_>>());
 }
 
-/// Returns a broker with 100 chunks for queue entries, and with this many queues bound to amq.fanout.
+/// Returns a broker with memory for less than 256 chunks of queue entries, and with this many queues bound to amq.fanout.
 fn with_fanout(queues: usize) -> (Simulation, usize, Vec<String>) {
-    let mut simulation =
-        Simulation::new(Limits { queue_entries_max: 100 * ENTRIES_PER_CHUNK as u32, ..small_limits() });
+    let mut simulation = Simulation::with_message_extents(4);
     let client = simulation.open(&[1]);
     let names: Vec<String> = (0..queues).map(|number| format!("target{number}")).collect();
     for name in &names {
@@ -376,7 +377,7 @@ fn publish_to_all(simulation: &mut Simulation, client: usize) {
 
 #[test]
 fn a_fanout_that_can_never_fit_is_refused_and_reaches_no_queue() {
-    let (mut simulation, client, names) = with_fanout(150);
+    let (mut simulation, client, names) = with_fanout(300);
     publish_to_all(&mut simulation, client);
     let (code, text) = channel_fault(&simulation, client).expect("its channel is closed");
     assert!(code == 506 && text.contains("raise memory_limit"), "{code} {text}");
@@ -392,7 +393,7 @@ fn a_fanout_that_can_never_fit_is_refused_and_reaches_no_queue() {
 fn a_fanout_that_fits_later_waits_and_then_reaches_all_queues() {
     let (mut simulation, client, mut names) = with_fanout(50);
     let other = simulation.open(&[1]);
-    for number in 0..60 {
+    for number in 0..80 {
         let name = format!("taken{number}");
         simulation.declare(other, 1, &name);
         simulation.publish_to(other, 1, &name, b"takes a chunk");
@@ -455,7 +456,7 @@ fn a_hundred_slow_consumers_of_a_large_message_share_one_copy() {
 
 #[test]
 fn a_publisher_at_its_limit_is_blocked_and_notified_and_resumes_without_a_timer() {
-    let mut simulation = Simulation::new(room_for(200));
+    let mut simulation = Simulation::with_message_extents(FEW);
     let consumer = simulation.open(&[1]);
     simulation.declare(consumer, 1, "q");
     let publisher = simulation.open(&[1]);
@@ -465,7 +466,7 @@ fn a_publisher_at_its_limit_is_blocked_and_notified_and_resumes_without_a_timer(
     simulation.run();
     assert!(simulation.clients[publisher].checker.is_blocked);
     let (ready, _) = simulation.counts(consumer, 1, "q");
-    assert_eq!(ready, 126, "two thirds of what ordinary publishers may have");
+    assert_eq!(ready, share_of_one_queue(&simulation), "two thirds of what ordinary publishers may have");
     simulation.consume(consumer, 1, "q", "it", true);
     let numbers: Vec<u32> = simulation
         .deliveries(consumer)
@@ -481,7 +482,7 @@ fn a_publisher_at_its_limit_is_blocked_and_notified_and_resumes_without_a_timer(
 
 #[test]
 fn every_blocked_publisher_resumes_after_a_purge() {
-    let mut simulation = Simulation::new(room_for(1_000));
+    let mut simulation = Simulation::with_message_extents(12);
     let fillers = fill(&mut simulation, ["full", "b", "c", "d", "e", "f", "g", "h"]);
     let waiting: Vec<usize> = (0..300).map(|_| simulation.open(&[1])).collect();
     let operator = simulation.open(&[1]);
@@ -507,7 +508,7 @@ fn every_blocked_publisher_resumes_after_a_purge() {
 
 #[test]
 fn a_publisher_resumes_when_the_full_queue_is_unbound() {
-    let mut simulation = Simulation::new(room_for(320));
+    let mut simulation = Simulation::with_message_extents(FEW);
     let (operator, publisher) = (simulation.open(&[1]), simulation.open(&[1]));
     simulation.declare(operator, 1, "full");
     let (queue, exchange, routing_key, arguments) = ("full", "amq.direct", "key", Table::EMPTY);
@@ -534,7 +535,7 @@ fn a_publisher_resumes_when_the_full_queue_is_unbound() {
 
 #[test]
 fn when_a_blocked_publisher_disconnects_the_next_one_resumes() {
-    let mut simulation = Simulation::new(room_for(320));
+    let mut simulation = Simulation::with_message_extents(FEW);
     let fillers = fill(&mut simulation, ["full", "brimful"]);
     let second = simulation.open(&[1]);
     simulation.publish_to(second, 1, "full", b"second");
@@ -630,7 +631,7 @@ fn a_lost_client_keeps_no_deliveries_while_its_input_waits() {
 
 #[test]
 fn a_request_that_was_blocked_is_delivered_with_its_reply_queue() {
-    let mut simulation = Simulation::new(room_for(320));
+    let mut simulation = Simulation::with_message_extents(4);
     let server = simulation.open(&[1]);
     simulation.declare(server, 1, "requests");
     let requester = simulation.open(&[1]);
@@ -682,14 +683,14 @@ fn a_publisher_that_does_not_read_its_returns_blocks_only_itself() {
 
 #[test]
 fn no_queue_takes_the_whole_pool() {
-    let mut simulation = Simulation::new(room_for(1_000));
+    let mut simulation = Simulation::with_message_extents(12);
     let greedy = simulation.open(&[1]);
     simulation.declare(greedy, 1, "greedy");
     for _ in 0..2_000 {
         simulation.publish_to(greedy, 1, "greedy", b"x");
     }
     simulation.run();
-    assert_eq!(simulation.counts_from_outside("greedy"), 626);
+    assert_eq!(simulation.counts_from_outside("greedy"), share_of_one_queue(&simulation));
     let modest = simulation.open(&[1]);
     simulation.declare(modest, 1, "modest");
     simulation.publish_to(modest, 1, "modest", b"x");
@@ -699,8 +700,7 @@ fn no_queue_takes_the_whole_pool() {
 
 #[test]
 fn deliveries_never_take_all_records_and_a_new_consumer_gets_some() {
-    let limits = Limits { unacknowledged_max: 64, ..small_limits() };
-    let mut simulation = Simulation::new(limits);
+    let mut simulation = Simulation::in_memory(wide_limits(), &memory_of(14, OTHER_EXTENTS));
     let publisher = simulation.open(&[1]);
     simulation.declare(publisher, 1, "q");
     for _ in 0..500 {
@@ -728,7 +728,7 @@ fn deliveries_never_take_all_records_and_a_new_consumer_gets_some() {
 
 #[test]
 fn a_blocked_publisher_is_not_closed_for_missing_progress() {
-    let mut simulation = Simulation::new(room_for(320));
+    let mut simulation = Simulation::with_message_extents(FEW);
     let manners = Manners { heartbeat_s: 60, sends_heartbeats: true, ..Manners::default() };
     let filler = simulation.open_with(manners, Shape::WIDE, &[1]);
     simulation.declare(filler, 1, "q");
@@ -795,8 +795,12 @@ fn a_channel_beyond_the_limit_is_refused_and_the_connection_continues() {
 fn queues_without_consumers_leave_memory_to_other_queues() {
     for hogs in [1, 3, 10] {
         for is_short_of_entries in [false, true] {
-            let short = Limits { queue_entries_max: 2_100, ..room_for(4_000) };
-            let mut simulation = Simulation::new(if is_short_of_entries { short } else { room_for(1_000) });
+            let (messages_max, queue_entries_max) = match is_short_of_entries {
+                false => (1_000, 32_000),
+                true => (4_000, 2_100),
+            };
+            let mut simulation =
+                Simulation::new(Limits { messages_max, queue_entries_max, ..small_limits() });
             let publisher = simulation.open(&[1]);
             let names: Vec<String> = (0..hogs).map(|number| format!("hog-{number}")).collect();
             for name in &names {
@@ -898,8 +902,7 @@ fn a_publisher_that_waits_for_the_disk_is_refused_when_no_consumer_can_take_its_
 /// publish is then refused, at its next retry or after 60 s. Its other channel goes on.
 #[test]
 fn a_publisher_that_waits_for_the_disk_is_refused_when_the_queue_entries_run_out() {
-    let entries = 64 * ENTRIES_PER_CHUNK as u32;
-    let mut simulation = Simulation::new(Limits { queue_entries_max: entries, ..small_limits() });
+    let mut simulation = Simulation::with_message_extents(7);
     simulation.keep_on_disk(small_disk());
     // Both workers hold a delivery, so they may use the last queue entries.
     let [waiting, taking] = [0; 2].map(|_| simulation.open(&[1, 2]));
@@ -910,7 +913,7 @@ fn a_publisher_that_waits_for_the_disk_is_refused_when_the_queue_entries_run_out
         simulation.run();
     }
     simulation.ask(taking, 1, &declare_with("kept", true, Table::EMPTY));
-    let queues: Vec<String> = (0..80).map(|number| format!("q{number}")).collect();
+    let queues: Vec<String> = (0..300).map(|number| format!("q{number}")).collect();
     queues.iter().for_each(|queue| simulation.declare(taking, 1, queue));
     fill_disk(&mut simulation, "filled");
     simulation.publish(waiting, 1, persistent("kept"), &[7; 3_000]);
@@ -934,7 +937,7 @@ fn a_publisher_that_waits_for_the_disk_is_refused_when_the_queue_entries_run_out
 #[test]
 fn definitions_that_filled_the_memory_are_there_after_a_start() {
     let limits =
-        Limits { queues_max: 20_000, names_bytes_max: 16 << 20, connections_max: 64, ..room_for(1_000) };
+        Limits { queues_max: 20_000, names_bytes_max: 16 << 20, connections_max: 64, ..small_limits() };
     let settings = Settings { index_bytes: 4 << 20, fixed_index_bytes: 4 << 20, ..Settings::default() };
     for definitions in [60, 69].map(|extents| COMMAND_EXTENTS + extents) {
         let memory = |less| {

@@ -543,7 +543,7 @@ fn a_client_that_accepts_no_connack_is_disconnected() {
 /// A publisher waits for memory. It gets its deliveries and PINGRESP nevertheless, each once, and goes on later.
 #[test]
 fn a_publisher_that_waits_for_memory_gets_pingresp() {
-    let mut simulation = Simulation::new(Limits { messages_max: 64, ..small_limits() });
+    let mut simulation = Simulation::with_message_extents(4);
     let amqp = simulation.open(&[1]);
     simulation.declare(amqp, 1, "full");
     let (queue, exchange, routing_key) = ("full", "amq.topic", "full");

@@ -4,7 +4,9 @@ use leveret_core::limits::Limits;
 use leveret_test_support::random::Random;
 use leveret_test_support::simulated_server::mqtt::{Login, MqttClient, packet};
 use leveret_test_support::simulated_server::websocket::{frame, request_upgrade, upgrade_request};
-use leveret_test_support::simulated_server::{Shape, Simulation, for_seeds, small_limits};
+use leveret_test_support::simulated_server::{
+    OTHER_EXTENTS, Shape, Simulation, for_seeds, memory_of, small_limits, wide_limits,
+};
 
 use super::mqtt::named;
 
@@ -265,10 +267,10 @@ fn a_closing_client_that_reads_nothing_is_dropped() {
 /// the publisher waits in the middle of a frame.
 #[test]
 fn input_is_peeked_at_when_memory_is_scarce() {
-    for (backlog, messages_max) in [(64 << 10, 2_000), (1 << 20, 12), (64 << 10, 12)] {
+    for (backlog, extents) in [(64 << 10, OTHER_EXTENTS), (1 << 20, 5), (64 << 10, 5)] {
         for shape in [Shape::WIDE, Shape::fragments(13), Shape::fragments(1_000)] {
-            let limits = Limits { input_backlog_bytes_max: backlog, messages_max, ..small_limits() };
-            let mut simulation = Simulation::new(limits);
+            let limits = Limits { input_backlog_bytes_max: backlog, ..wide_limits() };
+            let mut simulation = Simulation::in_memory(limits, &memory_of(OTHER_EXTENTS, extents));
             let mut reader = MqttClient::log_in(&mut simulation, &named("reader"));
             reader.subscribe(&mut simulation, &[("t/#", 1)]);
             let mut browser = MqttClient::log_in_websocket(&mut simulation, &named("browser"), shape);
@@ -292,7 +294,7 @@ fn input_is_peeked_at_when_memory_is_scarce() {
                 reader.acknowledge(&mut simulation, message.packet_id.expect("QoS 1"));
                 simulation.pass_ms(20);
             }
-            assert_eq!(received, 60, "{backlog} {messages_max} {shape:?}");
+            assert_eq!(received, 60, "{backlog} {extents} {shape:?}");
             for number in 1..=60_u16 {
                 assert_eq!(browser.expect(&mut simulation, 0x40).body, number.to_be_bytes());
             }

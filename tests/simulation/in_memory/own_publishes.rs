@@ -8,10 +8,8 @@ use leveret_test_support::simulated_server::*;
 
 const PERSISTENT: &[u8] = &[0x10, 0, 2];
 
-fn limits() -> Limits {
-    let (messages_max, body_bytes_max, assembly_bytes_max) = (800, 1 << 20, 1 << 19);
-    Limits { messages_max, body_bytes_max, assembly_bytes_max, ..small_limits() }
-}
+/// Extents of a memory for messages that a few hundred of them fill.
+const FEW: usize = 8;
 
 /// The arguments of a declaration.
 #[derive(Clone, Copy)]
@@ -83,7 +81,7 @@ fn counter(simulation: &Simulation) -> u64 {
 /// A device loses its link again and again, and nobody reads the queue that gets its wills.
 #[test]
 fn wills_fill_a_forgotten_queue_only_up_to_its_share() {
-    let mut simulation = Simulation::new(limits());
+    let mut simulation = Simulation::with_message_extents(FEW);
     let operator = simulation.open(&[1]);
     simulation.declare(operator, 1, "forgotten");
     simulation.ask(operator, 1, &bind("forgotten", "amq.topic", "#"));
@@ -106,7 +104,7 @@ fn wills_fill_a_forgotten_queue_only_up_to_its_share() {
 /// A queue with a length limit dead-letters each message that it drops, and nobody reads the dead letters.
 #[test]
 fn dead_letters_leave_memory_for_other_publishers() {
-    let mut simulation = Simulation::new(limits());
+    let mut simulation = Simulation::with_message_extents(2 * FEW);
     let client = simulation.open(&[1]);
     simulation.declare(client, 1, "dead");
     let given = [
@@ -136,7 +134,7 @@ fn dead_letters_leave_memory_for_other_publishers() {
 /// Two queues dead-letter to each other what expires in them. Both have used their shares, and nothing is left for others.
 #[test]
 fn queues_that_dead_letter_to_each_other_do_not_wait_for_each_other() {
-    let mut simulation = Simulation::new(limits());
+    let mut simulation = Simulation::new(Limits { messages_max: 800, ..small_limits() });
     let operator = simulation.open(&[1]);
     for (queue, other) in [("one", "two"), ("two", "one")] {
         let given = [
@@ -166,7 +164,7 @@ fn queues_that_dead_letter_to_each_other_do_not_wait_for_each_other() {
 /// Delayed messages become due, and nobody reads the queue that gets them.
 #[test]
 fn delayed_messages_leave_memory_for_other_publishers() {
-    let mut simulation = Simulation::new(limits());
+    let mut simulation = Simulation::with_message_extents(FEW);
     let client = simulation.open(&[1]);
     simulation.declare(client, 1, "late");
     let mut bytes = [0; 512];
@@ -211,8 +209,7 @@ fn forgotten_queues_leave_space_in_the_log_for_other_publishers() {
                 .flat_map(|(count, is_together)| [(count, is_together, false), (count, is_together, true)])
         {
             let what = format!("{segments_max} {forgotten} {is_together} {has_dead_letters}");
-            let mut simulation =
-                Simulation::new(Limits { messages_max: 4_000, body_bytes_max: 16 << 20, ..limits() });
+            let mut simulation = Simulation::with_message_extents(1_100);
             let settings = Settings {
                 segment_bytes: 256 << 10,
                 commit_bytes: 64 << 10,

@@ -8,6 +8,8 @@ use leveret_core::time::Now;
 use leveret_test_support::simulated_server::*;
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+/// Extents of a memory for messages that a few hundred of them fill.
+const FEW: usize = 4;
 
 fn with_heartbeat(heartbeat_s: u16, sends_heartbeats: bool) -> Manners {
     Manners { heartbeat_s, sends_heartbeats, ..Manners::default() }
@@ -55,21 +57,22 @@ fn any_traffic_counts_as_a_heartbeat() {
 
 #[test]
 fn a_publisher_that_is_blocked_for_a_day_stays_connected_and_resumes() {
-    let mut simulation = Simulation::new(Limits { messages_max: 64, ..small_limits() });
+    let mut simulation = Simulation::with_message_extents(FEW);
     let waiting = simulation.open_with(with_heartbeat(10, true), Shape::WIDE, &[1]);
     simulation.declare(waiting, 1, "q");
-    for _ in 0..60 {
+    for _ in 0..200 {
         simulation.publish_to(waiting, 1, "q", b"x");
     }
     simulation.pass_ms(DAY_MS);
     assert!(simulation.clients[waiting].checker.is_blocked);
     assert!(simulation.clients[waiting].checker.heartbeats > DAY_MS / 10_000, "it hears that we are there");
     let operator = simulation.open(&[1]);
+    let (before, _) = simulation.counts(operator, 1, "q");
     simulation.ask(operator, 1, &purge("q"));
     simulation.pass_ms(100);
     assert!(!simulation.clients[waiting].checker.is_blocked);
     simulation.pass_ms(15_000);
-    assert_eq!(simulation.counts(waiting, 1, "q"), (19, 0));
+    assert_eq!(simulation.counts(waiting, 1, "q"), (200 - before, 0));
     simulation.end(&["q"]);
 }
 
@@ -79,11 +82,11 @@ fn a_publisher_that_is_blocked_for_a_day_stays_connected_and_resumes() {
 /// slowly, loses nothing.
 #[test]
 fn a_blocked_publisher_can_close_its_connection() {
-    for (gets, kept) in [(0, 41), (24, 60)] {
-        let mut simulation = Simulation::new(Limits { messages_max: 64, ..small_limits() });
+    for (gets, kept) in [(0, 161), (40, 180)] {
+        let mut simulation = Simulation::with_message_extents(FEW);
         let waiting = simulation.open(&[1]);
         simulation.declare(waiting, 1, "q");
-        for _ in 0..60 {
+        for _ in 0..180 {
             simulation.publish_to(waiting, 1, "q", b"x");
         }
         simulation.pass_ms(200);
