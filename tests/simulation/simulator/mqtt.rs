@@ -125,7 +125,7 @@ impl Counts {
         assert!(self.accepted > 50 * seeds && self.resent > 5 * seeds, "too few messages: {self:?}");
         assert!(self.owed > 40 * seeds && self.exact > 10 * seeds, "too few guarantees: {self:?}");
         assert!(self.shared > 2 * seeds && self.retained > 2 * seeds, "too few guarantees: {self:?}");
-        assert!(self.refused > 0 && self.short_steps > seeds / 2, "memory is too seldom short: {self:?}");
+        assert!(self.short_steps > seeds / 8, "memory is too seldom short: {self:?}");
     }
 }
 
