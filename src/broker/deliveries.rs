@@ -21,6 +21,7 @@ use leveret_core::command::{ChannelId, ConsumerId, QueueId, Settlement, Subscrip
 use leveret_core::mem::{Class, Links, List, Memory, MessageId, Slab, sort_by_key};
 
 use crate::republish::Reason;
+use crate::state::{CHANNEL_BYTES, CONNECTION_BYTES, CONSUMER_BYTES};
 
 /// The requeued messages of one queue, ordered by offset: a leftist heap whose nodes are the delivery
 /// records. Adding a message, and removing the one with the lowest offset, takes logarithmic time in any
@@ -208,6 +209,12 @@ pub(crate) struct NewDelivery {
     pub(crate) no_ack: bool,
 }
 
+/// The part (1/10) of the floor of clients that only deliveries can take. A connection with a channel and a consumer takes more
+/// than ten times the bytes of a delivery. So there is one for each of those that fit into the floor.
+const FLOOR_PART: usize = 10;
+const _: () =
+    assert!(CONNECTION_BYTES + CHANNEL_BYTES + CONSUMER_BYTES > FLOOR_PART * Deliveries::RECORD_BYTES);
+
 /// The pool of deliveries.
 #[derive(Debug)]
 pub(crate) struct Deliveries {
@@ -235,8 +242,11 @@ impl Deliveries {
     }
 
     pub(crate) fn with_capacity(capacity: usize, memory: &Memory) -> Self {
+        // Connections, channels and consumers leave this to deliveries. Otherwise a consumer could exist that never gets a
+        // message.
+        let floor = memory.class_floor(Class::Clients) / FLOOR_PART;
         Self {
-            slab: Slab::in_memory(capacity, memory, Class::Clients),
+            slab: Slab::in_memory(capacity, memory, Class::Clients).with_floor(floor),
             buckets: vec![0; Self::bucket_count(capacity)].into_boxed_slice(),
             requeued_count: 0,
             evictable: List::default(),

@@ -29,6 +29,10 @@ pub const EXTENT_BYTES: usize = 16 << 10;
 /// needs up to three for each pool with its table; what may be larger (names, pairs of headers) is checked exactly.
 pub const COMMAND_EXTENTS: usize = 24;
 
+/// Number of extents that clients can always have, even in the smallest memory. The first records of all their pools need up to
+/// 20 extents, so one client can log in, consume and have a session.
+const CLIENT_EXTENTS_MIN: usize = 24;
+
 /// What a pool's records are for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Class {
@@ -104,13 +108,13 @@ impl Memory {
         Self(Rc::new(counts))
     }
 
-    /// Creates a memory of this many bytes. Clients and definitions can always have a tenth of it, and messages an eighth. Beyond
-    /// these, definitions leave another eighth to messages, and clients a sixteenth.
+    /// Creates a memory of this many bytes. Clients and definitions can always have a tenth of it, and messages an eighth; clients
+    /// at least [`CLIENT_EXTENTS_MIN`]. Beyond these, definitions leave another eighth to messages, and clients a sixteenth.
     pub fn with_bytes(bytes: u64) -> Self {
         // The bitmaps of the pools take less than 1/64 of their bytes.
         let extents = usize::try_from(bytes / 64 * 63).unwrap_or(usize::MAX) / EXTENT_BYTES;
         let unit = rustix::param::page_size().div_ceil(EXTENT_BYTES);
-        let floors = [extents / 10, extents / 10, extents / 8];
+        let floors = [(extents / 10).max(CLIENT_EXTENTS_MIN), extents / 10, extents / 8];
         Self::with_unit(extents, floors, [extents / 16, extents / 8, 0], unit)
     }
 
@@ -122,11 +126,9 @@ impl Memory {
     /// Opens the account of a pool. `floor` is the number of extents, or of pages of the kernel if these are larger, that
     /// the pool can always take.
     pub fn account(&self, class: Class, floor: usize) -> Account {
-        let floor = floor * self.0.unit;
-        let used = &self.0.classes[class as usize].used;
-        used.set(used.get() + floor);
-        self.0.update();
-        Account { counts: Rc::clone(&self.0), class, held: 0, floor }
+        let mut account = Account { counts: Rc::clone(&self.0), class, held: 0, floor: 0 };
+        account.set_floor(floor * self.0.unit);
+        account
     }
 
     /// Sets whether the broker restores what it had before its start. The checks for capacity then leave no extents, because
@@ -141,6 +143,11 @@ impl Memory {
     pub fn class_bytes(&self, class: Class) -> u64 {
         let class = &self.0.classes[class as usize];
         (class.used.get() as u64 + class.available.get() as u64).saturating_mul(EXTENT_BYTES as u64)
+    }
+
+    /// Returns the number of extents that only the pools of a class can take.
+    pub fn class_floor(&self, class: Class) -> usize {
+        self.0.classes[class as usize].floor
     }
 
     /// Returns the number of extents that all pools hold together, own floors that they have not reached included.
@@ -205,6 +212,15 @@ impl Account {
     /// Returns the account of a pool of which only the number of records is limited.
     pub fn unlimited() -> Self {
         Memory::unlimited().account(Class::Clients, 0)
+    }
+
+    /// Sets the number of extents that only this pool can take, rounded up to whole pages of the kernel.
+    pub(super) fn set_floor(&mut self, extents: usize) {
+        let reserved = self.reserved();
+        self.floor = extents.next_multiple_of(self.counts.unit);
+        let used = &self.class().used;
+        used.set(used.get() - reserved + self.reserved());
+        self.counts.update();
     }
 
     /// Returns the number of extents that this pool holds.

@@ -132,6 +132,12 @@ impl Places {
         &self.extents.account
     }
 
+    /// Sets the number of extents of the memory that only this pool can take. They are at least those that touching an extent
+    /// of the pool can cost, so there can always be a place.
+    pub(super) fn set_floor(&mut self, extents: usize) {
+        self.extents.account.set_floor(extents.max(self.extents.cost_max));
+    }
+
     /// Returns the number of places in extents that are not touched.
     #[inline]
     pub(super) const fn untouched(&self) -> usize {

@@ -49,6 +49,13 @@ impl<T> Slab<T> {
         self
     }
 
+    /// Sets the number of extents of the memory that only this pool can take. They are enough for at least one record.
+    #[must_use]
+    pub fn with_floor(mut self, extents: usize) -> Self {
+        self.places.set_floor(extents);
+        self
+    }
+
     /// Charges `bytes` more for each record.
     ///
     /// # Panics

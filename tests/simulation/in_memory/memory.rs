@@ -7,7 +7,7 @@
 //! for it.
 
 use leveret_amqp::{Method, Table, Writer};
-use leveret_core::limits::Limits;
+use leveret_core::limits::{Limits, SHARED_BYTES_MIN};
 use leveret_core::mem::{COMMAND_EXTENTS, Memory};
 use leveret_storage::Settings;
 
@@ -724,6 +724,64 @@ fn deliveries_never_take_all_records_and_a_new_consumer_gets_some() {
         taken = left;
     }
     simulation.end(&["q"]);
+}
+
+/// Channels take all memory of clients before the first message comes: deliveries have an own part of it.
+#[test]
+fn consumers_get_messages_although_channels_have_used_the_memory_of_clients() {
+    for clients in [15, 20, 60, 200] {
+        let limits = Limits { channels_max: 20_000, channel_max: 2047, ..wide_limits() };
+        let mut simulation = Simulation::in_memory(limits, &memory_of(clients, OTHER_EXTENTS));
+        let publisher = simulation.open(&[1]);
+        simulation.declare(publisher, 1, "q");
+        let consumers = [0; 3].map(|_| simulation.open(&[1]));
+        consumers.iter().for_each(|consumer| simulation.consume(*consumer, 1, "q", "it", false));
+        // A connection may have as many channels as it leaves, so only several of them take all.
+        for _ in 0..20 {
+            let opener = simulation.open(&[]);
+            for number in 1..=simulation.clients[opener].channel_max {
+                simulation.send(opener, number, &Method::ChannelOpen {});
+                simulation.run();
+                if simulation.clients[opener].closed_with.is_some() {
+                    break;
+                }
+            }
+        }
+        for _ in 0..500 {
+            simulation.publish_to(publisher, 1, "q", b"x");
+        }
+        simulation.run();
+        let mut left = 500;
+        while left > 0 {
+            let before = left;
+            for consumer in consumers {
+                left -= simulation.deliveries(consumer).len();
+                simulation.ack(consumer, 1, 0, true);
+                simulation.run();
+            }
+            assert!(left < before, "with {clients} extents, {left} messages are ready and none is delivered");
+        }
+        simulation.end(&["q"]);
+    }
+}
+
+/// Messages have filled the smallest memory that pools can share: a client can still log in, consume and acknowledge.
+#[test]
+fn messages_leave_enough_of_the_smallest_memory_to_a_consumer() {
+    let mut simulation = Simulation::in_memory(wide_limits(), &Memory::with_bytes(SHARED_BYTES_MIN));
+    let fillers = fill(&mut simulation, ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]);
+    fillers.into_iter().for_each(|filler| simulation.lose(filler));
+    simulation.pass_ms(LOST_MS);
+    let consumer = simulation.open(&[1]);
+    simulation.declare(consumer, 1, "empty");
+    for queue in ["a", "j"] {
+        simulation.consume(consumer, 1, queue, queue, false);
+        while simulation.counts(consumer, 1, queue).0 > 0 {
+            assert!(!simulation.deliveries(consumer).is_empty());
+            simulation.ack(consumer, 1, 0, true);
+            simulation.run();
+        }
+    }
 }
 
 #[test]
