@@ -8,8 +8,9 @@
 //!
 //! # Invariants
 //! - Publishers retry in the order of the list. While message memory is used up, all wait and keep their order.
-//! - A publisher that still waits after its retry moves to the end of the list. It keeps the first place if message
-//!   memory is used up, it has published nothing, and its client is not lost.
+//! - A publisher that still waits after its retry moves to the end of the list if it has published something. Otherwise it
+//!   keeps its place among those that have not. So several publishers share what is freed in each turn.
+//! - While message memory is used up, a publisher that has published nothing is retried first again, unless its client is lost.
 //! - A logged wait is followed by a logged end.
 
 use leveret_broker::{DiskFacts, Shortage, WaitingByKind, WaitingPublishers};
@@ -45,6 +46,8 @@ pub(super) struct BlockedPublishers {
     pub(super) capacity_seen: u64,
     /// Number of publishers that have not retried since that value was reached.
     pub(super) retries_left: usize,
+    /// Number of publishers that retried since then in vain. On the list they follow those that have not retried.
+    pub(super) failed_count: usize,
     /// The claim of a message that waits for memory for its body, and the time at which slow bodies are ended
     /// to free memory.
     pub(super) assembly_wait: Option<(u64, Deadline)>,
@@ -57,6 +60,7 @@ impl BlockedPublishers {
             disk_logged_at: None,
             capacity_seen: 0,
             retries_left: 0,
+            failed_count: 0,
             assembly_wait: None,
         }
     }
@@ -183,7 +187,7 @@ impl<P: Platform> Engine<P> {
             self.shared.broker.watch_publish(connection);
         }
         let taken_before = self.shared.broker.counters().received;
-        self.blocked.retries_left = waiting;
+        (self.blocked.retries_left, self.blocked.failed_count) = (waiting, 0);
         self.retry_blocked_publishers();
         self.close();
         let is_taken = self.shared.broker.counters().received > taken_before;
@@ -224,8 +228,8 @@ impl<P: Platform> Engine<P> {
         }
         let made = self.shared.capacity_freed();
         if made != self.blocked.capacity_seen {
-            (self.blocked.capacity_seen, self.blocked.retries_left) =
-                (made, self.shared.lists.for_capacity.len());
+            self.blocked.capacity_seen = made;
+            (self.blocked.retries_left, self.blocked.failed_count) = (self.shared.lists.for_capacity.len(), 0);
         }
         // Freed memory is reserved for a large message at the head of the list. So the first publisher may
         // succeed although others cannot publish.
@@ -248,6 +252,7 @@ impl<P: Platform> Engine<P> {
             left -= 1;
             if self.shared.broker.is_still_blocked(&self.shared.resources.messages, id) {
                 self.shared.lists.for_capacity.push(waiting);
+                self.keep_place_of_last();
                 continue;
             }
             let Some(peer) = self.shared.peers.get_mut(id) else { continue };
@@ -265,15 +270,26 @@ impl<P: Platform> Engine<P> {
             // A publisher that published something waits behind the others. Instead of blocking again, it may
             // have been refused, because it needs more than a connection may wait for.
             let is_lost = self.shared.peers.get(waiting).is_none_or(|peer| peer.lost.is_some());
-            let is_first_again = is_held && !has_published && !is_lost;
-            if is_first_again && self.shared.lists.for_capacity.last() == Some(waiting) {
-                self.shared.lists.for_capacity.move_to(waiting, 0);
+            if !has_published && !is_lost && self.shared.lists.for_capacity.last() == Some(waiting) {
+                match is_held {
+                    true => self.shared.lists.for_capacity.move_last_to(0),
+                    false => self.keep_place_of_last(),
+                }
             }
             if is_lost {
                 // Its message may be too large for the memory that is left. Others do not wait for that.
                 self.shared.resources.messages.lift_hold();
             }
         }
+    }
+
+    /// Moves the last publisher, which has retried in vain, before those that have published something.
+    fn keep_place_of_last(&mut self) {
+        let place = self.blocked.retries_left + self.blocked.failed_count;
+        let list = &mut self.shared.lists.for_capacity;
+        // Publishers may have left the list since the retries were counted.
+        list.move_last_to(place.min(list.len() - 1));
+        self.blocked.failed_count += 1;
     }
 
     /// Closes connections whose messages have been arriving too slowly while others wait for their memory.

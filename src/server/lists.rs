@@ -167,12 +167,13 @@ impl WaitList {
         id
     }
 
-    /// Moves a peer that is on the list to position `at`.
-    pub(super) fn move_to(&mut self, id: PeerId, at: usize) {
-        self.remove(id);
-        let (word, bit) = Self::bit(id);
-        self.flags[word] |= bit;
-        self.queue.insert(at, id);
+    /// Moves the last peer to position `at`, which must be on the list.
+    pub(super) fn move_last_to(&mut self, at: usize) {
+        if at + 1 < self.queue.len()
+            && let Some(id) = self.queue.pop_back()
+        {
+            self.queue.insert(at, id);
+        }
     }
 
     /// Returns the last peer.
@@ -236,7 +237,7 @@ mod wait_list_tests {
             list.push(id(index));
         }
         assert_eq!(list.iter().collect::<Vec<_>>(), [id(129), id(3), id(64)]);
-        list.move_to(id(64), 0);
+        list.move_last_to(0);
         assert_eq!((list.get(0), list.last()), (Some(id(64)), Some(id(3))));
         list.remove(id(3));
         list.remove(id(3));
