@@ -220,8 +220,11 @@ impl Log {
         let length = padded(self.pending.len());
         self.space.active.note(self.pending.record_bytes());
         let (mut segment_header, mut seal) = (None, None);
+        // A commit that removes segments also writes their deletions again. If these opened a segment, the one before would be
+        // removed next, with the same deletions, and so on without end.
+        let removes_segments = self.compactor.drain.is_some() || !in_flight.drained.is_empty();
         let is_full = self.space.ends_active_early()
-            || self.space.footer_ends_active()
+            || self.space.footer_ends_active() && !removes_segments
             || !self.space.active.holds_with_footer(length);
         let slot = if is_full { self.space.slots.take_free() } else { None };
         if slot.is_none() && !self.space.active.holds(length) {
