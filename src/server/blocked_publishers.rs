@@ -229,7 +229,8 @@ impl<P: Platform> Engine<P> {
         let made = self.shared.capacity_freed();
         if made != self.blocked.capacity_seen {
             self.blocked.capacity_seen = made;
-            (self.blocked.retries_left, self.blocked.failed_count) = (self.shared.lists.for_capacity.len(), 0);
+            (self.blocked.retries_left, self.blocked.failed_count) =
+                (self.shared.lists.for_capacity.len(), 0);
         }
         // Freed memory is reserved for a large message at the head of the list. So the first publisher may
         // succeed although others cannot publish.
