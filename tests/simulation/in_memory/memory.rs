@@ -135,7 +135,7 @@ fn a_worker_whose_bodies_fill_the_pool_is_refused_with_the_key_to_raise() {
 /// A connection begins messages on twenty channels. The first one waits, and all together need more than becomes free.
 #[test]
 fn a_publisher_that_waited_and_then_needs_too_much_is_refused() {
-    let mut simulation = Simulation::new(room_for(64));
+    let mut simulation = Simulation::new(Limits { messages_max: 64, ..small_limits() });
     let reader = simulation.open(&[1]);
     // A queue may have twice what is free: these take all 60 that ordinary publishers can have.
     for (queue, count) in [("q", 30), ("r", 21), ("s", 7), ("t", 2)] {
