@@ -1411,8 +1411,16 @@ impl Messages {
         // this one leaves, so it counts as large.
         let leaves_more = self.large_kept_from(Share::Ordinary, pages) > 0;
         let is_large = leaves_more || pages > (self.pages_max / READ_BACK_PART).max(LARGE_PAGES_MIN);
+        // If definitions have grown, the message may not fit even with all others gone. It waits, but it must not keep what
+        // others free.
+        let account = self.blocks.places().account();
+        let kept = self.pages_reserve + self.large_reserve;
+        let may_fit = pages + kept <= account.class_max().saturating_mul(PAGES_PER_EXTENT);
         let freed = self.bytes_freed;
-        if is_large && let Some(claim) = self.claim_of(id, pages) {
+        if is_large
+            && may_fit
+            && let Some(claim) = self.claim_of(id, pages)
+        {
             claim.bytes_since.get_or_insert(freed);
         }
         is_large

@@ -834,7 +834,7 @@ fn a_channel_beyond_the_limit_is_refused_and_the_connection_continues() {
         let Method::ChannelClose { reply_code: 506, reply_text, .. } = said.method() else {
             panic!("{}", said.shown())
         };
-        assert!(reply_text.contains("another channel"), "{reply_text}");
+        assert!(reply_text.contains("channel") && reply_text.contains("memory_limit"), "{reply_text}");
     };
     for _ in 0..40 {
         refused(&mut simulation, second, 3);

@@ -397,6 +397,27 @@ fn slots_that_become_free_are_claimed_for_a_large_body() {
     }
 }
 
+/// Definitions have taken so much that a large message does not fit even with all others gone. It waits, and the memory that
+/// others free stays for them.
+#[test]
+fn a_message_that_cannot_fit_claims_no_memory() {
+    let memory = Memory::new(64 + COMMAND_EXTENTS, [0; 3]);
+    let limits =
+        MessageLimits { messages_max: 1 << 20, body_bytes_max: 1 << 30, assembly_bytes_max: 1 << 30 };
+    let mut pool = Messages::in_memory(limits, &memory);
+    let mut definitions = memory.account(Class::Definitions, 0);
+    assert!(definitions.take(40));
+    let large = pool.begin("", b"q", Share::Ordinary).unwrap();
+    assert_eq!(reserve(&mut pool, large, 120), Err(PoolFull::Memory));
+    for _ in 0..200 {
+        let id = pool.begin("", b"q", Share::Ordinary).unwrap();
+        assert_eq!(reserve(&mut pool, id, 4), Ok(()));
+        pool.release(id);
+    }
+    definitions.give(40);
+    assert_eq!(reserve(&mut pool, large, 120), Ok(()));
+}
+
 /// Whatever is refused, nothing is half done, and the pools never hold more extents than the memory has.
 #[test]
 fn a_memory_of_few_extents_refuses_and_changes_nothing() {
