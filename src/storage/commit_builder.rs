@@ -220,11 +220,8 @@ impl Log {
         let length = padded(self.pending.len());
         self.space.active.note(self.pending.record_bytes());
         let (mut segment_header, mut seal) = (None, None);
-        // A commit that removes segments also writes their deletions again. If these opened a segment, the one before would be
-        // removed next, with the same deletions, and so on without end.
-        let removes_segments = self.compactor.drain.is_some() || !in_flight.drained.is_empty();
         let is_full = self.space.ends_active_early()
-            || self.space.footer_ends_active() && !removes_segments
+            || self.space.footer_ends_active()
             || !self.space.active.holds_with_footer(length);
         let slot = if is_full { self.space.slots.take_free() } else { None };
         if slot.is_none() && !self.space.active.holds(length) {
@@ -358,6 +355,7 @@ impl Log {
             }
             self.counters.segments_recycled += 1;
         }
+        self.compactor.kept_for_deletions.clear();
         self.index.remove_segments(&left);
         self.compactor.buffers.drain_segments = left;
         self.yield_backup_pin();

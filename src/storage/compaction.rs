@@ -115,10 +115,17 @@ impl Log {
         {
             return;
         }
-        let most = if self.space.needs_room() {
-            1
-        } else {
-            Drain::segments_max(self.settings.commit_bytes as usize)
+        let needs_room = self.space.needs_room();
+        let most = if needs_room { 1 } else { Drain::segments_max(self.settings.commit_bytes as usize) };
+        // Deletions that fill more than half of a footer would end the active segment when they are written again. It would be
+        // removed next, with the same deletions, and so on without end.
+        let mut kept = core::mem::take(&mut self.compactor.kept_for_deletions);
+        let rewritten_bytes_max = match needs_room {
+            true => {
+                kept.clear();
+                usize::MAX
+            }
+            false => self.space.active.footer().records_bytes_max() / 2,
         };
         let compaction = self.compactor.compaction.as_ref().map(|compaction| compaction.segment);
         let found = self.index.segments().iter().filter(|&(sequence, segment)| {
@@ -130,13 +137,22 @@ impl Log {
         let mut segments = core::mem::take(&mut self.compactor.buffers.drain_segments);
         segments.clear();
         for (&sequence, _) in found {
-            if segments.is_empty() || self.index.deletions_to_rewrite(sequence).next().is_none() {
+            if kept.contains(&sequence) {
+                continue;
+            }
+            let mut deletions = self.index.deletions_to_rewrite(sequence);
+            if !segments.is_empty() {
+                segments.extend(deletions.next().is_none().then_some(sequence));
+            } else if bytes_of_deletions(deletions) <= rewritten_bytes_max {
                 segments.push(sequence);
+            } else {
+                kept.push(sequence);
             }
             if segments.len() >= most {
                 break;
             }
         }
+        self.compactor.kept_for_deletions = kept;
         let Some(first) = segments.first() else {
             self.compactor.buffers.drain_segments = segments;
             return;
@@ -655,6 +671,11 @@ impl Log {
 /// Maximum bytes of a record that removes a segment.
 pub(super) const REMOVED_BYTES_MAX: usize = 16;
 
+/// Returns the bytes of the records that delete these definitions.
+fn bytes_of_deletions<'k>(deletions: impl Iterator<Item = (&'k [u8], u64)>) -> usize {
+    deletions.map(|(key, version)| Record::Defined { version, key, value: None }.bytes_max()).sum()
+}
+
 /// The state of the compactor.
 #[derive(Debug)]
 pub(super) struct Compactor {
@@ -669,6 +690,9 @@ pub(super) struct Compactor {
     pub(super) runs_ahead: bool,
     /// The results of past compactions.
     pub(super) history: CompactionHistory,
+    /// Segments without live records that stay because of the deletions in them, until there is need of space or another
+    /// segment was removed.
+    pub(super) kept_for_deletions: Vec<u64>,
     /// Whether records were settled or written since the compactor last looked for a segment.
     pub(super) may_have_work: bool,
     /// Bytes read from the segment; empty while a read is in flight.
@@ -685,6 +709,7 @@ impl Compactor {
             replication: DefinitionReplication::due(),
             runs_ahead: false,
             history: CompactionHistory::default(),
+            kept_for_deletions: Vec::new(),
             may_have_work: true,
             buffer: vec![0; buffer_bytes],
             buffers: CompactorBuffers::default(),

@@ -202,6 +202,11 @@ impl Footer {
         self.is_incomplete
     }
 
+    /// Returns how many bytes the records that are no messages may take in the footer.
+    pub(super) fn records_bytes_max(&self) -> usize {
+        self.entries_bytes_max.unwrap_or(usize::MAX)
+    }
+
     /// Returns whether the last [`Footer::note_records`] was the first to leave records out.
     pub(super) const fn became_incomplete(&self) -> bool {
         self.is_incomplete && !self.before_last.is_incomplete

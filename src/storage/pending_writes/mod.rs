@@ -217,7 +217,7 @@ impl Appended {
     }
 }
 
-/// How much memory is left for the index of the log (`index_bytes_max`), from least to most.
+/// How much memory is left for the index of the log, from least to most.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum IndexCapacity {
     /// None.
