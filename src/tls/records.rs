@@ -7,7 +7,7 @@
 //! # Invariants
 //! - No input or output is stored here, only keys and counters. The caller stores an incomplete record and passes it in
 //!   again with its rest.
-//! - A sealed record has at most [`RECORD_BYTES_MAX`] bytes and must be sent completely.
+//! - A sealed record has at most [`SEALED_BYTES_MAX`] bytes and must be sent completely.
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
@@ -16,13 +16,15 @@ use rustls::unbuffered::{
 };
 use rustls::{CommonState, Error};
 
-/// Maximum plaintext of one record in bytes.
-pub const PLAIN_BYTES_MAX: usize = 16 << 10;
+/// Maximum plaintext of a record that is sent, in bytes. A peer may send four times as much. Memory for a sealed record is
+/// reserved for each connection, and longer records save only 20 bytes and one call of the cipher for each 4 KiB.
+pub const PLAIN_BYTES_MAX: usize = 4 << 10;
 const HEAD_BYTES: usize = 5;
-/// Maximum size of a record with the overhead of encryption in bytes.
-pub const RECORD_BYTES_MAX: usize = HEAD_BYTES + PLAIN_BYTES_MAX + (2 << 10);
+/// Maximum size of a received record with the overhead of encryption in bytes (RFC 8446, section 5.2, and RFC 5246, section
+/// 6.2.3).
+pub const RECORD_BYTES_MAX: usize = HEAD_BYTES + (16 << 10) + (2 << 10);
 /// Buffer size for a sealed record and messages of rustls in bytes.
-pub const SEALED_BYTES_MAX: usize = RECORD_BYTES_MAX + 256;
+pub const SEALED_BYTES_MAX: usize = HEAD_BYTES + PLAIN_BYTES_MAX + 512;
 
 /// Memory of an open session in bytes: rustls' state with its keys. Measured 4.2 KiB including all other
 /// allocations of a connection, and rounded up.
