@@ -2,6 +2,7 @@
 //!
 //! A flag has the name of its configuration key, with hyphens, and accepts the same values.
 
+use crate::plan::Plan;
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -52,6 +53,8 @@ pub struct ConfigArguments {
     pub connects: bool,
     /// `leveret check` only prints a drop-in for the systemd unit.
     pub is_drop_in: bool,
+    /// The plant that `leveret check` compares with the configuration.
+    pub plan: Option<Plan>,
 }
 
 /// A page of the help.
@@ -268,6 +271,13 @@ const OPTIONS: Table<ConfigArguments> = Table(&[Section {
                 Ok(())
             },
         ),
+        OptionRow::new(
+            "--plan",
+            "PLANT",
+            "of check: whether a plant fits, such as mqtt=500,tls,users=500,queues=20 or\n\
+             amqp=20,backlog=100000x200; the guide explains all parts",
+            |said, given| given.value().map(|plan| said.plan = Some(plan)),
+        ),
         OptionRow::help(),
         OptionRow::version(),
     ],
@@ -326,7 +336,9 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<CommandLin
             (Some(_), _) => return Err(BadArguments::one_too_many(&word)),
         }
     }
-    for (is_said, option) in [(said.connects, "--connect"), (said.is_drop_in, "--drop-in")] {
+    for (is_said, option) in
+        [(said.connects, "--connect"), (said.is_drop_in, "--drop-in"), (said.plan.is_some(), "--plan")]
+    {
         if is_said && command.as_deref() != Some("check") {
             return Err(BadArguments::new(format!("{option} is an option of leveret check")));
         }
@@ -648,9 +660,11 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
                 return Ok(ExitCode::SUCCESS);
             }
             let found = said.connects.then(|| config.clone());
-            let (report, verdict) = check::check(config);
+            let (report, verdict) = check::check(config, said.plan.as_ref());
             print(&report)?;
-            verdict?;
+            if !verdict? {
+                return Ok(ExitCode::FAILURE);
+            }
             if let Some(config) = found {
                 let (found, is_good) = leveret_daemon::try_upstreams(&config);
                 print(&found)?;
@@ -732,7 +746,7 @@ mod tests {
         refused(
             "-x",
             "unknown option -x; there are --config, --board, --listen, --port, --listen-tls, --listen-unix, \
-                 --mqtt, --mqtt-tls, --management, --management-tls, --metrics, --data-dir, --memory-limit, --log-level, --connect, --drop-in, \
+                 --mqtt, --mqtt-tls, --management, --management-tls, --metrics, --data-dir, --memory-limit, --log-level, --connect, --drop-in, --plan, \
                  --help, --version",
         );
         assert_eq!(parsed("inspect").unwrap_err().exit_code, 3);

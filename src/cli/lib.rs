@@ -14,6 +14,7 @@ pub mod ctl;
 mod drop_in;
 pub mod inspect;
 pub mod json;
+pub mod plan;
 mod progress;
 pub mod restore;
 mod store_limits;
