@@ -162,7 +162,7 @@ impl Parameters {
         let is_shovel = vhost.is_some() && view.component == SHOVEL;
         if old.is_none() && is_shovel {
             if self.count(ParameterRecord::is_shovel) >= self.shovels_max {
-                return Err(OperatorFault::NoCapacity("more than 32 bridges and shovels"));
+                return Err(OperatorFault::TooManyShovels);
             }
             if self.shovel_memory.free() < self.shovel_bytes {
                 return Err(OperatorFault::NoCapacity("another shovel"));
@@ -328,7 +328,7 @@ const UNPLACED_MAX: usize = 64;
 
 /// The unplaced parameters: those that are in the log but found no capacity in memory at start.
 ///
-/// This happens after `parameters_max` was lowered. Operators can clear unplaced parameters, and components
+/// This happens after `memory_limit` was lowered. Operators can clear unplaced parameters, and components
 /// must not act as if they had been cleared. Only [`UNPLACED_MAX`] of them are known by name. If there are
 /// more, or if the log has unreadable parameters, any name may be that of a parameter in the log.
 #[derive(Debug)]
@@ -558,10 +558,7 @@ mod tests {
     fn shovels_and_parameters_are_limited_and_existing_ones_can_change() {
         let mut world = ParametersFixture::new(1);
         world.set(shovel("a", "1"), ANN).expect("there is a place");
-        assert_eq!(
-            world.set(shovel("b", "1"), ANN),
-            Err(OperatorFault::NoCapacity("more than 32 bridges and shovels"))
-        );
+        assert_eq!(world.set(shovel("b", "1"), ANN), Err(OperatorFault::TooManyShovels));
         for name in ["b", "c", "d"] {
             world.set(global(name, "1"), OPERATOR).expect("global ones are no shovels");
         }

@@ -101,7 +101,7 @@ fn too_much_to_write() -> Fault {
         ReplyCode::ResourceError,
         format_args!(
             "a transaction with more persistent messages than can be pending: commit more often, or raise \
-             messages_max in this broker's configuration"
+             memory_limit in this broker's configuration"
         ),
     )
 }

@@ -31,7 +31,7 @@ use leveret_core::mem::{Class, HeapBytes, MESSAGE_SLOT_BYTES, Memory};
 /// From these sizes on, names and places of one object must leave memory to each other.
 const LARGE_NAMES_BYTES: usize = 64 << 10;
 const LARGE_PLACES: usize = 256;
-/// The key of the limit of everything that shares memory.
+/// What names take memory for, as words for a text.
 pub(crate) const NAMES: &str = "names and arguments";
 /// A connection, and the closed connections of a user, may hold this many times the free capacity for declared objects.
 const DECLARED_TIMES: usize = 15;
@@ -720,7 +720,7 @@ fn log_bytes_of(pinned: Pinned) -> u64 {
     u64::from(pinned.open_messages) * MESSAGE_SLOT_BYTES as u64 + pinned.open_bytes
 }
 
-/// 506: a connection has used up its share of the pool that this key sizes.
+/// 506: a connection has used up its share of the memory for these objects.
 fn share_used_up(what: &str) -> Fault {
     Fault::new(
         ReplyCode::ResourceError,
@@ -730,7 +730,8 @@ fn share_used_up(what: &str) -> Fault {
     )
 }
 
-/// 506: objects that closed connections of the user declared use up the user's share of the pool that this key sizes.
+/// 506: objects that closed connections of the user declared use up the user's share of the memory for
+/// these objects.
 fn user_share_used_up(what: &str) -> Fault {
     Fault::new(
         ReplyCode::ResourceError,

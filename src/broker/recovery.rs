@@ -357,7 +357,7 @@ pub fn restore_messages(broker: &mut Broker, found: &store::QueueIndex, queue: Q
         if !broker.queues_mut().restore_messages(queue, range.start, range.end) {
             log::error!(
                 "there is no memory for all stored messages: some are served only after a restart \
-                 with a larger value"
+                 with a larger memory_limit"
             );
             broker.recovery_mut().note_beyond_limits();
             break;

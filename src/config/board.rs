@@ -226,13 +226,14 @@ fn device_tree(property: &str) -> Vec<String> {
     strings.filter(|string| !string.is_empty()).map(str::to_string).collect()
 }
 
-/// Loads a board profile: a built-in one or, if the name is a path, a file.
+/// Loads a board profile: a built-in one or, if the name is a path, a file. Returns it with a warning for each key of an
+/// older version.
 ///
 /// # Errors
 /// There is no such board, the file cannot be read, or its content is not a profile.
-pub(super) fn profile(name: &str) -> Result<Layer, ConfigError> {
-    let profile = match BOARDS.iter().find(|board| board.name == name) {
-        Some(board) => Layer::parse(&format!("boards/{name}.toml"), board.text)?,
+pub(super) fn profile(name: &str) -> Result<(Layer, Vec<String>), ConfigError> {
+    let (profile, old_keys) = match BOARDS.iter().find(|board| board.name == name) {
+        Some(board) => (Layer::parse(&format!("boards/{name}.toml"), board.text)?, Vec::new()),
         None if name.contains('/') || name.ends_with(".toml") => Layer::read(Path::new(name))?,
         None => {
             let known = BOARDS.iter().map(|board| board.name).chain([AUTO]).collect::<Vec<_>>();
@@ -241,7 +242,7 @@ pub(super) fn profile(name: &str) -> Result<Layer, ConfigError> {
     };
     match profile.board {
         Some(_) => Err(ConfigError::BoardInBoard(name.to_string())),
-        None => Ok(profile),
+        None => Ok((profile, old_keys)),
     }
 }
 

@@ -409,7 +409,8 @@ fn tables<L: Default + super::file::Section, T>(
     let one = |value: &Value<'_>| {
         let table = value.get_ref().as_table().ok_or_else(|| ParseError::wrong_type(value, "a section"))?;
         let mut layer = L::default();
-        fill(&mut layer, table, |key, known| describe_unknown("key", key, known))?;
+        // No key of a bridge was removed.
+        fill(&mut layer, table, |key, known| describe_unknown("key", key, known), &mut Vec::new())?;
         convert(value, layer)
     };
     list.iter().map(one).collect()

@@ -63,7 +63,10 @@ impl FromMemory {
         limits.tls_handshakes_max = self.count(8_000_000, 2, 32);
         limits.management_clients_max = self.count(8_000_000, 2, MANAGEMENT_CLIENTS_UPPER_BOUND as u64);
         limits.bridges_max = BRIDGES_MAX;
-        limits.message_size_max = self.part(8, MESSAGE_BYTES_MIN, MESSAGE_BYTES_MAX);
+        // 16 MiB with 128 MB.
+        let message_bytes = self.0 / 1_000_000 * (128 << 10);
+        limits.message_size_max =
+            (message_bytes.clamp(MESSAGE_BYTES_MIN, MESSAGE_BYTES_MAX) / PAGE * PAGE) as u32;
         limits.unsent_bytes_max = self.part(256, 32 << 10, 1 << 28);
         limits.index_bytes_max = self.part(30, 64 << 10, 1 << 28);
         limits.commit_bytes_max = self.part(256, 0, 512 << 10);

@@ -283,7 +283,7 @@ fn has_bare_none(text: &str, at: usize) -> bool {
 }
 
 /// Reads a whole text into the layer `top`. `unknown` returns the error for an unknown key, given the known keys of its
-/// section.
+/// section. Returns the keys of older versions, with their positions.
 ///
 /// # Errors
 /// The first error in the text.
@@ -291,7 +291,7 @@ pub(super) fn read(
     text: &str,
     top: &mut dyn Section,
     unknown: fn(&str, &[&str]) -> String,
-) -> Result<(), ParseError> {
+) -> Result<Vec<(usize, &'static str)>, ParseError> {
     let table = DeTable::parse(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start.min(text.len()));
         let why = match error.message() {
@@ -305,7 +305,9 @@ pub(super) fn read(
         };
         ParseError { at, why, earlier_at: None }
     })?;
-    fill(top, table.get_ref(), unknown)
+    let mut removed = Vec::new();
+    fill(top, table.get_ref(), unknown, &mut removed)?;
+    Ok(removed)
 }
 
 /// Reads a table into `section`. See [`read`].
@@ -313,19 +315,26 @@ pub(super) fn fill(
     section: &mut dyn Section,
     table: &DeTable<'_>,
     unknown: fn(&str, &[&str]) -> String,
+    removed: &mut Vec<(usize, &'static str)>,
 ) -> Result<(), ParseError> {
     for (key, value) in table {
         let known = section.keys();
-        let name = &**key.get_ref();
+        let (name, name_span) = (&**key.get_ref(), key.span());
         let named = |wrong: ParseError| ParseError { why: format!("{name}: {}", wrong.why), ..wrong };
         match section.take(name, value).map_err(named)? {
             Taken::Value => {}
             Taken::Section(inner) => match value.get_ref().as_table() {
-                Some(table) => fill(inner, table, unknown)?,
+                Some(table) => fill(inner, table, unknown, removed)?,
                 None => return Err(named(ParseError::wrong_type(value, "a section"))),
             },
-            Taken::Unknown if REMOVED_KEYS.iter().any(|(key, _)| *key == name) => {}
             Taken::Unknown => {
+                // All of them were in sections.
+                let is_in_section = !known.contains(&"limits");
+                let old = REMOVED_KEYS.iter().find(|(key, _)| is_in_section && *key == name);
+                if let Some((key, _)) = old {
+                    removed.push((name_span.start, key));
+                    continue;
+                }
                 return Err(ParseError { at: key.span().start, why: unknown(name, known), earlier_at: None });
             }
         }

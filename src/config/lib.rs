@@ -42,7 +42,7 @@ use std::path::Path;
 use board::{AUTO, BOARDS, Machine};
 use bridge::Bridge;
 pub use file::ConfigError;
-use file::{REMOVED_KEYS, set_if_some};
+use file::set_if_some;
 pub use first_user::FirstUser;
 use leveret_core::limits::{LimitsError, Megabytes};
 pub use leveret_json::BYTE_ORDER_MARK;
@@ -74,7 +74,7 @@ impl Config {
         path: Option<&Path>,
         flags: Layer,
     ) -> Result<Self, ConfigError> {
-        let file = path.map(Layer::read).transpose()?.unwrap_or_default();
+        let (file, mut old_keys) = path.map(Layer::read).transpose()?.unwrap_or_default();
         let with_line = |name: &str, error| match (path, &error) {
             (Some(path), ConfigError::UnknownBoard(_)) if flags.board.is_none() && name != BOARD_DEFAULT => {
                 let line = settings::line_of(path, "board").unwrap_or(1);
@@ -88,9 +88,10 @@ impl Config {
         if let Some(choice) = &choice {
             board = choice.board;
         }
-        let profile = board::profile(board).map_err(|error| with_line(board, error))?;
+        let (profile, of_profile) = board::profile(board).map_err(|error| with_line(board, error))?;
+        old_keys.extend(of_profile);
         let origin = Origin { file: path.map(Path::to_path_buf), flags: flags.clone() };
-        let mut config = Self { board: board.to_string(), origin, ..Self::default() };
+        let mut config = Self { board: board.to_string(), origin, old_keys, ..Self::default() };
         config.board_why = choice.map(|choice| choice.why);
         let mut product_keys = ProductKeys::default();
         config.profile.limits.add(&profile);
@@ -138,17 +139,12 @@ impl Config {
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         let machine = Machine::detect();
         let of_machine = self.memory_warning(&machine).into_iter().chain(self.board_warning(&machine));
-        of_machine.chain(self.management_warning()).chain(self.old_key_warnings())
+        of_machine.chain(self.management_warning()).chain(self.old_key_warnings().cloned())
     }
 
-    /// Returns a warning for each key of the file that this version no longer supports.
-    fn old_key_warnings(&self) -> impl Iterator<Item = String> {
-        let file = self.origin.file.as_deref();
-        REMOVED_KEYS.iter().filter_map(move |(key, instead)| {
-            let file = file?;
-            let line = settings::line_of(file, key)?;
-            Some(format!("{}, line {line}: {key} was removed and has no effect: {instead}", file.display()))
-        })
+    /// Returns a warning for each key of an older version, in the file or in a profile that is a file.
+    pub fn old_key_warnings(&self) -> impl Iterator<Item = &String> {
+        self.old_keys.iter()
     }
 
     /// Returns whether a listener uses TLS, so that `[tls]` must name certificates.
@@ -258,6 +254,7 @@ impl Config {
             format!("heartbeat = {}", Seconds(self.limits.heartbeat_s)),
             frame_max,
             format!("channel_max = {}", self.limits.channel_max),
+            format!("shovels = {}", self.shovels),
         ];
         let file = self.load_definitions.as_ref();
         lines.extend(file.map(|file| format!("load_definitions = \"{}\"", file.display())));
@@ -306,6 +303,7 @@ fn apply_layer(config: &mut Config, layer: Layer, product_keys: &mut ProductKeys
     set_if_some(&mut config.limits.heartbeat_s, layer.heartbeat.map(|time| time.0));
     set_if_some(&mut config.limits.frame_max, layer.frame_max.map(|bytes| bytes.0));
     set_if_some(&mut config.limits.channel_max, layer.channel_max.map(|count| count.0));
+    set_if_some(&mut config.shovels, layer.shovels);
     set_if_some(&mut config.bridges, layer.bridge.map(|bridges| bridges.0));
     layer.store.apply_to(&mut config.store);
     layer.tls.apply_to(&mut config.tls);

@@ -11,7 +11,7 @@ use leveret_core::version::build_version;
 
 use super::board::BOARDS;
 use super::bridge::{Bridge, Bridges};
-use super::file::{ConfigError, ParseError, read, read_text_file, section, set_if_some};
+use super::file::{ConfigError, ParseError, REMOVED_KEYS, read, read_text_file, section, set_if_some};
 use super::first_user::{FirstUser, LoopbackUsers, Secret, UserName};
 use super::nearest::describe_unknown;
 use super::transports::{
@@ -85,6 +85,8 @@ pub struct Config {
     pub loopback_users: Vec<String>,
     /// Bridges to other brokers.
     pub bridges: Vec<Bridge>,
+    /// Whether users with the tag `policymaker` may define shovels, which connect to other hosts.
+    pub shovels: bool,
     /// The first user of a new store.
     pub first_user: FirstUser,
     /// Product name and version that clients see.
@@ -95,6 +97,8 @@ pub struct Config {
     pub profile: Profile,
     /// The limits that the file or the flags set.
     pub(super) explicit_limits: ExplicitLimits,
+    /// A warning for each key of an older version in the file, or in a profile that is a file.
+    pub(super) old_keys: Vec<String>,
     /// The file and flags from which the configuration was loaded.
     pub origin: Origin,
 }
@@ -141,11 +145,13 @@ impl Default for Config {
             flight_recorder: None,
             loopback_users: vec!["guest".to_string()],
             bridges: Vec::new(),
+            shovels: true,
             first_user: FirstUser::default(),
             product: ProductKeys::default().product(),
             limits: Limits::default(),
             profile: Profile::default(),
             explicit_limits: ExplicitLimits::default(),
+            old_keys: Vec::new(),
             origin: Origin::default(),
         }
     }
@@ -219,6 +225,7 @@ section! {
         pub(super) heartbeat: Seconds,
         pub(super) frame_max: Bytes<u32>,
         pub(super) channel_max: Count<u16>,
+        pub(super) shovels: bool,
         pub(super) bridge: Bridges,
     }
     sections {
@@ -336,9 +343,9 @@ impl Layer {
         is_amqp || is_mqtt || is_http
     }
 
-    /// Reads a configuration file.
-    pub(super) fn read(file: &Path) -> Result<Self, ConfigError> {
-        Self::parse(&file.display().to_string(), &read_text(file)?)
+    /// Reads a configuration file. Returns it with a warning for each key of an older version.
+    pub(super) fn read(file: &Path) -> Result<(Self, Vec<String>), ConfigError> {
+        Self::parse_old(&file.display().to_string(), &read_text(file)?)
     }
 
     /// Parses the text of a configuration file. `file` is its name for errors.
@@ -346,12 +353,22 @@ impl Layer {
     /// # Errors
     /// The text is not TOML, a key is unknown, or a value is invalid.
     pub fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
+        Self::parse_old(file, text).map(|(layer, _)| layer)
+    }
+
+    fn parse_old(file: &str, text: &str) -> Result<(Self, Vec<String>), ConfigError> {
         let mut layer = Self::default();
+        let line_at = |at: usize| text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
         match read(text, &mut layer, describe_unknown_key) {
-            Ok(()) => Ok(layer),
+            Ok(removed) => {
+                let warning = |(at, key): (usize, &str)| {
+                    let instead =
+                        REMOVED_KEYS.iter().find(|(old, _)| *old == key).map_or("", |(_, instead)| instead);
+                    format!("{file}, line {}: {key} was removed and has no effect: {instead}", line_at(at))
+                };
+                Ok((layer, removed.into_iter().map(warning).collect()))
+            }
             Err(ParseError { at, mut why, earlier_at }) => {
-                let line_at =
-                    |at: usize| text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
                 let line = line_at(at);
                 if let Some(earlier_at) = earlier_at {
                     why.push_str(&format!("; the first is in line {}", line_at(earlier_at)));

@@ -549,7 +549,7 @@ fn a_key_of_an_older_version_is_passed_over_with_a_warning() {
     fs::write(&file, text).unwrap();
     let config = Config::gather(Some(&file), Layer::default()).unwrap();
     assert!(config.store.require_store);
-    let warnings: Vec<String> = config.old_key_warnings().collect();
+    let warnings: Vec<String> = config.old_key_warnings().cloned().collect();
     fs::remove_file(&file).unwrap();
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     assert!(warnings.iter().any(|line| line.contains("line 3: spill_transient was removed")), "{warnings:?}");

@@ -456,7 +456,7 @@ pub struct Pools {
     /// How many octets of codes further long answers of MQTT may have. All connections together may have `frame_max`, the
     /// maximum length of a packet.
     pub(super) long_answer_bytes_left: usize,
-    /// How many directions of connections may still get topic aliases.
+    /// The memory of topic aliases.
     pub(super) alias_bytes: HeapBytes,
 }
 

@@ -529,7 +529,9 @@ pub(super) fn connect(address: SocketAddr, limits: &Limits) -> io::Result<Socket
         Err(error) if Errno::from_io_error(&error) != Some(Errno::INPROGRESS) => return Err(error),
         _ => {}
     }
-    Ok(Socket::new(Stream::Tcp(TcpStream::from_std(socket.into()))))
+    let mut socket = Socket::new(Stream::Tcp(TcpStream::from_std(socket.into())));
+    socket.is_link = true;
+    Ok(socket)
 }
 
 /// Limits the amount of unsent data in the kernel. The bridge cannot put urgent data before it, and does not

@@ -27,6 +27,7 @@ impl EventLoop {
             Err(error) => return log::error!("{error}; the configuration is unchanged"),
         };
         logging::set_level(config.log_level);
+        config.old_key_warnings().for_each(|warning| log::warn!("{warning}"));
         let changed = changed_keys(&self.config, &config);
         if changed.is_empty() {
             log::info!("the configuration was read again");

@@ -22,6 +22,8 @@ pub(super) struct Socket {
     is_registered: bool,
     /// The size of the socket's kernel buffers.
     pub(super) buffer_size: BufferSize,
+    /// This side connected: the socket is a link of a bridge.
+    pub(super) is_link: bool,
 }
 
 #[derive(Debug)]
@@ -34,7 +36,7 @@ pub(super) enum Stream {
 
 impl Socket {
     pub(super) const fn new(stream: Stream) -> Self {
-        Self { stream, is_registered: false, buffer_size: BufferSize::Uncounted }
+        Self { stream, is_registered: false, buffer_size: BufferSize::Uncounted, is_link: false }
     }
 
     /// Registers the socket with the poll under this token.

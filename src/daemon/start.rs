@@ -77,6 +77,7 @@ impl EventLoop {
                 content_type: config.mqtt_content_type.clone(),
             },
             tls_session_bytes: sizes.tls_session_bytes,
+            has_shovels: config.shovels,
             bridge_sizes: BridgeSizes {
                 lookup_bytes: LOOKUP_STACK_BYTES,
                 tls_link_bytes: leveret_tls::LINK_BYTES,

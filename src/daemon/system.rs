@@ -236,7 +236,7 @@ impl Platform for System {
     fn register(&mut self, socket: &mut Socket, peer: PeerId) -> io::Result<()> {
         let token = token_of(peer);
         let both = Interest::READABLE | Interest::WRITABLE;
-        if peer.connection().is_none() {
+        if peer.connection().is_none() || socket.is_link {
             listen::prepare(socket, &self.limits, BufferSize::Uncounted)?;
             return socket.register(self.poll.registry(), token, both);
         }

@@ -394,6 +394,7 @@ pub(super) fn changed(outcome: Changed) -> Answered {
         }
         OperatorFault::BeingDeleted(_)
         | OperatorFault::LimitReached(_)
+        | OperatorFault::TooManyShovels
         | OperatorFault::NoCapacity(_)
         | OperatorFault::FileSystemFull
         | OperatorFault::Store(_) => (Status::Unavailable, "unavailable"),

@@ -1,10 +1,10 @@
 //! Admission: gives connection slots to accepted sockets, and closes connections that have not logged in when
 //! slots are needed.
 //!
-//! Connections that have not logged in are limited in number: `handshakes_max` of them, half of that (32 at
-//! most) from one address, and `tls_handshakes_max` over TLS. A few more connections can exist than
-//! `connections_max` and `tls_connections_max` allow to be open ([`CONNECTIONS_SPARE`](leveret_core::limits)), so that a
-//! client can log in although they are reached: [`Shared::place_for`] decides then whether it is refused.
+//! Connections that have not logged in are limited in number: [`Limits::handshakes_max`](leveret_core::limits::Limits) of
+//! them, half of that (32 at most) from one address, and `tls_handshakes_max` over TLS. A few more connections can exist than
+//! `connections_max` allows to be open ([`CONNECTIONS_SPARE`](leveret_core::limits)), so that a client can log in although it
+//! is reached: [`Shared::place_for`] decides then whether it is refused.
 //!
 //! Clients of the management API have a fixed number of slots, and so have clients of the control socket. A client of the
 //! management API that upgrades to MQTT over WebSocket needs a slot of an MQTT client, and is refused if there is none.
@@ -53,7 +53,7 @@ pub const WAITING_SOCKETS_MAX: usize = 256;
 /// If an address has more than 1/8 of a full list, its oldest socket on the list is closed.
 const ORIGIN_SHARE_DIVISOR: usize = 8;
 /// Upper bound of the limit for connections from one address that have not logged in; the limit is half of
-/// `handshakes_max`. The check of a correct password therefore waits for at most this many checks of wrong
+/// all of them. The check of a correct password therefore waits for at most this many checks of wrong
 /// passwords from its address.
 const PER_ADDRESS_MAX: usize = 32;
 /// A connection whose client has not sent a complete first message can be evicted after this time, in
@@ -201,7 +201,7 @@ const CONTROL: ListenerKind = ListenerKind::Operator(OperatorKind::Control);
 /// one per limit.
 type Evicted = heapless::Vec<(PeerId, &'static str), 5>;
 
-/// Bytes for each place of `handshakes_max`.
+/// Bytes for each connection that may log in at a time.
 pub(super) const SLOT_BYTES: usize = size_of::<ConnectionId>();
 
 /// Returns the bytes of the list of waiting sockets, for sockets of type `S`.

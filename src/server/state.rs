@@ -59,6 +59,8 @@ pub struct EngineSetup {
     pub tls_session_bytes: usize,
     /// The memory that a bridge takes.
     pub bridge_sizes: BridgeSizes,
+    /// Whether shovels can be defined.
+    pub has_shovels: bool,
     /// The description of the process for operators.
     pub process: Process,
     /// The user that the process runs as. Only this user and root may use the control socket.
@@ -86,9 +88,10 @@ impl<P: Platform> Engine<P> {
         let mut broker = broker;
         broker.set_parameter_check(bridges::check);
         let called = (&*setup.process.node, &*setup.identity.version);
-        let bridges = Bridges::new(&limits, called, broker.random_u64(), setup.bridge_sizes);
-        // All places are for shovels until `set_bridges` takes those of the configuration file.
-        broker.set_shovel_places(limits.bridges_max as usize, bridges.least_bytes::<P::Socket>());
+        let bridges =
+            Bridges::new(&limits, called, broker.random_u64(), (setup.bridge_sizes, setup.has_shovels));
+        // Bridges of the configuration file take their places with `set_bridges`.
+        broker.set_shovel_places(bridges.shovels_max(), bridges.least_bytes::<P::Socket>());
         let peers = Peers::<P::Socket>::slots_max(connections);
         let listeners = Listeners {
             amqp: setup.listeners,

@@ -366,7 +366,7 @@ impl<P: Platform> Engine<P> {
         if let Some(bytes) = store.commit_writer.log_mut().take_index_full_bytes() {
             let text = format_args!(
                 "the index of the log takes {bytes} bytes: publishers of persistent messages are blocked until \
-                 messages are consumed; raise index_bytes_max, or segment_bytes for a new store"
+                 messages are consumed; raise memory_limit, or segment_bytes for a new store"
             );
             shared.resources.log.warn(now, LogSource::Unknown, LogKind::Shortage, text);
         }

@@ -264,6 +264,8 @@ pub enum OperatorFault {
     LimitReached(&'static str),
     /// The memory has no space for this.
     NoCapacity(&'static str),
+    /// There are as many bridges and shovels as possible, or shovels are switched off.
+    TooManyShovels,
     /// The file system is full, although the log is within `disk_limit`.
     FileSystemFull,
     /// The storage has no space or cannot be written: the text for the operator.
@@ -292,6 +294,10 @@ impl fmt::Display for OperatorFault {
                 f,
                 "there is no memory for {what}: delete what is not needed, or raise memory_limit in the configuration and \
                  restart the broker"
+            ),
+            Self::TooManyShovels => f.write_str(
+                "there are as many bridges and shovels as possible (32; none with shovels = false in the configuration): \
+                 delete one",
             ),
             Self::FileSystemFull => {
                 f.write_str("the file system of the broker's data directory is full: free space there")

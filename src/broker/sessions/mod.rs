@@ -603,6 +603,7 @@ impl Sessions {
     fn remove(&mut self, session: SessionId) -> Session {
         let record = self.slab.remove(session.index());
         self.table.remove((record.vhost, &*record.client_id), session.index());
+        self.refused_subscription = self.refused_subscription.filter(|refused| *refused != session);
         record
     }
 }

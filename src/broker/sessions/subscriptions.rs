@@ -32,6 +32,7 @@ use super::{ARGUMENTS_BYTES_MAX, MessageKey, Sessions, TOPIC_EXCHANGE, write_arg
 use crate::access::{Resource, Right};
 use crate::context::Work;
 use crate::queue_records::{Records, Taken};
+use crate::reply_text::check_definition_space;
 use crate::topology::{Binding, BindingSpec, Destination, Topology};
 use crate::{Broker, Context};
 
@@ -229,7 +230,9 @@ impl Broker {
         let is_same = |binding: BindingId| *self.topology.binding(binding).arguments == *arguments;
         let replaced = earlier.filter(|earlier| !is_same(*earlier));
         let bound = self.bind(cx, &spec.between(source, destination));
-        let is_short = matches!(&bound, Err(fault) if fault.code == ReplyCode::ResourceError);
+        // The disk has an alarm of its own.
+        let has_disk = check_definition_space(cx.pending_writes).is_ok();
+        let is_short = has_disk && matches!(&bound, Err(fault) if fault.code == ReplyCode::ResourceError);
         match is_short {
             true => self.sessions.refused_subscription = Some(session),
             false if self.sessions.refused_subscription == Some(session) => {

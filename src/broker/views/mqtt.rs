@@ -121,7 +121,7 @@ impl<'b> Views<'b> {
         })
     }
 
-    /// Returns the limit of kept sessions and its key if clients were refused because of it, and would be refused now.
+    /// Returns the limit of kept sessions if clients were refused because of it, and would be refused now.
     pub fn refusing_session_limit(self) -> Option<usize> {
         self.sessions.refusing_limit()
     }

@@ -119,7 +119,7 @@ pub struct RecordSizes {
     pub tls_session_bytes: usize,
     /// A TLS handshake in progress; 0 without TLS.
     pub tls_handshake_bytes: usize,
-    /// Buffers in which TLS records are decrypted and encrypted; 0 without TLS.
+    /// Buffers in which TLS records are decrypted and encrypted. Upstreams may use TLS even if no listener does.
     pub tls_record_bytes: usize,
     /// Certificate revocation lists; 0 without any.
     pub tls_crl_bytes: usize,

@@ -347,7 +347,7 @@ impl Limits {
 
     fn check_contradictions(&self) -> Result<(), LimitsError> {
         let rules = [
-            (self.connections_max >= 1, "connections_max", "at least 1"),
+            ((1..=1 << 16).contains(&self.connections_max), "connections_max", "from 1 to 65536"),
             (self.channel_max >= 1, "channel_max", "at least 1"),
             (self.frame_max >= FRAME_BYTES_MIN, "frame_max", "at least 4096 bytes"),
             (

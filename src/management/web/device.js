@@ -45,12 +45,12 @@ export const deviceView = {
         ['File descriptors', `${count(node.fd_used)} of ${count(node.fd_total)}`],
         ['Sockets', `${count(node.sockets_used)} of ${count(node.sockets_total)}`],
         ['Data directory', node.db_dir]])), null, true),
-      pools?.length ? card('Pools', [h('p', { class: 'muted' }, 'Each limit is a key of the configuration. The line '
+      pools?.length ? card('Pools', [h('p', { class: 'muted' }, 'All pools share the memory that memory_limit leaves. The limit of a pool is what it could have alone. The line '
         + 'marks the highest sample since the start; samples are taken every 5 s. '
-        + 'Predeclared exchanges are not part of exchanges_max.'),
+        + 'Predeclared exchanges are not counted.'),
       table({ caption: 'Pools', rows: [...pools].sort((one, other) => other.used / other.limit - one.used / one.limit),
         key: (row) => row.name, columns: [
-          { label: 'Key', cell: (row) => h('code', {}, row.name) },
+          { label: 'Pool', cell: (row) => h('code', {}, row.name) },
           { label: 'Share', cell: (row) => share(row.used / row.limit, row.name, row.peak / row.limit) },
           { label: 'Used', num: true, brief: true, cell: (row) => amount(row, row.used) },
           { label: 'Peak', num: true, brief: true, cell: (row) => amount(row, row.peak) },

@@ -93,7 +93,8 @@ pub(crate) struct Bridges {
     max: usize,
     frame_max: usize,
     sizes: BridgeSizes,
-    /// Bytes of a bridge that was not started for lack of memory; 0 if there is none.
+    has_shovels: bool,
+    /// Bytes of the smallest bridge that was not started for lack of memory; 0 if there is none.
     refused_bytes: usize,
     last_serial: u64,
     /// Interval until counters are written again, in milliseconds.
@@ -105,7 +106,12 @@ pub(crate) struct Bridges {
 
 impl Bridges {
     /// Creates the list without bridges. Each takes its memory when it is added. `seed` may be any number.
-    pub(crate) fn new(limits: &Limits, (node, version): (&str, &str), seed: u64, sizes: BridgeSizes) -> Self {
+    pub(crate) fn new(
+        limits: &Limits,
+        (node, version): (&str, &str),
+        seed: u64,
+        (sizes, has_shovels): (BridgeSizes, bool),
+    ) -> Self {
         Self {
             places: Vec::new(),
             file_bridges: Vec::new(),
@@ -113,12 +119,18 @@ impl Bridges {
             max: limits.bridges_max as usize,
             frame_max: limits.frame_max as usize,
             sizes,
+            has_shovels,
             refused_bytes: 0,
             last_serial: 0,
             store_interval_ms: STORE_INTERVAL_MAX_MS,
             stored_text: None,
             common: Common::new((node, version), seed),
         }
+    }
+
+    /// Returns the maximum number of shovels beside the bridges of the configuration file.
+    pub(crate) const fn shovels_max(&self) -> usize {
+        if self.has_shovels { self.max.saturating_sub(self.file_bridges.len()) } else { 0 }
     }
 
     /// Returns the memory of the smallest bridge in bytes.
@@ -296,8 +308,7 @@ struct Common {
     version: String,
     /// Name of this broker's node.
     node: String,
-    /// Buffers for the head and the headers of a message. Allocated only if there may be bridges, and used only
-    /// within one call.
+    /// Buffers for the head and the headers of a message. Allocated with the first bridge, and used only within one call.
     scratch: Scratch,
     /// When the state of the bridges is written.
     store_due: Deadline,

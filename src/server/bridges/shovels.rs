@@ -173,7 +173,7 @@ impl Bridges {
         self.file_bridges = bridges.to_vec();
         self.delete_orphans(shared);
         let bytes_each = self.least_bytes::<P::Socket>();
-        shared.broker.set_shovel_places(self.max.saturating_sub(bridges.len()), bytes_each);
+        shared.broker.set_shovel_places(self.shovels_max(), bytes_each);
         self.take_parameters(shared);
     }
 
@@ -262,15 +262,26 @@ impl Bridges {
                 "it is not started, because there are 32 bridges and shovels already, the most that are possible",
             );
         }
-        let mut memory = HeapBytes::in_memory(shared.broker.memory(), Class::Clients);
         let bytes = self.bytes_of::<P::Socket>(config);
-        if !memory.try_add(bytes) {
+        let before = self.places.iter_mut().rfind(|bridge| bridge.state.config.name == config.name);
+        let mut memory = HeapBytes::in_memory(shared.broker.memory(), Class::Clients);
+        // A bridge that was changed takes over the memory of its predecessor, which only ends its messages in flight.
+        let used = before.map_or(0, |before| {
+            core::mem::swap(&mut memory, &mut before.state.memory);
+            memory.used()
+        });
+        if bytes > used && !memory.try_add(bytes - used) {
             refuse(
                 "it is not started before there is memory for it: raise memory_limit, or delete what is not needed",
             );
-            self.refused_bytes = bytes;
+            let before = self.places.iter_mut().rfind(|bridge| bridge.state.config.name == config.name);
+            if let Some(before) = before {
+                before.state.memory = memory;
+            }
+            self.refused_bytes = if self.refused_bytes == 0 { bytes } else { self.refused_bytes.min(bytes) };
             return;
         }
+        memory.subtract(used.saturating_sub(bytes));
         self.close_leaving(shared);
         self.common.scratch.grow(self.frame_max);
         self.last_serial += 1;

@@ -80,7 +80,7 @@ pub(super) struct Bridge {
 pub(super) struct BridgeState {
     pub(super) config: Config,
     /// What the bridge takes of the memory for clients.
-    _memory: HeapBytes,
+    pub(super) memory: HeapBytes,
     /// Number of the bridge, unique since the start.
     pub(super) serial: u64,
     pub(super) is_paused: bool,
@@ -468,7 +468,7 @@ impl Bridge {
             before.move_counts_to(&mut links);
         }
         let state = BridgeState {
-            _memory: memory,
+            memory,
             serial,
             is_paused: false,
             is_leaving: false,

@@ -108,7 +108,7 @@ fn invalid_parameters_are_refused_and_change_nothing() {
     node.broker.set_shovel_places(0, 0);
     let said = Parameter { vhost: Some("/"), component: COMPONENT, name: "s", value: &b"1"[..] };
     let refused = node.broker.set_parameter(context!(node).pending_writes_mut(), &said, None);
-    assert_eq!(refused.map(drop), Err(OperatorFault::NoCapacity("more than 32 bridges and shovels")));
+    assert_eq!(refused.map(drop), Err(OperatorFault::TooManyShovels));
     node.broker.set_shovel_places(1, 0);
     let refused = node.broker.set_parameter(context!(node).pending_writes_mut(), &said, Some("nobody"));
     assert_eq!(refused.map(drop), invalid("user \"nobody\" may not connect to vhost \"/\""));

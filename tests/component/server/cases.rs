@@ -285,6 +285,9 @@ fn a_blocked_publisher_that_disconnects_frees_its_memory() {
     std::thread::sleep(Duration::from_millis(200));
     greedy.0.shutdown(std::net::Shutdown::Both).expect("it is connected");
     filling.join().expect("it ends with its connection");
+    // Input that the broker has not read hides the end of the connection, but not its reset.
+    socket2::SockRef::from(&greedy.0).set_linger(Some(Duration::ZERO)).expect("it is a socket");
+    drop(greedy);
     let mut confirmed = 0;
     while confirmed < 30 {
         let arguments = good.expect(60, 80);

@@ -51,7 +51,7 @@ fn start_broker(home: &TempDir) -> SocketAddr {
     let (sender, receiver) = mpsc::channel();
     *EAR.0.lock().expect("nobody panicked") = Some(sender);
     std::thread::spawn(move || {
-        let text = "memory_limit = \"40MB\"\n";
+        let text = "";
         let layer = Layer::parse("leveret.toml", text).expect("it is valid");
         let mut config = Config::gather(None, layer).expect("it is valid");
         config.management = Vec::new();

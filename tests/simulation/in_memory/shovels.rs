@@ -366,10 +366,7 @@ fn shovels_are_limited_by_bridges_max_and_deleted_with_their_virtual_host() {
     broker.put_vhost(context.pending_writes_mut(), "v").expect("there is room");
     set_in(&mut simulation, "v", "s", FORWARD).expect("there is room");
     set(&mut simulation, FORWARD);
-    assert_eq!(
-        set_in(&mut simulation, "/", "third", FORWARD),
-        Err(OperatorFault::NoCapacity("more than 32 bridges and shovels"))
-    );
+    assert_eq!(set_in(&mut simulation, "/", "third", FORWARD), Err(OperatorFault::TooManyShovels));
     let nowhere = FORWARD.replace("\"amqp://\"", "\"amqp:///none\"");
     assert!(matches!(set_in(&mut simulation, "/", "s", &nowhere), Err(OperatorFault::Invalid(_))));
     assert_eq!(names(&simulation), ["s", "s"]);

@@ -132,6 +132,7 @@ impl Plan {
             consumers_max: 64,
             queues_max: if random.once_in(8) { 14 } else { QUEUES_ROOMY },
             exchanges_max: 32,
+            bridges_max: 0,
             bindings_max: 64,
             messages_max: random.one_of(&[48, 96, 400, 400]),
             queue_entries_max: if is_tight { 600 } else { 4_000 },

@@ -122,6 +122,7 @@ pub fn engine_on(plan: &Plan, disk: &SimDisk, (seed, life): (u64, u64)) -> Engin
         mqtt: MqttSettings { vhost: VHOSTS[0].into(), ..MqttSettings::default() },
         tls_session_bytes: 0,
         bridge_sizes: leveret_server::BridgeSizes::default(),
+        has_shovels: true,
         management_listeners: Vec::new(),
         metrics_listeners: 0,
         certificates: Default::default(),

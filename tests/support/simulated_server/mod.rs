@@ -187,6 +187,7 @@ impl Simulation {
             mqtt: MqttSettings { vhost: "/".into(), ..MqttSettings::default() },
             tls_session_bytes: 0,
             bridge_sizes: BridgeSizes::default(),
+            has_shovels: true,
             management_listeners: vec![false, false],
             metrics_listeners: 1,
             certificates: Default::default(),

@@ -208,27 +208,22 @@ def passwords_in_clear() -> None:
 
 
 def every_refused_definition_is_reported() -> None:
-    """A file has more queues than the memory allows. The refusals are reported together, and the bindings after the
-    queues are created."""
+    """A file has more queues than the memory allows. The refusals are reported together."""
     with tempfile.TemporaryDirectory(prefix="leveret-defined-") as home, \
             leveret(config='memory_limit = "18MB"\n') as broker:
-        there, total = 20, 3_000
+        total = 3_000
         name = "q" * 150
         queues = [{"name": f"{name}{number}", "vhost": "/", "durable": True, "auto_delete": False, "arguments": {}}
                   for number in range(total)]
-        bindings = [{"source": "amq.direct", "vhost": "/", "destination": f"{name}{number}",
-                     "destination_type": "queue", "routing_key": "k", "arguments": {}} for number in range(there)]
         file = Path(home) / "many.json"
-        file.write_text(json.dumps({"queues": queues, "bindings": bindings}))
+        file.write_text(json.dumps({"queues": queues}))
         done = ctl(broker, "import_definitions", str(file))
         made = len(rows(broker, "list_queues", "name"))
-        assert there <= made < total, made
+        assert 100 < made < total, made
         refused = [line for line in done.err.splitlines() if "raise memory_limit" in line]
         more = f"… and {total - made - len(refused):,} like it"
         assert len(refused) == 3 and more in done.err.splitlines(), (made, done.err[-600:])
         assert f"Error: {total - made} objects were not imported" in done.err, done.err[-300:]
-        bound = [row for row in rows(broker, "list_bindings", "source_name") if row == ["amq.direct"]]
-        assert len(bound) == there, bound
 
 
 def policies_for_kinds_of_queues() -> None:
