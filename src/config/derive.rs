@@ -7,7 +7,8 @@
 //! ```
 //!
 //! # Invariants
-//! - More memory makes no derived limit smaller. Where larger buffers begin, the pools can have a little less to share.
+//! - More memory makes no derived limit smaller. Where larger buffers begin, the pools can have a little less to share. Below 24
+//!   MB the largest message can be a little smaller there, too, because half of that memory is its limit.
 //! - A profile's key that does not fit into less memory than the profile has is lowered. A key that the file or the flags set is
 //!   never changed: if it does not fit, the start fails and names it.
 //! - The same configuration gives the same limits.
@@ -217,10 +218,14 @@ impl Config {
         let halvings = (own / memory.max(1)).max(1).ilog2();
         let page = PAGE as u32;
         limits.frame_max = (limits.frame_max >> halvings).max(limits.frame_max.min(FRAME_BYTES_MIN));
-        limits.commit_bytes_max =
-            (less(limits.commit_bytes_max) / page * page).max(Limits::commit_bytes_min(limits.frame_max));
-        let least = limits.message_size_max.min(MESSAGE_BYTES_MIN as u32);
-        limits.message_size_max = (less(limits.message_size_max) / page * page).max(least);
+        // Values that the profile does not set follow from the memory already.
+        if self.profile.limits.has("commit_bytes_max") {
+            limits.commit_bytes_max = less(limits.commit_bytes_max) / page * page;
+        }
+        if self.profile.limits.has("message_size_max") {
+            let least = limits.message_size_max.min(MESSAGE_BYTES_MIN as u32);
+            limits.message_size_max = (less(limits.message_size_max) / page * page).max(least);
+        }
         // Segments are not lowered: the best size depends on the flash card.
     }
 
@@ -393,18 +398,14 @@ mod tests {
         config.explicit_limits.add(&layer);
     }
 
-    /// Returns the values that must not shrink with more memory.
-    fn amounts(limits: &Limits) -> Vec<u64> {
+    /// Returns the values that must not shrink with more than `memory` bytes.
+    fn amounts(limits: &Limits, memory: u64) -> Vec<u64> {
         let buffers = [limits.frame_max, limits.input_buffer_bytes, limits.output_buffer_bytes];
-        let sizes = [
-            limits.message_size_max,
-            limits.commit_bytes_max,
-            limits.index_bytes_max,
-            limits.unsent_bytes_max,
-        ];
+        let sizes = [limits.commit_bytes_max, limits.index_bytes_max, limits.unsent_bytes_max];
         let counts = [limits.connections_max, limits.handshakes_max, limits.tls_handshakes_max];
         let all = buffers.into_iter().chain(sizes).chain(counts).map(u64::from);
-        all.chain([limits.assembly_bytes_max]).collect()
+        let largest = [limits.message_size_max.into(), limits.assembly_bytes_max];
+        all.chain(largest.into_iter().filter(|_| memory > 24_000_000)).collect()
     }
 
     #[test]
@@ -444,7 +445,7 @@ mod tests {
             let shared = table.shared_bytes();
             assert!(shared >= SHARED_BYTES_MIN, "{board}, {limit}: {shared}");
             assert!(!is_alone || shared >= limit / 5 || limit < 24_000_000, "{board}, {limit}: {shared}");
-            let before = amounts(&config.limits);
+            let before = amounts(&config.limits, limit);
             config.memory_limit_bytes += chance.below(limit / 4) + 1;
             // A larger frame may not fit into an explicit commit.
             if let Err(error) = config.derive_limits(about, u64::MAX) {
@@ -452,7 +453,7 @@ mod tests {
                 continue;
             }
             let shrunk =
-                amounts(&config.limits).iter().zip(&before).position(|(after, before)| after < before);
+                amounts(&config.limits, limit).iter().zip(&before).position(|(after, before)| after < before);
             assert_eq!(
                 shrunk,
                 None,

@@ -68,7 +68,10 @@ pub(super) fn connections(config: &Config) -> Result<(u32, usize), StartError> {
     if connections == 0 {
         return Err(StartError::Descriptors { allowed, wanted });
     }
-    log::warn!(
+    // Few devices need as many connections as follow from the memory.
+    let level = if config.is_limit_derived("connections_max") { log::Level::Info } else { log::Level::Warn };
+    log::log!(
+        level,
         "the system allows {allowed} file descriptors: {connections} connections at once, fewer than \
          connections_max = {}; raise the limit to {wanted} (LimitNOFILE in the systemd unit, or `ulimit -n`)",
         config.limits.connections_max

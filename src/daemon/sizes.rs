@@ -324,6 +324,10 @@ mod tests {
         };
         assert!(limits("frame_max = \"512KiB\"").input_buffer_bytes >= 1 << 20);
         assert_eq!(limits("[limits]\nmessage_size_max = \"30MiB\"").message_size_max, 30 << 20);
+        for (memory_limit, megabytes) in [("64MB", 8), ("128MB", 16), ("256MB", 32)] {
+            let text = format!("memory_limit = \"{memory_limit}\"");
+            assert_eq!(limits(&text).message_size_max, megabytes << 20, "{memory_limit}");
+        }
         let large = limits("memory_limit = \"256MB\"");
         assert!(large.message_size_max >= 30 << 20, "{}", large.message_size_max);
         assert_eq!(limits("memory_limit = \"2GB\"").message_size_max, 128 << 20);

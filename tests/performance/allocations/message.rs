@@ -51,7 +51,7 @@ fn start_broker(home: &TempDir) -> SocketAddr {
     let (sender, receiver) = mpsc::channel();
     *EAR.0.lock().expect("nobody panicked") = Some(sender);
     std::thread::spawn(move || {
-        let text = "";
+        let text = "memory_limit = \"32MB\"\nframe_max = \"128KiB\"\n";
         let layer = Layer::parse("leveret.toml", text).expect("it is valid");
         let mut config = Config::gather(None, layer).expect("it is valid");
         config.management = Vec::new();
@@ -447,7 +447,7 @@ fn transacted(cast: &mut Cast) {
 }
 
 /// As large as the profile takes.
-const LARGE_BYTES: usize = 16 << 20;
+const LARGE_BYTES: usize = 4 << 20;
 /// The most that is allocated in one piece for a large message that is kept.
 const LARGE_KEPT_BYTES_MAX: u64 = 64 << 10;
 
@@ -479,7 +479,7 @@ fn in_pieces(cast: &mut Cast) {
 
 fn waited(cast: &mut Cast) {
     const MANY: usize = 6_000;
-    let script = publish("", "waiting", false, &[0, 0], &[1; 50]).repeat(MANY);
+    let script = publish("", "waiting", false, &[0, 0], &[1; 3_000]).repeat(MANY);
     std::thread::scope(|scope| {
         let Cast { publisher, consumer, .. } = cast;
         scope.spawn(|| publisher.write(&script));
