@@ -21,7 +21,7 @@ use foldhash::quality::FixedState;
 use leveret_core::batch::Batch;
 use leveret_core::command::{NAME_BYTES_MAX, VhostId};
 use leveret_core::definition::{Definition, Parameter};
-use leveret_core::mem::{Class, HeapBytes, Memory, Slab};
+use leveret_core::mem::{Class, Memory, Slab};
 use leveret_storage::PendingWrites;
 
 use crate::access::OperatorFault;
@@ -63,8 +63,8 @@ pub(crate) struct Parameters {
     shovels_max: usize,
     /// Memory that a shovel takes, in bytes.
     shovel_bytes: usize,
-    /// The memory that shovels take. It counts nothing here: the server counts them when they start.
-    shovel_memory: HeapBytes,
+    /// The memory in which the server starts shovels.
+    memory: Memory,
     unplaced: Unplaced,
 }
 
@@ -99,7 +99,7 @@ impl Parameters {
             check: refuse_all_values,
             shovels_max: 0,
             shovel_bytes: 0,
-            shovel_memory: HeapBytes::in_memory(memory, Class::Clients),
+            memory: memory.clone(),
             unplaced: Unplaced::new(seed),
         }
     }
@@ -164,7 +164,7 @@ impl Parameters {
             if self.count(ParameterRecord::is_shovel) >= self.shovels_max {
                 return Err(OperatorFault::TooManyShovels);
             }
-            if self.shovel_memory.free() < self.shovel_bytes {
+            if self.memory.free_bytes(Class::Clients) < self.shovel_bytes {
                 return Err(OperatorFault::NoCapacity("another shovel"));
             }
         }

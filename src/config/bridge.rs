@@ -409,7 +409,7 @@ fn tables<L: Default + super::file::Section, T>(
     let one = |value: &Value<'_>| {
         let table = value.get_ref().as_table().ok_or_else(|| ParseError::wrong_type(value, "a section"))?;
         let mut layer = L::default();
-        // No key of a bridge was removed.
+        // Keys of older versions are only in other sections.
         fill(&mut layer, table, |key, known| describe_unknown("key", key, known), &mut Vec::new())?;
         convert(value, layer)
     };

@@ -13,9 +13,7 @@
 //!   never changed: if it does not fit, the start fails and names it.
 //! - The same configuration gives the same limits.
 
-use super::settings::Config;
-use super::settings::LimitsLayer;
-use super::settings::{ExplicitLimits, FRAME_MAX};
+use super::settings::{Config, ExplicitLimits, FRAME_MAX, LimitsLayer};
 use super::units::Bytes;
 use leveret_core::limits::{
     BRIDGES_MAX, Limits, LimitsError, MANAGEMENT_CLIENTS_UPPER_BOUND, MemoryTable, RecordSizes,
@@ -42,8 +40,7 @@ const PAGE: u64 = PAGE_BYTES as u64;
 
 /// The limits that `memory_limit` alone determines, with no profile and no file.
 ///
-/// The divisors were chosen so that the fixed part stays below a third of the memory from 24 MB up, and so that the profiles
-/// of the boards keep the buffers with which they were measured.
+/// With these divisors, the profiles of the boards keep about the buffers with which they were measured.
 struct FromMemory(u64);
 
 impl FromMemory {
@@ -103,9 +100,9 @@ impl Config {
         let shared_bytes = self.limits.memory_table(&sizes, memory).shared_bytes();
         let is_too_long = self.limits.assembly_bytes_max > assembly_bytes_max(shared_bytes);
         if is_too_long && shared_bytes >= SHARED_BYTES_MIN {
-            let must = "larger for such long messages: all that are incomplete at a time have half of the memory that the \
-                        pools share (`leveret check` shows it)";
-            return Err(LimitsError::Contradiction { key: "memory_limit", must });
+            let must = "smaller, or memory_limit larger: all messages that are incomplete at a time have half of the memory \
+                        that the pools share (`leveret check` shows it)";
+            return Err(LimitsError::Contradiction { key: "message_size_max", must });
         }
         let checked = self.limits.check(&sizes, memory);
         checked.map_err(|error| match error {

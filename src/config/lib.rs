@@ -44,7 +44,7 @@ use bridge::Bridge;
 pub use file::ConfigError;
 use file::set_if_some;
 pub use first_user::FirstUser;
-use leveret_core::limits::{LimitsError, Megabytes};
+use leveret_core::limits::{LimitsError, Megabytes, SOCKET_BUFFER_BYTES_MIN, kernel_socket_bytes};
 pub use leveret_json::BYTE_ORDER_MARK;
 pub use nearest::describe_unknown;
 use settings::BOARD_DEFAULT;
@@ -139,7 +139,10 @@ impl Config {
     pub fn warnings(&self) -> impl Iterator<Item = String> {
         let machine = Machine::detect();
         let of_machine = self.memory_warning(&machine).into_iter().chain(self.board_warning(&machine));
-        of_machine.chain(self.management_warning()).chain(self.old_key_warnings().cloned())
+        of_machine
+            .chain(self.management_warning())
+            .chain(self.sockets_warning())
+            .chain(self.old_key_warnings().cloned())
     }
 
     /// Returns a warning for each key of an older version, in the file or in a profile that is a file.
@@ -176,6 +179,21 @@ impl Config {
              network unencrypted; use management_tls, or listen on 127.0.0.1 and connect by `ssh -L`",
             open
         ))
+    }
+
+    /// Returns a warning if the kernel's buffers of all connections may take more memory than `memory_limit`.
+    fn sockets_warning(&self) -> Option<String> {
+        let limits = &self.limits;
+        let is_fixed = limits.socket_receive_buffer_bytes > 0 && limits.socket_send_buffer_bytes > 0;
+        let least = u64::from(limits.connections_max) * kernel_socket_bytes([SOCKET_BUFFER_BYTES_MIN; 2]);
+        (is_fixed && least > self.memory_limit_bytes).then(|| {
+            format!(
+                "connections_max is {}: the kernel's buffers of so many sockets take {} or more in addition to memory_limit; \
+                 lower connections_max, unless the machine has that memory",
+                limits.connections_max,
+                Megabytes(least)
+            )
+        })
     }
 
     /// Returns a warning if the machine or the control group of the process has less memory than `memory_limit`.

@@ -93,7 +93,7 @@ pub struct Config {
     pub product: Product,
     /// All limits. [`Self::derive_limits`] derives them from `memory_limit`, except those that were set.
     pub limits: Limits,
-    /// What the profile sets.
+    /// The limits that the profile sets.
     pub profile: Profile,
     /// The limits that the file or the flags set.
     pub(super) explicit_limits: ExplicitLimits,

@@ -555,4 +555,34 @@ fn a_key_of_an_older_version_is_passed_over_with_a_warning() {
     assert!(warnings.iter().any(|line| line.contains("line 3: spill_transient was removed")), "{warnings:?}");
     let line = &warnings.iter().find(|line| line.contains("queues_max")).unwrap();
     assert!(line.contains("line 5: queues_max was removed") && line.contains("set_vhost_limits"), "{line}");
+    let error = gathered("queues_max = 4096").unwrap_err().to_string();
+    assert!(
+        error.starts_with("leveret.toml, line 1: unknown key queues_max"),
+        "it was never valid there: {error}"
+    );
+}
+
+/// An operator's profile is as old as the configuration file.
+#[test]
+fn a_profile_with_a_key_of_an_older_version_is_a_warning_too() {
+    let profile = std::env::temp_dir().join(format!("leveret-old-profile-{}.toml", std::process::id()));
+    fs::write(&profile, "memory_limit = \"32MB\"\n[limits]\nbody_bytes_max = \"1MiB\"\n").unwrap();
+    let flags = Layer { board: Some(profile.to_str().unwrap().into()), ..Layer::default() };
+    let config = Config::gather(None, flags).unwrap();
+    fs::remove_file(&profile).unwrap();
+    let warnings: Vec<&String> = config.old_key_warnings().collect();
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("line 3: body_bytes_max was removed"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn more_connections_than_the_memory_for_their_sockets_are_a_warning() {
+    let warning = |connections_max: u32| {
+        let text = format!("board = \"pi-zero-w\"\n[limits]\nconnections_max = {connections_max}\n");
+        Config::gather(None, Layer::parse("", &text).unwrap()).unwrap().sockets_warning()
+    };
+    assert_eq!(warning(2_133), None);
+    assert!(warning(20_000).unwrap().contains("connections_max is 20000: the kernel's buffers"));
 }

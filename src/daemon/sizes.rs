@@ -300,7 +300,7 @@ mod tests {
         assert!(error.contains("lower commit_bytes_max or raise memory_limit"), "{error}");
         let text = "memory_limit = \"40MB\"\n[limits]\nmessage_size_max = \"30MB\"\n";
         let error = said(text).derive_limits(record_sizes, u64::MAX).unwrap_err().to_string();
-        assert!(error.starts_with("memory_limit must be larger"), "{error}");
+        assert!(error.starts_with("message_size_max must be smaller, or memory_limit larger"), "{error}");
     }
 
     /// The addresses of all pools together are bounded, and each pool keeps a useful part.

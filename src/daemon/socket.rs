@@ -185,61 +185,69 @@ const LOCAL_SEGMENT_BYTES_MIN: u32 = 16 << 10;
 #[derive(Debug)]
 pub(super) struct SocketBuffers {
     limits: Limits,
-    /// Bytes of all buffers that are not the smallest.
-    used: u64,
-    /// Bytes of those of them that are for connections from this machine.
-    local_used: u64,
+    /// Number of connections with buffers of the usual size.
+    usual_count: u64,
+    /// Number of connections with the buffers for this machine.
+    local_count: u64,
     /// The segment size that listeners request, in bytes; 0 for no limit.
     segment_bytes: u32,
 }
 
 impl SocketBuffers {
     pub(super) fn new(limits: &Limits, listeners: &[Listener]) -> Self {
-        let mut buffers = Self { limits: limits.clone(), used: 0, local_used: 0, segment_bytes: 0 };
+        let mut buffers = Self { limits: limits.clone(), usual_count: 0, local_count: 0, segment_bytes: 0 };
         buffers.update_segments(listeners);
         buffers
     }
 
     /// Chooses the buffers of a new connection.
     pub(super) fn take(&mut self, socket: &Socket, listeners: &[Listener]) -> BufferSize {
-        let size = match (is_local(socket) && self.has_local(), self.has_usual()) {
-            (true, _) => BufferSize::Local,
-            (false, true) => BufferSize::Usual,
-            (false, false) => BufferSize::Smallest,
-        };
-        self.change(size, listeners, u64::wrapping_add);
+        let size = self.choose(is_local(socket));
+        self.update_segments(listeners);
         size
+    }
+
+    fn choose(&mut self, is_local: bool) -> BufferSize {
+        if is_local && self.has_local() {
+            self.local_count += 1;
+            BufferSize::Local
+        } else if self.has_usual() {
+            self.usual_count += 1;
+            BufferSize::Usual
+        } else {
+            BufferSize::Smallest
+        }
     }
 
     /// Subtracts a closed connection.
     pub(super) fn give_back(&mut self, size: BufferSize, listeners: &[Listener]) {
-        self.change(size, listeners, u64::wrapping_sub);
-    }
-
-    fn change(&mut self, size: BufferSize, listeners: &[Listener], by: fn(u64, u64) -> u64) {
-        let bytes = kernel_socket_bytes(size.bytes(&self.limits));
         match size {
             BufferSize::Smallest | BufferSize::Uncounted => return,
-            BufferSize::Usual => {}
-            BufferSize::Local => self.local_used = by(self.local_used, bytes),
+            BufferSize::Usual => self.usual_count -= 1,
+            BufferSize::Local => self.local_count -= 1,
         }
-        self.used = by(self.used, bytes);
         self.update_segments(listeners);
+    }
+
+    /// Returns the bytes that the kernel may use for so many connections with buffers of this size.
+    const fn bytes_of(&self, size: BufferSize, count: u64) -> u64 {
+        count * kernel_socket_bytes(size.bytes(&self.limits))
     }
 
     /// Returns whether the budget has enough for another connection from this machine.
     const fn has_local(&self) -> bool {
-        let bytes = kernel_socket_bytes(BufferSize::Local.bytes(&self.limits));
         let most = self.limits.large_socket_bytes();
-        bytes > 0 && self.local_used + bytes <= most / 2 && self.used + bytes <= most
+        let local = self.bytes_of(BufferSize::Local, self.local_count + 1);
+        local > 0 && local <= most / 2 && local + self.bytes_of(BufferSize::Usual, self.usual_count) <= most
     }
 
     /// Returns whether the budget has enough for another connection over the network, or the system decides.
     const fn has_usual(&self) -> bool {
-        let [receive, send] = BufferSize::Usual.bytes(&self.limits);
-        receive == 0
-            || send == 0
-            || self.used + kernel_socket_bytes([receive, send]) <= self.limits.large_socket_bytes()
+        let is_systems =
+            self.limits.socket_receive_buffer_bytes == 0 || self.limits.socket_send_buffer_bytes == 0;
+        let usual = self.bytes_of(BufferSize::Usual, self.usual_count + 1);
+        is_systems
+            || usual + self.bytes_of(BufferSize::Local, self.local_count) <= self.limits.large_socket_bytes()
     }
 
     /// Lets listeners request segments that fit into the buffers of the next connection from this machine.
@@ -262,5 +270,51 @@ fn is_local(socket: &Socket) -> bool {
             SockRef::from(stream).tcp_mss().is_ok_and(|bytes| bytes >= LOCAL_SEGMENT_BYTES_MIN)
         }
         Stream::Unix(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: fn() -> Limits = || Limits {
+        connections_max: 92,
+        socket_receive_buffer_bytes: 64 << 10,
+        socket_send_buffer_bytes: 64 << 10,
+        socket_local_buffer_bytes: 128 << 10,
+        // The smallest buffers of 100 connections, and 8 MiB for larger ones.
+        socket_budget_bytes: (1600 << 10) + (8 << 20),
+        ..Limits::default()
+    };
+
+    #[test]
+    fn the_first_connections_get_large_buffers_and_all_together_stay_within_the_budget() {
+        let limits = LIMITS();
+        let mut buffers = SocketBuffers::new(&limits, &[]);
+        let sizes: Vec<BufferSize> = (0..100).map(|number| buffers.choose(number % 2 == 0)).collect();
+        let count = |size| sizes.iter().filter(|found| **found == size).count();
+        // Half of 8 MiB for 512 KiB each, the other half for 256 KiB each.
+        assert_eq!([BufferSize::Local, BufferSize::Usual].map(count), [8, 16]);
+        let bytes: u64 = sizes.iter().map(|size| kernel_socket_bytes(size.bytes(&limits))).sum();
+        assert!(bytes <= limits.socket_budget_bytes, "{bytes}");
+        buffers.give_back(BufferSize::Smallest, &[]);
+        assert_eq!(buffers.choose(false), BufferSize::Smallest);
+        buffers.give_back(BufferSize::Local, &[]);
+        assert_eq!(
+            [(); 3].map(|()| buffers.choose(false)),
+            [BufferSize::Usual, BufferSize::Usual, BufferSize::Smallest]
+        );
+        sizes
+            .into_iter()
+            .filter(|size| *size == BufferSize::Usual)
+            .for_each(|size| buffers.give_back(size, &[]));
+        assert_eq!(buffers.choose(true), BufferSize::Local);
+    }
+
+    #[test]
+    fn buffers_that_the_system_sizes_are_never_made_smaller() {
+        let limits = Limits { socket_receive_buffer_bytes: 0, socket_local_buffer_bytes: 0, ..LIMITS() };
+        let mut buffers = SocketBuffers::new(&limits, &[]);
+        assert!((0..1_000).all(|number| buffers.choose(number % 2 == 0) == BufferSize::Usual));
     }
 }

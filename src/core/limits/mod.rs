@@ -53,7 +53,7 @@ pub struct Limits {
     /// SO_RCVBUF of a connection in bytes; 0 leaves it to the system. Connections beyond
     /// [`Self::large_socket_bytes`] get [`SOCKET_BUFFER_BYTES_MIN`].
     pub socket_receive_buffer_bytes: u32,
-    /// The same for SO_SNDBUF.
+    /// As `socket_receive_buffer_bytes`, for SO_SNDBUF.
     pub socket_send_buffer_bytes: u32,
     /// SO_RCVBUF and SO_SNDBUF in bytes of a connection from the same machine, which has segments of 64 KiB.
     /// 0: as for other connections. They use at most half of [`Self::large_socket_bytes`].

@@ -94,7 +94,7 @@ pub(crate) struct Bridges {
     frame_max: usize,
     sizes: BridgeSizes,
     has_shovels: bool,
-    /// Bytes of the smallest bridge that was not started for lack of memory; 0 if there is none.
+    /// Bytes of the smallest bridge that was not started for lack of memory; 0 if all were started.
     refused_bytes: usize,
     last_serial: u64,
     /// Interval until counters are written again, in milliseconds.

@@ -205,8 +205,7 @@ impl Bridges {
     /// Returns whether parameters have changed since they were last examined, or a bridge can be started for which there was
     /// no memory then.
     pub(super) fn has_parameter_change(&self, broker: &Broker) -> bool {
-        let has_memory =
-            || HeapBytes::in_memory(broker.memory(), Class::Clients).free() >= self.refused_bytes;
+        let has_memory = || broker.memory().free_bytes(Class::Clients) >= self.refused_bytes;
         broker.parameters_version() != self.parameters_seen || self.refused_bytes > 0 && has_memory()
     }
 

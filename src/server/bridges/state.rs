@@ -79,7 +79,7 @@ pub(super) struct Bridge {
 /// The state that both links of a bridge share.
 pub(super) struct BridgeState {
     pub(super) config: Config,
-    /// What the bridge takes of the memory for clients.
+    /// The memory of the bridge, charged to the class of clients.
     pub(super) memory: HeapBytes,
     /// Number of the bridge, unique since the start.
     pub(super) serial: u64,

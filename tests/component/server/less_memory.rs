@@ -65,3 +65,19 @@ fn a_start_with_less_memory_serves_the_store_that_is_there() {
     let said = broker.stop().join("\n");
     assert!(said.contains("is larger than the memory for messages"), "{said}");
 }
+
+/// The memory of the smallest profile is enough for a bridge over TLS. Its upstream is not there, so the log has the cause.
+#[test]
+fn the_smallest_board_starts_a_bridge_over_tls() {
+    let home = TempDir::new("bridge");
+    let file = home.path().join("leveret.toml");
+    let text = "board = \"router-64\"\n[[bridge]]\nname = \"plant\"\nupstream = \"amqps://edge:p@127.0.0.1:1\"\n\
+                ca_file = \"missing.pem\"\n[[bridge.forward]]\nqueue = \"a\"\nto_queue = \"a\"\n\
+                [[bridge.fetch]]\nqueue = \"b\"\nto_queue = \"b\"\n";
+    std::fs::write(&file, text).expect("the folder can be written");
+    let broker = Broker::start(&["--config", file.to_str().expect("UTF-8")]);
+    // A client is served after the first turns, in which the bridge was added and has tried its upstream.
+    drop(Link::open(broker.address, &[1]));
+    let said = broker.stop().join("\n");
+    assert!(said.contains("bridge plant") && !said.contains("not started"), "{said}");
+}

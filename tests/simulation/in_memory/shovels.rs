@@ -10,6 +10,7 @@ use leveret_broker::{Broker, OperatorFault};
 use leveret_config::bridge::Bridge;
 use leveret_core::definition::{Parameter, VhostLimits};
 use leveret_core::limits::Limits;
+use leveret_core::mem::{COMMAND_EXTENTS, Memory};
 
 use super::bridge::{Far, ack, ask as operator_ask, bodies, bridge, fill, open_for, simulation};
 use super::management::{ANN, GUEST, ask, status};
@@ -28,7 +29,12 @@ const FETCH: &str = concat!(
 
 /// Returns a broker with capacity for shovels, and their upstream.
 fn node() -> (Simulation, Far) {
-    let mut simulation = Simulation::new(Limits { bridges_max: 2, ..small_limits() });
+    node_in(&Memory::unlimited())
+}
+
+/// As [`node`], with this memory for the pools and the shovels.
+fn node_in(memory: &Memory) -> (Simulation, Far) {
+    let mut simulation = Simulation::in_memory(Limits { bridges_max: 2, ..small_limits() }, memory);
     let line = Rc::new(RefCell::new(Line::new(Shape::WIDE)));
     simulation.engine.platform_mut().upstreams.push((SocketAddr::from(([10, 0, 0, 1], 5672)), line.clone()));
     simulation.operators.push(line.clone());
@@ -376,6 +382,35 @@ fn shovels_are_limited_by_bridges_max_and_deleted_with_their_virtual_host() {
     simulation.run();
     assert_eq!(names(&simulation), ["s"]);
     set_in(&mut simulation, "/", "third", FORWARD).expect("there is room again");
+}
+
+/// There is memory for one shovel. It is changed in that memory, and another one is refused until it is deleted.
+#[test]
+fn a_shovel_is_refused_without_memory_and_changed_in_its_own() {
+    let (mut simulation, far) = node_in(&Memory::new(COMMAND_EXTENTS + 110, [0; 3]));
+    set(&mut simulation, FORWARD);
+    simulation.run();
+    let dialed = simulation.engine.platform_mut().dialed;
+    assert!(dialed > 0, "it is started");
+    let before = simulation.engine.broker().memory().extents_used();
+    assert_eq!(
+        set_in(&mut simulation, "/", "other", FORWARD),
+        Err(OperatorFault::NoCapacity("another shovel"))
+    );
+    set(&mut simulation, &with(FORWARD, r#""reconnect-delay":7"#));
+    simulation.run();
+    far.line.borrow_mut().lose();
+    simulation.pass_ms(60_000);
+    assert!(simulation.engine.platform_mut().dialed > dialed, "it goes on with its new value");
+    assert!(
+        simulation.engine.broker().memory().extents_used() <= before + 2,
+        "its memory is that of the old one"
+    );
+    let (broker, mut context) = simulation.engine.broker_mut();
+    broker.clear_parameter(context.pending_writes_mut(), Some("/"), "shovel", "s").expect("it is there");
+    simulation.pass_ms(60_000);
+    assert!(simulation.engine.broker().memory().extents_used() < before, "its memory was returned");
+    set_in(&mut simulation, "/", "other", FORWARD).expect("there is memory again");
 }
 
 fn say(simulation: &mut Simulation, login: &str, line: &str, body: &str) -> String {

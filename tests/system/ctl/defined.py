@@ -357,5 +357,15 @@ def virtual_host_metadata() -> None:
         assert rows(broker, "list_vhosts", "name") == [["/"], ["v"]]
 
 
-CASES = [at_a_start, errors_in_definitions_are_reported, every_refused_definition_is_reported, virtual_host_metadata,
+def shovels_can_be_forbidden() -> None:
+    """With `shovels = false` no shovel can be defined, and the refusal names the key."""
+    shovel = json.dumps({"src-uri": "amqp://", "src-queue": "a", "dest-uri": "amqp://192.0.2.1", "dest-queue": "b"})
+    with leveret(config="shovels = false\n") as broker:
+        done = ctl(broker, "set_parameter", "shovel", "s", shovel)
+        assert done.status != 0 and "shovels = false" in done.err, done
+    with leveret() as broker:
+        good(broker, "set_parameter", "shovel", "s", shovel)
+
+
+CASES = [at_a_start, shovels_can_be_forbidden, errors_in_definitions_are_reported, every_refused_definition_is_reported, virtual_host_metadata,
          policies_for_kinds_of_queues, store_exceeds_new_limits, passwords_in_clear, there_and_back]
