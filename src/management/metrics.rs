@@ -102,7 +102,7 @@ publishers_waiting Blocked publishers
 handshakes_evicted_total Connections closed before their login for another connection
 publisher_messages_dropped_total Unconfirmed messages dropped with the connections of their publishers, which were gone \
 or were closed for another client before there was capacity
-message_headers_shortened_total Dead letters, delayed and parked messages whose headers were shortened to fit into a frame";
+message_headers_shortened_total Dead letters, delayed and parked messages whose headers were shortened to fit into a frame or into memory";
 const MQTT: &str = "mqtt_sessions MQTT sessions
 mqtt_sessions_disconnected MQTT sessions whose clients are not connected
 mqtt_session_messages_dropped_total Messages that MQTT sessions dropped: there were too many, or the client accepts no \

@@ -22,7 +22,7 @@ use leveret_amqp::props::{BLIND_BYTES_MAX, Edit, Properties, PropertyEdit};
 use leveret_amqp::{Full, Writer};
 use leveret_core::command::{ExchangeId, Name, QueueId, Refusal, VhostId};
 use leveret_core::error::Fault;
-use leveret_core::mem::{MessageId, Share, sort_by_key};
+use leveret_core::mem::{MessageId, Messages, Share, sort_by_key};
 use leveret_storage::Urgency;
 
 use super::Republisher;
@@ -117,17 +117,8 @@ impl Republisher<'_> {
         let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
         let record = self.queues.records().record_of_queue(queue);
         let (vhost, name) = (record.vhost, Name::try_from(&*record.name).unwrap_or_default());
-        let death = Death {
-            reason,
-            queue: name.as_str(),
-            unix_s: self.republish.unix_s,
-            exchange: cx.messages.exchange(message),
-            routing_key: cx.messages.routing_key(message),
-            expiration: properties.expiration(),
-            headers: properties.headers().unwrap_or(Table::EMPTY),
-            drops_cc: address.key.is_some(),
-            drops_bcc: properties.as_bytes().len() > BLIND_BYTES_MAX / 4,
-        };
+        let unix_s = self.republish.unix_s;
+        let death = Death::of(cx.messages, message, properties, (name.as_str(), reason, unix_s), address);
         let mut writer = self.copy_properties_writer(&mut scratch.rewritten);
         let own_key = address.key.as_deref().unwrap_or(death.routing_key);
         let own_key: heapless::Vec<u8, 255> = heapless::Vec::from_slice(own_key).unwrap_or_default();
@@ -148,7 +139,7 @@ impl Republisher<'_> {
             let written = death.write_properties(properties, &form, &mut writer);
             assert!(written.is_ok(), "it fitted before");
         }
-        let is_shortened = form != DeathForm::WHOLE;
+        let mut is_shortened = form != DeathForm::WHOLE;
         drop(form);
         let written = Properties::trusted(writer.written());
         self.remove_cycle_targets(cx.work, vhost, &death, targets);
@@ -164,11 +155,37 @@ impl Republisher<'_> {
         }
         let flags = copy_flags(cx.messages, message, &written);
         let names = (&*address.name, &*own_key);
-        let copy = cx.messages.copy_as(message, names, writer.written(), flags, Share::DeadLetter).ok()?;
+        // A logged copy can be evicted. A transient one stays in memory, and takes more of it than its original: it leaves the
+        // last memory to copies that do not.
+        let can_be_evicted = self.queues.logged_target_count(cx, message, targets) > 0;
+        let share = if can_be_evicted { Share::DeadLetter } else { Share::Reserve };
+        let mut copied = cx.messages.copy_as(message, names, writer.written(), flags, share);
+        if copied.is_err() && self.may_lack_death(reason, targets) {
+            writer.rewind(0);
+            let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
+            let death = Death::of(cx.messages, message, properties, (name.as_str(), reason, unix_s), address);
+            let is_written = death.write_properties(properties, &DeathForm::NoDeath, &mut writer).is_ok();
+            assert!(is_written, "properties that arrived in a frame fit into a frame");
+            let flags = copy_flags(cx.messages, message, &Properties::trusted(writer.written()));
+            copied = cx.messages.copy_as(message, names, writer.written(), flags, Share::DeadLetter);
+            is_shortened |= copied.is_ok();
+        }
+        let copy = copied.ok()?;
         if is_shortened {
             self.note_shortened(&format_args!("queue '{}': x-death", name.escape_debug()));
         }
         Some(Republication::Copy(copy, accepting_count))
+    }
+
+    /// Returns whether a dead letter for which memory lacks is written without the new x-death entry.
+    ///
+    /// Two queues that dead-letter to each other, such as a work queue and its retry queue, would otherwise stop for ever when
+    /// publishers have used the memory: each message needs more memory than it gives back, and consumers cannot get messages
+    /// behind expired ones. Without x-death a cycle does not end, so each round of it must take time: in the target queues no
+    /// message expires at once, and a length limit drops none.
+    fn may_lack_death(&self, reason: Reason, targets: &[QueueId]) -> bool {
+        let takes_time = |queue: &QueueId| self.queues.at(*queue).settings.message_ttl_ms != 0;
+        reason != Reason::MaxLength && targets.iter().all(takes_time)
     }
 
     /// Removes the target queues through which the message has passed since it was last rejected: publishing
@@ -236,7 +253,7 @@ impl Republisher<'_> {
         self.counters.headers_shortened += 1;
         let minute = self.queues.minute();
         if self.republish.shortened_logged_minute.replace(minute) != Some(minute) {
-            log::warn!("{what} and the message's other headers are more than a frame: headers are shortened");
+            log::warn!("{what} and the message's other headers are more than a frame or the memory: headers are shortened");
         }
     }
 
@@ -421,6 +438,8 @@ impl Reason {
 ///
 /// The entries are kept longer than the publisher's headers because programs count attempts by them, and because
 /// without them a cycle of dead letters would never end.
+///
+/// A transient dead letter for which memory lacks is [`DeathForm::NoDeath`], see [`Republisher::may_lack_death`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum DeathForm<'a> {
     /// x-death with at most this many entries.
@@ -495,6 +514,27 @@ pub(crate) struct Death<'a> {
 }
 
 impl<'a> Death<'a> {
+    /// Returns the death of a message with these properties, in a queue with this name, at `unix_s` seconds since 1970.
+    fn of(
+        messages: &'a Messages,
+        message: MessageId,
+        properties: Properties<'a>,
+        (queue, reason, unix_s): (&'a str, Reason, u64),
+        address: &DeadLetterTarget,
+    ) -> Self {
+        Self {
+            reason,
+            queue,
+            unix_s,
+            exchange: messages.exchange(message),
+            routing_key: messages.routing_key(message),
+            expiration: properties.expiration(),
+            headers: properties.headers().unwrap_or(Table::EMPTY),
+            drops_cc: address.key.is_some(),
+            drops_bcc: properties.as_bytes().len() > BLIND_BYTES_MAX / 4,
+        }
+    }
+
     /// Returns the x-death entries before this death.
     fn before(&self) -> Option<Array<'a>> {
         self.headers.get("x-death").and_then(|value| value.as_array())

@@ -1,7 +1,6 @@
 //! Messages that the broker itself publishes, and queues that nobody reads: others can still publish.
 
 use leveret_amqp::{Method, Table, Writer};
-use leveret_core::limits::Limits;
 use leveret_storage::Settings;
 use leveret_test_support::simulated_server::mqtt::{Login, MqttClient};
 use leveret_test_support::simulated_server::*;
@@ -131,34 +130,75 @@ fn dead_letters_leave_memory_for_other_publishers() {
     assert!(simulation.deliveries(operator).len() as u32 >= before - 10);
 }
 
-/// Two queues dead-letter to each other what expires in them. Both have used their shares, and nothing is left for others.
-#[test]
-fn queues_that_dead_letter_to_each_other_do_not_wait_for_each_other() {
-    let mut simulation = Simulation::new(Limits { messages_max: 800, ..small_limits() });
-    let operator = simulation.open(&[1]);
-    for (queue, other) in [("one", "two"), ("two", "one")] {
+/// Memories and bodies for which dead letters need more blocks than their originals: a body in the slot, and one whose last
+/// bytes are just below the size from which they take a whole page.
+const GROWING: [(usize, usize); 2] = [(FEW, 7), (5 * FEW, 1_900)];
+
+/// Creates the queues `one` and `two`, which dead-letter to each other, and `forgotten`, and fills all memory.
+fn fill_cycle(simulation: &mut Simulation, operator: usize, ttl_ms: [i32; 2], body: &[u8]) {
+    for (queue, other, ttl_ms) in [("one", "two", ttl_ms[0]), ("two", "one", ttl_ms[1])] {
         let given = [
             Argument::Text("x-dead-letter-exchange", ""),
             Argument::Text("x-dead-letter-routing-key", other),
-            Argument::Number("x-message-ttl", 60_000),
+            Argument::Number("x-message-ttl", ttl_ms),
         ];
-        make(&mut simulation, operator, queue, false, &given);
+        make(simulation, operator, queue, false, &given);
     }
     simulation.declare(operator, 1, "forgotten");
-    for queue in ["one", "two", "forgotten", "one", "two"] {
+    let last = if ttl_ms[0] == ttl_ms[1] { "two" } else { "one" };
+    for queue in ["one", last, "forgotten", "one", last] {
         let publisher = simulation.open(&[1]);
         let publish = Publish { key: queue, ..Publish::default() };
-        assert!(flood(&mut simulation, publisher, publish, b"reading", 1_000), "{queue} has used its share");
+        assert!(flood(simulation, publisher, publish, body, 6_000), "{queue} has used its share");
         simulation.lose(publisher);
     }
-    let counts = ["one", "two"].map(|queue| simulation.counts(operator, 1, queue).0);
-    simulation.pass_ms(61_000);
-    for queue in ["one", "two"] {
-        simulation.consume(operator, 1, queue, queue, true);
+}
+
+/// Two queues dead-letter to each other what expires in them. Both have used their shares, and nothing is left for others.
+#[test]
+fn queues_that_dead_letter_to_each_other_do_not_wait_for_each_other() {
+    for (extents, len) in GROWING {
+        let mut simulation = Simulation::with_message_extents(extents);
+        let operator = simulation.open(&[1]);
+        fill_cycle(&mut simulation, operator, [60_000; 2], &vec![7; len]);
+        let counts = ["one", "two"].map(|queue| simulation.counts(operator, 1, queue).0);
+        simulation.pass_ms(61_000);
+        for queue in ["one", "two"] {
+            simulation.consume(operator, 1, queue, queue, true);
+        }
+        simulation.pass_ms(10_000);
+        let delivered = simulation.deliveries(operator).len() as u32;
+        assert!(delivered >= counts[0] + counts[1], "{len}: {delivered} of {counts:?} messages came");
     }
-    simulation.pass_ms(10_000);
-    let delivered = simulation.deliveries(operator).len() as u32;
-    assert!(delivered >= counts[0] + counts[1], "{delivered} of {counts:?} messages came");
+}
+
+/// A consumer rejects all messages of a queue for which publishers wait, because its database is away. The messages wait in
+/// a retry queue until they expire there, and come back.
+#[test]
+fn rejected_messages_come_back_although_publishers_have_used_the_memory() {
+    for (extents, len) in GROWING {
+        let mut simulation = Simulation::with_message_extents(extents);
+        let operator = simulation.open(&[1]);
+        fill_cycle(&mut simulation, operator, [600_000, 30_000], &vec![7; len]);
+        let (count, _) = simulation.counts(operator, 1, "one");
+        let worker = simulation.open(&[1]);
+        simulation.consume(worker, 1, "one", "worker", false);
+        let mut rejected = 0;
+        while rejected < count {
+            simulation.pass_ms(1_000);
+            let deliveries = simulation.deliveries(worker).len() as u32;
+            assert!(deliveries > 0, "{len}: {rejected} of {count} messages were rejected");
+            rejected += deliveries;
+            let reject = Method::BasicNack { delivery_tag: 0, multiple: true, requeue: false };
+            simulation.send(worker, 1, &reject);
+        }
+        simulation.run();
+        simulation.lose(worker);
+        simulation.pass_ms(120_000);
+        simulation.consume(operator, 1, "one", "one", true);
+        simulation.pass_ms(60_000);
+        assert_eq!(simulation.deliveries(operator).len() as u32, count, "{len}");
+    }
 }
 
 /// Delayed messages become due, and nobody reads the queue that gets them.

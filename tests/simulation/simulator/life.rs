@@ -209,6 +209,7 @@ impl<'r> Life<'r> {
 
     fn take_turn(&mut self) -> Result<(), Ended> {
         let outcome = self.engine.turn();
+        self.run.ledger.lacks_deaths |= self.engine.broker().counters().headers_shortened > 0;
         if self.run.disk.is_off() || outcome.is_err() {
             return Err(Ended::Disk);
         }
