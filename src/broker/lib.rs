@@ -146,6 +146,6 @@ pub use state::{Broker, Gauges};
 pub use state::{ChannelCounters, Counters};
 pub use topology::ExchangeDeclaration;
 pub use views::{
-    BindingView, ChannelView, ConnectionView, ConsumerActivity, ConsumerView, DiskFacts, ExchangeView,
-    Explained, POOLS, PoolFill, QueueView, RetainedView, SessionView, Views,
+    BindingView, ChannelView, ClassView, ConnectionView, ConsumerActivity, ConsumerView, DiskFacts,
+    ExchangeView, Explained, Holder, POOLS, PoolFill, QueueView, RetainedView, SessionView, Views,
 };

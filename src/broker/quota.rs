@@ -23,6 +23,7 @@
 //! - Queues have a rule of the same form for the messages in them (`queue_records::fullness`).
 
 use crate::reply_text::no_memory_for;
+use crate::state::{CHANNEL_BYTES, CONNECTION_BYTES, CONSUMER_BYTES, DELIVERY_BYTES};
 use leveret_core::command::{ConnectionId, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
@@ -242,7 +243,7 @@ pub(crate) struct Quota {
     shares: Vec<Share>,
     /// Number of connections ever created, which numbers them.
     serial: u32,
-    memory: Memory,
+    pub(crate) memory: Memory,
     /// Number of connections in each virtual host.
     vhosts: Vec<u32>,
     /// By index. The vector grows to the largest number of users so far.
@@ -382,6 +383,19 @@ impl Quota {
     /// Returns the number of connections of a user, and of channels on these.
     pub(crate) fn of_user(&self, user: usize) -> (u32, u32) {
         self.users.get(user).map_or((0, 0), |user| (user.connections, user.channels))
+    }
+
+    /// Returns the connection whose records take most memory, and their bytes. The memory of messages is not counted.
+    pub(crate) fn largest_connection(&self) -> Option<(ConnectionId, u64)> {
+        let bytes_of = |share: &Share| {
+            CONNECTION_BYTES
+                + share.channels as usize * CHANNEL_BYTES
+                + share.consumers as usize * CONSUMER_BYTES
+                + share.unsettled as usize * DELIVERY_BYTES
+        };
+        let open = self.shares.iter().enumerate().filter(|(_, share)| share.vhost.is_some());
+        let sizes = open.map(|(index, share)| (ConnectionId::from_index(index), bytes_of(share) as u64));
+        sizes.max_by_key(|(_, bytes)| *bytes)
     }
 
     /// Returns the number of virtual hosts and users that have connections or channels.

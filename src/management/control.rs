@@ -21,6 +21,7 @@ use super::node::Wear;
 use super::parameters;
 use super::request::Call;
 use super::request::RequestContext;
+use super::status::classes;
 use super::request::{Answer, Answered, bad_request, body, done, not_found, problem, refused};
 
 /// An upper bound of the list of a store's files, in bytes.
@@ -77,6 +78,7 @@ fn write_overview(json: &mut Json<'_>, context: &RequestContext<'_>) {
     json.name("alarms", &mut is_first);
     json.texts(which_alarms(context));
     pools(json, context, &mut is_first);
+    classes(json, context, &mut is_first);
     json.raw(b"}");
 }
 

@@ -21,6 +21,7 @@
 
 use core::fmt::Display;
 
+use leveret_broker::ClassView;
 use leveret_core::command::RABBITMQ_VERSION;
 use leveret_core::version::build_version;
 use leveret_storage::{LATENCY_BOUNDS_MS, LatencyHistogram};
@@ -364,10 +365,23 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
             lines.sample(name, "", &format_args!("{}.{}", tenths / 10, tenths % 10));
         }
     }
+    let classes = context.broker.views().classes();
+    let sizes: [(&str, fn(&ClassView<'_>) -> u64); 2] = [
+        ("memory_class_used_bytes Shared memory that a class uses", |class| class.used_bytes),
+        ("memory_class_max_bytes Shared memory that a class could use now", |class| class.bytes_max),
+    ];
+    for (family, size_of) in sizes {
+        let name = lines.head(family);
+        for class in &classes {
+            let mut labels = Labels::default();
+            labels.add("class", class.name);
+            lines.sample(name, labels.as_str(), &size_of(class));
+        }
+    }
     let pools = context.broker.views().pools(context.messages);
     for (family, is_used) in [
-        ("pool_used Used part of a pool, by the configuration key of its size", true),
-        ("pool_max Size of the pool", false),
+        ("pool_used Used part of a pool", true),
+        ("pool_max Size that the pool could have alone", false),
     ] {
         let name = lines.head(family);
         for pool in &pools {

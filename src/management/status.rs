@@ -6,7 +6,7 @@
 //!   gets `304 Not Modified` while nothing changes.
 
 use super::alarms;
-use super::columns::{Channels, Connections, Consumers, Exchanges, Queues};
+use super::columns::{Channels, Connections, Consumers, Exchanges, Queues, name_of};
 use super::control::queue_totals;
 use super::http::Status;
 use super::json::Json;
@@ -15,7 +15,7 @@ use super::management::{count, nested, numbers, texts};
 use super::node::Wear;
 use super::request::RequestContext;
 use super::request::{Answer, Call, User, body};
-use leveret_broker::QueueView;
+use leveret_broker::{Holder, QueueView};
 
 /// The most events in one answer, and the most bytes of them. Further ones are in the answer to the next request.
 const EVENTS_MAX: usize = 100;
@@ -60,7 +60,53 @@ fn memory(json: &mut Json<'_>, context: &RequestContext<'_>, is_first: &mut bool
     let (machine, limit) = (context.process.machine, context.process.memory_limit_bytes);
     json.name("memory", is_first);
     let peak = machine.resident_bytes_peak.max(machine.resident_bytes);
-    nested(json, &[("used", machine.resident_bytes), ("peak", peak), ("limit", limit)]);
+    json.raw(b"{");
+    let mut is_first_member = true;
+    let sizes = [("used", machine.resident_bytes), ("peak", peak), ("limit", limit)];
+    numbers(json, &mut is_first_member, &sizes);
+    classes(json, context, &mut is_first_member);
+    json.raw(b"}");
+}
+
+/// Writes the classes of the shared memory, and what uses most of each.
+pub(super) fn classes(json: &mut Json<'_>, context: &RequestContext<'_>, is_first: &mut bool) {
+    json.name("classes", is_first);
+    json.raw(b"[");
+    let mut is_first_class = true;
+    for class in context.broker.views().classes() {
+        json.comma(&mut is_first_class);
+        json.raw(b"{\"name\":");
+        json.text(class.name);
+        let sizes = [("used", class.used_bytes), ("limit", class.bytes_max), ("floor", class.floor_bytes)];
+        numbers(json, &mut false, &sizes);
+        if let Some(largest) = class.largest {
+            json.raw(b",\"largest\":");
+            write_holder(json, context, largest);
+        }
+        json.raw(b"}");
+    }
+    json.raw(b"]");
+}
+
+fn write_holder(json: &mut Json<'_>, context: &RequestContext<'_>, holder: Holder<'_>) {
+    json.raw(b"{");
+    match holder {
+        Holder::Connection(connection, bytes) => {
+            let name = context.sockets.at(connection).map_or_else(String::new, |socket| name_of(&socket));
+            let user = context.broker.views().user_of(connection);
+            texts(json, &mut true, &[("kind", "connection"), ("name", &name), ("user", user)]);
+            numbers(json, &mut false, &[("bytes", bytes)]);
+        }
+        Holder::Definitions { kind, count, bytes } => {
+            texts(json, &mut true, &[("kind", kind)]);
+            numbers(json, &mut false, &[("count", count), ("bytes", bytes)]);
+        }
+        Holder::Queue { vhost, name, bytes } => {
+            texts(json, &mut true, &[("kind", "queue"), ("name", name), ("vhost", vhost)]);
+            numbers(json, &mut false, &[("bytes", bytes)]);
+        }
+    }
+    json.raw(b"}");
 }
 
 fn disk(json: &mut Json<'_>, context: &RequestContext<'_>, is_first: &mut bool) {

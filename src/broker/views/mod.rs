@@ -7,6 +7,7 @@
 //! # Invariants
 //! - A view changes nothing and allocates nothing: it borrows from the records.
 
+mod memory;
 mod mqtt;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ use crate::sessions::Sessions;
 use crate::shortage::{Pool, Shortage, WaitingPublishers};
 use crate::state::{ChannelCounters, QUEUE_BYTES};
 use crate::topology::{Destination, Topology};
+pub use memory::{ClassView, Holder};
 pub use mqtt::{RetainedView, SessionView};
 
 /// Number of pools in [`Views::pools`].

@@ -158,6 +158,8 @@ fn status_sections(overview: &Value) -> [(&'static str, Vec<String>); 8] {
         wear if wear.is_empty() => "Disk written: there is no store".to_string(),
         wear => format!("Disk written: {wear}"),
     };
+    let mut memory = vec![format!("Resident: {resident}"), format!("Memory limit: {}", size("memory_limit"))];
+    memory.extend(classes(overview));
     [
         (
             "Runtime",
@@ -176,11 +178,34 @@ fn status_sections(overview: &Value) -> [(&'static str, Vec<String>); 8] {
         ("Data directory", vec![format!("Node data directory: {}", text("data_dir")), disk, syncs, wear]),
         ("Config files", list_of(text("configuration"))),
         ("Alarms", list("alarms")),
-        ("Memory", vec![format!("Resident: {resident}"), format!("Memory limit: {}", size("memory_limit"))]),
+        ("Memory", memory),
         ("Totals", TOTALS.iter().map(|(name, key)| format!("{name}: {}", number(key))).collect()),
         ("Pools", pools(overview)),
         ("Listeners", list("listeners").iter().map(|listener| listener_line(listener)).collect()),
     ]
+}
+
+/// Returns what each class of the shared memory uses, and what uses most of it.
+fn classes(overview: &Value) -> Vec<String> {
+    let classes = overview.get("classes").and_then(Value::as_array).into_iter().flatten();
+    let shown = classes.filter_map(|class| {
+        let size = |key: &str| Some(Megabytes(class.get(key)?.as_u64()?));
+        let line = format!("Shared, {}: {} of {}", class.get("name")?.as_str()?, size("used")?, size("limit")?);
+        Some(line + &class.get("largest").and_then(holder).unwrap_or_default())
+    });
+    shown.collect()
+}
+
+fn holder(largest: &Value) -> Option<String> {
+    let bytes = Megabytes(largest.get("bytes")?.as_u64()?);
+    let text = |key: &str| largest.get(key).and_then(Value::as_str);
+    let who = match (text("name"), text("vhost"), text("user"), largest.get("count").and_then(Value::as_u64)) {
+        (Some(name), Some(vhost), ..) => format!("queue '{name}' in virtual host '{vhost}'"),
+        (Some(name), _, Some(user), _) => format!("connection {name} of user '{user}'"),
+        (_, _, _, Some(count)) => format!("{count} {}", text("kind")?),
+        _ => return None,
+    };
+    Some(format!(", most by {who}: {bytes}"))
 }
 
 /// Returns how full each pool is.

@@ -145,6 +145,11 @@ impl Memory {
         (class.used.get() as u64 + class.available.get() as u64).saturating_mul(EXTENT_BYTES as u64)
     }
 
+    /// Returns the bytes that the pools of a class hold, own floors that they have not reached included.
+    pub fn class_used_bytes(&self, class: Class) -> u64 {
+        (self.0.classes[class as usize].used.get() as u64).saturating_mul(EXTENT_BYTES as u64)
+    }
+
     /// Returns the bytes that a pool of this class could take now, so that [`COMMAND_EXTENTS`] stay available.
     pub fn free_bytes(&self, class: Class) -> usize {
         self.0.classes[class as usize].available.get().saturating_mul(EXTENT_BYTES)

@@ -45,6 +45,15 @@ export const deviceView = {
         ['File descriptors', `${count(node.fd_used)} of ${count(node.fd_total)}`],
         ['Sockets', `${count(node.sockets_used)} of ${count(node.sockets_total)}`],
         ['Data directory', node.db_dir]])), null, true),
+      memory?.classes ? card('Shared memory', [h('p', { class: 'muted' }, 'What memory_limit leaves after the program and its '
+        + 'buffers. The limit of a class is what it could have while the others stay as they are.'),
+      table({ caption: 'Shared memory', rows: memory.classes, key: (row) => row.name, columns: [
+        { label: 'Class', cell: (row) => row.name },
+        { label: 'Share', cell: (row) => share(row.used / row.limit, row.name) },
+        { label: 'Used', num: true, brief: true, cell: (row) => bytes(row.used, row.limit) },
+        { label: 'Limit', num: true, brief: true, cell: (row) => bytes(row.limit) },
+        { label: 'Always free for it', num: true, cell: (row) => bytes(row.floor) },
+        { label: 'Most by', cell: (row) => holder(row.largest) }] })], null, true) : null,
       pools?.length ? card('Pools', [h('p', { class: 'muted' }, 'All pools share the memory that memory_limit leaves. The limit of a pool is what it could have alone. The line '
         + 'marks the highest sample since the start; samples are taken every 5 s. '
         + 'Predeclared exchanges are not counted.'),
@@ -64,6 +73,11 @@ export const deviceView = {
         { label: 'At most', num: true, brief: true, cell: (row) => bytes(row.bytes) }] }))], null, true) : null];
   },
 };
+
+/** What uses most of a class of the shared memory. */
+const holder = (largest) => largest && `${largest.count ? `${count(largest.count)} ` : ''}${largest.kind}`
+  + `${largest.name ? ` ${largest.name}` : ''}${largest.vhost ? ` in ${largest.vhost}` : ''}`
+  + `${largest.user ? ` of ${largest.user}` : ''}, ${bytes(largest.bytes)}`;
 
 /** A value of a pool: bytes if its key says so. */
 const amount = (row, value) => (/bytes/.test(row.name) ? bytes(value, row.limit) : count(value));

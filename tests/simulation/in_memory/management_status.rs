@@ -243,6 +243,38 @@ fn the_queues_that_grow_are_named_to_those_who_may_see_them() {
 }
 
 #[test]
+fn the_classes_of_memory_name_what_uses_most_of_them() {
+    let mut simulation = Simulation::with_message_extents(64);
+    let (small, large) = (simulation.open(&[1]), simulation.open(&[1, 2, 3]));
+    for (queue, count) in [("few", 3), ("many", 300)] {
+        simulation.declare(small, 1, queue);
+        (0..count).for_each(|_| simulation.publish_to(small, 1, queue, &[7; 1_000]));
+    }
+    simulation.consume(large, 2, "few", "tag", false);
+    simulation.run();
+    let api = simulation.connect_management(Shape::WIDE, HOME);
+    let status = body(&say(&mut simulation, api, GUEST, "GET /api/leveret/status", ""));
+    let classes = status["memory"]["classes"].as_array().unwrap();
+    assert_eq!(classes.iter().map(|class| &class["name"]).collect::<Vec<_>>(), ["clients", "definitions", "messages"]);
+    for class in classes {
+        let [used, limit, floor] = ["used", "limit", "floor"].map(|name| class[name].as_u64().unwrap());
+        assert!(used > 0 && used <= limit && floor <= limit, "{class}");
+    }
+    let [clients, definitions, messages] = [0, 1, 2].map(|class| classes[class]["largest"].clone());
+    let name_of_large = body(&say(&mut simulation, api, GUEST, "GET /api/consumers", ""));
+    let name_of_large = name_of_large[0]["channel_details"]["connection_name"].clone();
+    assert_eq!((&clients["kind"], &clients["user"]), (&"connection".into(), &"guest".into()), "{clients}");
+    assert_eq!(clients["name"], name_of_large, "the connection with three channels");
+    assert_eq!((&definitions["kind"], &definitions["count"]), (&"queues".into(), &2.into()), "{definitions}");
+    assert_eq!((&messages["kind"], &messages["name"]), (&"queue".into(), &"many".into()), "{messages}");
+    assert_eq!((&messages["vhost"], messages["bytes"].as_u64().unwrap() / 300 / 1_000), (&"/".into(), 1));
+    let metrics = say(&mut simulation, api, GUEST, "GET /metrics", "");
+    let used = classes[2]["used"].as_u64().unwrap();
+    let line = format!("leveret_memory_class_used_bytes{{class=\"messages\"}} {used}\n");
+    assert!(metrics.contains(&line), "{line} is not in {metrics}");
+}
+
+#[test]
 fn pools_show_their_use_and_their_highest_use() {
     let mut simulation = with_queues(1);
     let queue = format!("plant.000.{}", "line".repeat(10));

@@ -71,6 +71,8 @@ def told_status(broker: Leveret, began: float) -> Dict[str, int]:
     host, port = broker.address
     assert told["pid"] == broker.process.pid and f"OS PID: {broker.process.pid}\n" in text, text
     assert told["memory_limit"] == 200_000_000 and "Memory limit: 200.0 MB" in text, text
+    for place, name in enumerate(("clients", "definitions", "messages")):
+        assert told["classes"][place]["name"] == name and f"Shared, {name}: " in text, text
     assert told["data_dir"] == str(broker.data_dir) and f"Node data directory: {broker.data_dir}\n" in text, text
     listener = {"node": told["node"], "interface": host, "port": int(port), "protocol": "amqp",
                 "purpose": "AMQP 0-9-1"}
