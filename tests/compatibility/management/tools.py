@@ -28,7 +28,7 @@ PLUGINS = [
     ("aliveness", [], "OK"), ("connections", ["-w", "100", "-c", "200"], "OK"), ("objects", [], "OK"),
     ("overview", [], "OK"), ("partition", ["--node=NODE"], "OK"), ("queue", ["--queue=tools"], "OK"),
     ("server", ["--node=NODE"], "OK"), ("watermark", ["--node=NODE"], "OK"),
-    ("shovels", [], "CRITICAL - API error: 404"),
+    ("shovels", [], "CRITICAL - API error: empty JSON"),
 ]
 AMQPSTORM = """
 import sys
