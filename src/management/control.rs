@@ -21,8 +21,8 @@ use super::node::Wear;
 use super::parameters;
 use super::request::Call;
 use super::request::RequestContext;
-use super::status::classes;
 use super::request::{Answer, Answered, bad_request, body, done, not_found, problem, refused};
+use super::status::classes;
 
 /// An upper bound of the list of a store's files, in bytes.
 const HELD_BYTES_MAX: usize = 1 << 20;

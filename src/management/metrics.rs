@@ -379,10 +379,9 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
         }
     }
     let pools = context.broker.views().pools(context.messages);
-    for (family, is_used) in [
-        ("pool_used Used part of a pool", true),
-        ("pool_max Size that the pool could have alone", false),
-    ] {
+    for (family, is_used) in
+        [("pool_used Used part of a pool", true), ("pool_max Size that the pool could have alone", false)]
+    {
         let name = lines.head(family);
         for pool in &pools {
             let mut labels = Labels::default();

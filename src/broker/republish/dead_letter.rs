@@ -253,7 +253,9 @@ impl Republisher<'_> {
         self.counters.headers_shortened += 1;
         let minute = self.queues.minute();
         if self.republish.shortened_logged_minute.replace(minute) != Some(minute) {
-            log::warn!("{what} and the message's other headers are more than a frame or the memory: headers are shortened");
+            log::warn!(
+                "{what} and the message's other headers are more than a frame or the memory: headers are shortened"
+            );
         }
     }
 

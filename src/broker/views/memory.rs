@@ -59,7 +59,13 @@ impl<'b> Views<'b> {
             largest,
         };
         [
-            class(Class::Clients, "clients", self.quota.largest_connection().map(|(connection, bytes)| Holder::Connection(connection, bytes))),
+            class(
+                Class::Clients,
+                "clients",
+                self.quota
+                    .largest_connection()
+                    .map(|(connection, bytes)| Holder::Connection(connection, bytes)),
+            ),
             class(Class::Definitions, "definitions", self.largest_kind_of_definitions()),
             class(Class::Messages, "messages", self.largest_queue()),
         ]

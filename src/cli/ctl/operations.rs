@@ -190,7 +190,8 @@ fn classes(overview: &Value) -> Vec<String> {
     let classes = overview.get("classes").and_then(Value::as_array).into_iter().flatten();
     let shown = classes.filter_map(|class| {
         let size = |key: &str| Some(Megabytes(class.get(key)?.as_u64()?));
-        let line = format!("Shared, {}: {} of {}", class.get("name")?.as_str()?, size("used")?, size("limit")?);
+        let line =
+            format!("Shared, {}: {} of {}", class.get("name")?.as_str()?, size("used")?, size("limit")?);
         Some(line + &class.get("largest").and_then(holder).unwrap_or_default())
     });
     shown.collect()
@@ -199,7 +200,8 @@ fn classes(overview: &Value) -> Vec<String> {
 fn holder(largest: &Value) -> Option<String> {
     let bytes = Megabytes(largest.get("bytes")?.as_u64()?);
     let text = |key: &str| largest.get(key).and_then(Value::as_str);
-    let who = match (text("name"), text("vhost"), text("user"), largest.get("count").and_then(Value::as_u64)) {
+    let who = match (text("name"), text("vhost"), text("user"), largest.get("count").and_then(Value::as_u64))
+    {
         (Some(name), Some(vhost), ..) => format!("queue '{name}' in virtual host '{vhost}'"),
         (Some(name), _, Some(user), _) => format!("connection {name} of user '{user}'"),
         (_, _, _, Some(count)) => format!("{count} {}", text("kind")?),

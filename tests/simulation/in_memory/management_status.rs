@@ -255,7 +255,10 @@ fn the_classes_of_memory_name_what_uses_most_of_them() {
     let api = simulation.connect_management(Shape::WIDE, HOME);
     let status = body(&say(&mut simulation, api, GUEST, "GET /api/leveret/status", ""));
     let classes = status["memory"]["classes"].as_array().unwrap();
-    assert_eq!(classes.iter().map(|class| &class["name"]).collect::<Vec<_>>(), ["clients", "definitions", "messages"]);
+    assert_eq!(
+        classes.iter().map(|class| &class["name"]).collect::<Vec<_>>(),
+        ["clients", "definitions", "messages"]
+    );
     for class in classes {
         let [used, limit, floor] = ["used", "limit", "floor"].map(|name| class[name].as_u64().unwrap());
         assert!(used > 0 && used <= limit && floor <= limit, "{class}");

@@ -442,7 +442,10 @@ impl Actor {
         let Some(content) = ledger.contents.get(&number) else { return (number, Deaths::default()) };
         match content.deaths_in(exchange, key, &said.properties) {
             Some(deaths) if said.body == body_of(number, content.len) => (number, deaths),
-            None if ledger.lacks_deaths && is_dying(&content.key) && said.body == body_of(number, content.len) => {
+            None if ledger.lacks_deaths
+                && is_dying(&content.key)
+                && said.body == body_of(number, content.len) =>
+            {
                 (number, Deaths::default())
             }
             _ => {
