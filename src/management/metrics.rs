@@ -21,7 +21,6 @@
 
 use core::fmt::Display;
 
-use leveret_broker::ClassView;
 use leveret_core::command::RABBITMQ_VERSION;
 use leveret_core::version::build_version;
 use leveret_storage::{LATENCY_BOUNDS_MS, LatencyHistogram};
@@ -366,16 +365,15 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
         }
     }
     let classes = context.broker.views().classes();
-    let sizes: [(&str, fn(&ClassView<'_>) -> u64); 2] = [
-        ("memory_class_used_bytes Shared memory that a class uses", |class| class.used_bytes),
-        ("memory_class_max_bytes Shared memory that a class could use now", |class| class.bytes_max),
-    ];
-    for (family, size_of) in sizes {
+    for (family, is_used) in [
+        ("memory_class_used_bytes Shared memory that a class uses", true),
+        ("memory_class_max_bytes Shared memory that a class could use now", false),
+    ] {
         let name = lines.head(family);
         for class in &classes {
             let mut labels = Labels::default();
             labels.add("class", class.name);
-            lines.sample(name, labels.as_str(), &size_of(class));
+            lines.sample(name, labels.as_str(), if is_used { &class.used_bytes } else { &class.bytes_max });
         }
     }
     let pools = context.broker.views().pools(context.messages);
