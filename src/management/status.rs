@@ -79,7 +79,7 @@ pub(super) fn classes(json: &mut Json<'_>, context: &RequestContext<'_>, is_firs
         json.text(class.name);
         let sizes = [("used", class.used_bytes), ("limit", class.bytes_max), ("floor", class.floor_bytes)];
         numbers(json, &mut false, &sizes);
-        if let Some(largest) = class.largest {
+        if let Some(largest) = context.broker.views().largest_holder(class.class) {
             json.raw(b",\"largest\":");
             write_holder(json, context, largest);
         }
@@ -92,14 +92,19 @@ fn write_holder(json: &mut Json<'_>, context: &RequestContext<'_>, holder: Holde
     json.raw(b"{");
     match holder {
         Holder::Connection(connection, bytes) => {
-            let name = context.sockets.at(connection).map_or_else(String::new, |socket| name_of(&socket));
             let user = context.broker.views().user_of(connection);
-            texts(json, &mut true, &[("kind", "connection"), ("name", &name), ("user", user)]);
+            match context.sockets.at(connection) {
+                Some(socket) => {
+                    let name = name_of(&socket);
+                    texts(json, &mut true, &[("kind", "connection"), ("name", &name), ("user", user)]);
+                }
+                None => texts(json, &mut true, &[("kind", "bridge or shovel"), ("user", user)]),
+            }
             numbers(json, &mut false, &[("bytes", bytes)]);
         }
-        Holder::Definitions { kind, count, bytes } => {
+        Holder::Definitions(kind, bytes) => {
             texts(json, &mut true, &[("kind", kind)]);
-            numbers(json, &mut false, &[("count", count), ("bytes", bytes)]);
+            numbers(json, &mut false, &[("bytes", bytes)]);
         }
         Holder::Queue { vhost, name, bytes } => {
             texts(json, &mut true, &[("kind", "queue"), ("name", name), ("vhost", vhost)]);

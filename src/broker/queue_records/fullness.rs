@@ -330,6 +330,14 @@ impl Records {
     }
 }
 
+impl Queue {
+    /// Returns the bytes of memory that the messages of a queue, or of one level, take with their entries, unsettled ones
+    /// included.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        MemoryUsage::of(self).memory()
+    }
+}
+
 /// How much of the memory for messages a queue uses.
 #[derive(Clone, Copy, Default)]
 struct MemoryUsage {

@@ -37,6 +37,10 @@ use crate::sessions::{RoutedMessage, select_subscribers};
 const ROUTING_TIMES: u32 = 8;
 /// Maximum number of further dead letters that one dead letter may cause because queues refuse it.
 const CHAINED_MAX: u32 = 8;
+/// A cycle of queues in which dead letters lack x-death takes at least this time, in milliseconds.
+const CYCLE_MS_MIN: u64 = 1_000;
+/// Work of writing a dead letter again, and of searching for idle memory before.
+const WITHOUT_DEATH_WORK: usize = 16;
 /// Bytes of a header frame besides the properties: 8 of the frame, and 12 of class, weight and body size.
 const HEADER_BYTES: usize = 20;
 
@@ -139,7 +143,7 @@ impl Republisher<'_> {
             let written = death.write_properties(properties, &form, &mut writer);
             assert!(written.is_ok(), "it fitted before");
         }
-        let mut is_shortened = form != DeathForm::WHOLE;
+        let is_shortened = form != DeathForm::WHOLE;
         drop(form);
         let written = Properties::trusted(writer.written());
         self.remove_cycle_targets(cx.work, vhost, &death, targets);
@@ -155,12 +159,14 @@ impl Republisher<'_> {
         }
         let flags = copy_flags(cx.messages, message, &written);
         let names = (&*address.name, &*own_key);
-        // A logged copy can be evicted. A transient one stays in memory, and takes more of it than its original: it leaves the
-        // last memory to copies that do not.
-        let can_be_evicted = self.queues.logged_target_count(cx, message, targets) > 0;
-        let share = if can_be_evicted { Share::DeadLetter } else { Share::Reserve };
+        // A copy that is not logged stays in memory, and takes more of it than its original. It leaves the last memory to
+        // copies that do not. A message that a full queue refuses has no second chance, so its copy may take the last memory.
+        let is_evictable = self.queues.logged_target_count(cx, message, targets) == targets.len();
+        let takes_all = is_evictable || reason == Reason::MaxLength;
+        let share = if takes_all { Share::DeadLetter } else { Share::Reserve };
         let mut copied = cx.messages.copy_as(message, names, writer.written(), flags, share);
-        if copied.is_err() && self.may_lack_death(reason, targets) {
+        if copied.is_err() && !takes_all && self.may_omit_death(targets) {
+            cx.work.charge(WITHOUT_DEATH_WORK);
             writer.rewind(0);
             let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
             let death = Death::of(cx.messages, message, properties, (name.as_str(), reason, unix_s), address);
@@ -168,7 +174,9 @@ impl Republisher<'_> {
             assert!(is_written, "properties that arrived in a frame fit into a frame");
             let flags = copy_flags(cx.messages, message, &Properties::trusted(writer.written()));
             copied = cx.messages.copy_as(message, names, writer.written(), flags, Share::DeadLetter);
-            is_shortened |= copied.is_ok();
+            if copied.is_ok() {
+                self.note_without_death(&name);
+            }
         }
         let copy = copied.ok()?;
         if is_shortened {
@@ -177,15 +185,32 @@ impl Republisher<'_> {
         Some(Republication::Copy(copy, accepting_count))
     }
 
-    /// Returns whether a dead letter for which memory lacks is written without the new x-death entry.
+    /// Returns whether a dead letter for which there is no memory is written without its x-death entry.
     ///
-    /// Two queues that dead-letter to each other, such as a work queue and its retry queue, would otherwise stop for ever when
-    /// publishers have used the memory: each message needs more memory than it gives back, and consumers cannot get messages
-    /// behind expired ones. Without x-death a cycle does not end, so each round of it must take time: in the target queues no
-    /// message expires at once, and a length limit drops none.
-    fn may_lack_death(&self, reason: Reason, targets: &[QueueId]) -> bool {
-        let takes_time = |queue: &QueueId| self.queues.at(*queue).settings.message_ttl_ms != 0;
-        reason != Reason::MaxLength && targets.iter().all(takes_time)
+    /// A work queue and its retry queue dead-letter to each other. When publishers have used the memory, each message that moves
+    /// would need more memory than it gives back, and consumers cannot get messages that are behind expired ones. Without the
+    /// entry, a message needs no more memory than before, unless the names are longer. Without x-death a cycle does not end.
+    /// So messages stay in the target queue for some time, and there is one target, which multiplies none.
+    ///
+    /// A queue without a dead-letter exchange is not part of a cycle. Messages for it wait until there is memory.
+    fn may_omit_death(&self, targets: &[QueueId]) -> bool {
+        let &[target] = targets else { return false };
+        let has_long_life = self.queues.at(target).settings.message_ttl_ms >= CYCLE_MS_MIN;
+        has_long_life && self.queues.records().has_dead_letters(target)
+    }
+
+    /// Counts a dead letter without its x-death entry, and logs it at most once a minute.
+    #[cold]
+    fn note_without_death(&mut self, queue: &str) {
+        self.counters.headers_shortened += 1;
+        let minute = self.queues.minute();
+        if self.republish.shortened_logged_minute.replace(minute) != Some(minute) {
+            log::warn!(
+                "queue '{}': no memory is left for the header x-death, so messages are dead-lettered without it: consume or \
+                 purge queues, or raise memory_limit",
+                queue.escape_debug()
+            );
+        }
     }
 
     /// Removes the target queues through which the message has passed since it was last rejected: publishing
@@ -253,9 +278,7 @@ impl Republisher<'_> {
         self.counters.headers_shortened += 1;
         let minute = self.queues.minute();
         if self.republish.shortened_logged_minute.replace(minute) != Some(minute) {
-            log::warn!(
-                "{what} and the message's other headers are more than a frame or the memory: headers are shortened"
-            );
+            log::warn!("{what} and the message's other headers are more than a frame: headers are shortened");
         }
     }
 
@@ -441,7 +464,8 @@ impl Reason {
 /// The entries are kept longer than the publisher's headers because programs count attempts by them, and because
 /// without them a cycle of dead letters would never end.
 ///
-/// A transient dead letter for which memory lacks is [`DeathForm::NoDeath`], see [`Republisher::may_lack_death`].
+/// A transient dead letter for which there is no memory has the form [`DeathForm::NoDeath`]: see
+/// [`Republisher::may_omit_death`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum DeathForm<'a> {
     /// x-death with at most this many entries.

@@ -200,12 +200,14 @@ fn classes(overview: &Value) -> Vec<String> {
 fn holder(largest: &Value) -> Option<String> {
     let bytes = Megabytes(largest.get("bytes")?.as_u64()?);
     let text = |key: &str| largest.get(key).and_then(Value::as_str);
-    let who = match (text("name"), text("vhost"), text("user"), largest.get("count").and_then(Value::as_u64))
-    {
-        (Some(name), Some(vhost), ..) => format!("queue '{name}' in virtual host '{vhost}'"),
-        (Some(name), _, Some(user), _) => format!("connection {name} of user '{user}'"),
-        (_, _, _, Some(count)) => format!("{count} {}", text("kind")?),
-        _ => return None,
+    let kind = text("kind")?;
+    let who = match (text("name"), text("vhost"), text("user")) {
+        // Clients choose these names.
+        (Some(name), Some(vhost), _) => {
+            format!("queue '{}' in virtual host '{}'", name.escape_debug(), vhost.escape_debug())
+        }
+        (Some(name), _, Some(user)) => format!("connection {name} of user '{}'", user.escape_debug()),
+        _ => kind.to_string(),
     };
     Some(format!(", most by {who}: {bytes}"))
 }

@@ -52,7 +52,7 @@ export const deviceView = {
         { label: 'Share', cell: (row) => share(row.used / row.limit, row.name) },
         { label: 'Used', num: true, brief: true, cell: (row) => bytes(row.used, row.limit) },
         { label: 'Limit', num: true, brief: true, cell: (row) => bytes(row.limit) },
-        { label: 'Always free for it', num: true, cell: (row) => bytes(row.floor) },
+        { label: 'Guaranteed', num: true, cell: (row) => bytes(row.floor) },
         { label: 'Most by', cell: (row) => holder(row.largest) }] })], null, true) : null,
       pools?.length ? card('Pools', [h('p', { class: 'muted' }, 'All pools share the memory that memory_limit leaves. The limit of a pool is what it could have alone. The line '
         + 'marks the highest sample since the start; samples are taken every 5 s. '
@@ -75,7 +75,7 @@ export const deviceView = {
 };
 
 /** What uses most of a class of the shared memory. */
-const holder = (largest) => largest && `${largest.count ? `${count(largest.count)} ` : ''}${largest.kind}`
+const holder = (largest) => largest && `${largest.kind}`
   + `${largest.name ? ` ${largest.name}` : ''}${largest.vhost ? ` in ${largest.vhost}` : ''}`
   + `${largest.user ? ` of ${largest.user}` : ''}, ${bytes(largest.bytes)}`;
 

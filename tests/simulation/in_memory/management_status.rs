@@ -268,7 +268,7 @@ fn the_classes_of_memory_name_what_uses_most_of_them() {
     let name_of_large = name_of_large[0]["channel_details"]["connection_name"].clone();
     assert_eq!((&clients["kind"], &clients["user"]), (&"connection".into(), &"guest".into()), "{clients}");
     assert_eq!(clients["name"], name_of_large, "the connection with three channels");
-    assert_eq!((&definitions["kind"], &definitions["count"]), (&"queues".into(), &2.into()), "{definitions}");
+    assert_eq!(definitions["kind"], "queues", "{definitions}");
     assert_eq!((&messages["kind"], &messages["name"]), (&"queue".into(), &"many".into()), "{messages}");
     assert_eq!((&messages["vhost"], messages["bytes"].as_u64().unwrap() / 300 / 1_000), (&"/".into(), 1));
     let metrics = say(&mut simulation, api, GUEST, "GET /metrics", "");
