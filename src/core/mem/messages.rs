@@ -977,8 +977,8 @@ pub enum Share {
     /// Also the part for reading back, except for one slot: for messages that are read back, because the
     /// messages after them in their queue wait for them.
     ReadBack,
-    /// Everything: for a dead letter, which replaces its original message. It needs the last slot when memory
-    /// is full of expired messages that were read back; without it none of them could leave memory.
+    /// Everything: for a dead letter that replaces its original message, and can be evicted or takes no more memory. It needs
+    /// the last slot when memory is full of expired messages that were read back. Without it none of them could leave memory.
     DeadLetter,
 }
 

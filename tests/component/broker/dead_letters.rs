@@ -360,7 +360,8 @@ fn without_capacity_a_dead_letter_stays_and_proceeds_later() {
     assert_eq!((node.ready(at, "q"), node.ready(at, "dead")), (0, 0), "it is no longer delivered");
     assert!(!node.broker.may_expire_or_trim(&node.pending_writes, &node.messages), "or the loop would burn");
     assert_eq!(node.broker.gauges().deliveries, 1);
-    node.messages.release(held.pop().unwrap());
+    // The last two records are for messages that are read back, and for dead letters that are not larger.
+    held.drain(..3).for_each(|id| node.messages.release(id));
     assert!(node.broker.may_expire_or_trim(&node.pending_writes, &node.messages));
     node.turn(at);
     held.into_iter().for_each(|id| node.messages.release(id));

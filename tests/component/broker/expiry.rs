@@ -222,7 +222,7 @@ fn without_capacity_for_its_dead_letter_an_expired_message_stays_undelivered_and
     assert_eq!((node.turns(at), node.ready(at, "q"), node.ready(at, "dead")), (0, 1, 0));
     assert!(!node.broker.may_expire_or_trim(&node.pending_writes, &node.messages), "or the loop would burn");
     assert_eq!(node.broker.queues().next_expiry_ms(), None, "likewise");
-    held.drain(..2).for_each(|id| node.messages.release(id));
+    held.drain(..4).for_each(|id| node.messages.release(id));
     node.turns(at);
     assert_eq!((node.ready(at, "q"), node.ready(at, "dead")), (0, 1));
     held.into_iter().for_each(|id| node.messages.release(id));
