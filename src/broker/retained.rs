@@ -13,6 +13,8 @@
 //! A retained message whose message expiry interval has passed is not sent, and is deleted when a subscription matches it.
 //! The time since its publication is not in the log: after a restart, the interval begins again.
 //!
+//! A message that exceeds a limit is refused, and its topic keeps the message that it had.
+//!
 //! # Invariants
 //! - All retained messages together take at most a fixed number of bytes, and the memory that is free.
 
@@ -141,6 +143,18 @@ pub(crate) struct Retained {
     /// When messages are written that are not in the log yet, in milliseconds of broker time; `None` if there are none.
     write_ms: Option<u64>,
     replaying: Replaying,
+    /// The topic whose update was refused last, until it has an update that fits or is deleted.
+    refused: Option<RefusedUpdate>,
+    /// Number of updates that were refused since the start.
+    refused_count: u64,
+}
+
+/// A topic whose retained message could not be updated.
+#[derive(Debug)]
+struct RefusedUpdate {
+    vhost: VhostId,
+    key: Box<str>,
+    limit: &'static str,
 }
 
 impl Retained {
@@ -171,6 +185,35 @@ impl Retained {
             bytes_max: limits.retained_bytes_max as usize,
             write_ms: None,
             replaying: Replaying::default(),
+            refused: None,
+            refused_count: 0,
+        }
+    }
+
+    /// Returns the topic whose update was refused last: its virtual host, its routing key, and the limit that the update
+    /// exceeds. `None` if it has had an update that fits, or was deleted.
+    pub(crate) fn refused_update(&self) -> Option<(VhostId, &str, &'static str)> {
+        self.refused.as_ref().map(|refused| (refused.vhost, &*refused.key, refused.limit))
+    }
+
+    /// Returns the number of updates that were refused since the start.
+    pub(crate) const fn refused_count(&self) -> u64 {
+        self.refused_count
+    }
+
+    fn note_refused(&mut self, vhost: VhostId, key: &str, limit: &'static str) {
+        self.refused_count += 1;
+        self.refused = Some(RefusedUpdate { vhost, key: key.into(), limit });
+    }
+
+    fn is_refused(&self, vhost: VhostId, key: &str) -> bool {
+        self.refused_update().is_some_and(|(of, refused, _)| (of, refused) == (vhost, key))
+    }
+
+    /// Notes that a topic has an update that fits, or is to have no message.
+    fn forget_refused(&mut self, vhost: VhostId, key: &str) {
+        if self.is_refused(vhost, key) {
+            self.refused = None;
         }
     }
 
@@ -356,13 +399,20 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         let vhost = self.consumers.channel(channel).vhost;
         let now_ms = cx.pending_writes.time_ms();
-        let (change, exceeded) = self.retained_change(cx.messages, vhost, message, now_ms);
+        let change = self.retained_change(cx.messages, vhost, message, now_ms);
+        let exceeded = match &change.update {
+            Update::Refuse(limit) => Some(*limit),
+            Update::Set(_) | Update::Delete => None,
+        };
         // A message that was published before is not refused: its packet identifier would be free for the client only.
         let is_repeated = packet_id.is_some_and(|packet_id| self.is_received(connection, packet_id));
         let exceeded = exceeded.filter(|_| !is_repeated);
         let topic = exceeded.and_then(|_| exchange_separators(&change.key)).unwrap_or_default();
         if let Some(limit) = exceeded.filter(|_| is_refusable) {
+            let allowed = self.allowed_exchange(cx, channel, message);
             cx.messages.release(message);
+            allowed?;
+            self.change_retained(cx, change);
             let text =
                 format_args!("a message with RETAIN to '{}' that exceeds {limit}", topic.escape_debug());
             return Err(Fault::new(ReplyCode::ResourceError, text));
@@ -387,31 +437,36 @@ impl Broker {
         }
     }
 
-    /// Returns the change of the retained message that a message with RETAIN makes. The second part is the limit that
-    /// the message exceeds: then it is not retained, and the one before it is deleted nevertheless, because it is out of
-    /// date. `now_ms` is broker time.
+    /// Returns the change of the retained message that a message with RETAIN makes. `now_ms` is broker time.
     pub(crate) fn retained_change(
         &self,
         messages: &Messages,
         vhost: VhostId,
         message: MessageId,
         now_ms: u64,
-    ) -> (RetainedChange, Option<&'static str>) {
+    ) -> RetainedChange {
         let key = core::str::from_utf8(messages.routing_key(message)).unwrap_or_default();
         let key = Name::try_from(key).unwrap_or_default();
         let len = messages.properties_len(message) as usize + messages.body_len(message) as usize;
-        let has_payload = messages.body_len(message) > 0;
-        let exceeded = if has_payload { self.retained.exceeded_limit(vhost, &key, len) } else { None };
-        let is_kept = has_payload && exceeded.is_none();
-        let content = is_kept.then(|| Content::of(messages, message, now_ms));
-        (RetainedChange { vhost, key, content }, exceeded)
+        let update = match messages.body_len(message) {
+            0 => Update::Delete,
+            _ => match self.retained.exceeded_limit(vhost, &key, len) {
+                Some(limit) => Update::Refuse(limit),
+                None => Update::Set(Content::of(messages, message, now_ms)),
+            },
+        };
+        RetainedChange { vhost, key, update }
     }
 
-    /// Sets or deletes the retained message of a topic.
+    /// Sets or deletes the retained message of a topic, or notes that it could not be set.
     pub(crate) fn change_retained(&mut self, cx: &mut Context<'_>, change: RetainedChange) {
-        let RetainedChange { vhost, key, content } = change;
-        let is_written_later = match content {
-            Some(content) => {
+        let RetainedChange { vhost, key, update } = change;
+        if let Update::Refuse(limit) = update {
+            return self.retained.note_refused(vhost, &key, limit);
+        }
+        self.retained.forget_refused(vhost, &key);
+        let is_written_later = match update {
+            Update::Set(content) => {
                 let is_written_later = content.qos == 0;
                 let at = self.retained.put(vhost, &key, content);
                 if is_written_later {
@@ -419,8 +474,8 @@ impl Broker {
                 }
                 is_written_later
             }
-            None if self.retained.remove(vhost, &key) => false,
-            None => return,
+            Update::Delete if self.retained.remove(vhost, &key) => false,
+            Update::Delete | Update::Refuse(_) => return,
         };
         if !is_written_later {
             let batch = self.retained.append(cx.pending_writes, &self.access, vhost, &key);
@@ -446,6 +501,7 @@ impl Broker {
     /// Deletes the retained messages of a virtual host. Returns `false` if there are further ones: too much waits to be
     /// written.
     pub(crate) fn delete_retained_of(&mut self, cx: &mut Context<'_>, vhost: VhostId) -> bool {
+        self.retained.refused.take_if(|refused| refused.vhost == vhost);
         for at in 0..self.retained.slab.places() {
             let Some(record) = self.retained.slab.get(at).filter(|record| record.vhost == vhost) else {
                 continue;
@@ -471,10 +527,11 @@ impl Broker {
         key: &str,
     ) -> Result<bool, Fault> {
         check_deletable(cx.pending_writes, true)?;
+        self.retained.forget_refused(vhost, key);
         let is_there = self.retained.find(vhost, key).is_some();
         if is_there {
             let key = Name::try_from(key).unwrap_or_default();
-            self.change_retained(cx, RetainedChange { vhost, key, content: None });
+            self.change_retained(cx, RetainedChange { vhost, key, update: Update::Delete });
         }
         Ok(is_there)
     }
@@ -634,6 +691,14 @@ impl Replaying {
 pub(crate) struct RetainedChange {
     vhost: VhostId,
     key: Name,
-    /// The new content; `None`: the message is deleted.
-    content: Option<Content>,
+    update: Update,
+}
+
+/// What happens to the retained message of a topic.
+#[derive(Debug)]
+enum Update {
+    Set(Content),
+    Delete,
+    /// The new message exceeds this limit, given as a text for log lines. The topic keeps its message.
+    Refuse(&'static str),
 }

@@ -235,7 +235,7 @@ impl Broker {
         let awaited = cx.awaited;
         let now_ms = cx.pending_writes.time_ms();
         if will.retain {
-            let (change, _) = self.retained_change(cx.messages, vhost, will.message, now_ms);
+            let change = self.retained_change(cx.messages, vhost, will.message, now_ms);
             self.change_retained(cx, change);
         }
         if let Some(key) = key {
@@ -260,7 +260,7 @@ impl Broker {
         let mut targets = core::mem::take(&mut self.publishing.targets);
         let routed = self.route_will(cx, vhost, will.message, &mut targets);
         let now_ms = cx.pending_writes.time_ms();
-        let change = will.retain.then(|| self.retained_change(cx.messages, vhost, will.message, now_ms).0);
+        let change = will.retain.then(|| self.retained_change(cx.messages, vhost, will.message, now_ms));
         cx.pending_writes.begin_group();
         let dropped_count = match routed {
             true => self.queues.remove_full_targets(cx, &self.quota, will.message, &mut targets),

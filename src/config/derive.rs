@@ -68,6 +68,7 @@ impl FromMemory {
         limits.unsent_bytes_max = self.part(256, 32 << 10, 1 << 28);
         limits.index_bytes_max = self.part(30, 64 << 10, 1 << 28);
         limits.commit_bytes_max = self.part(256, 0, 512 << 10);
+        limits.mqtt_session_messages_max = self.count(6_400, 1_000, 10_000);
         limits.mqtt_session_bytes_max = self.part(128, 64 << 10, 1 << 26);
     }
 }

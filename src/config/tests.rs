@@ -514,7 +514,7 @@ fn the_limits_of_mqtt() {
     let set = limits("mqtt_session_expiry_max = \"2h\"\nmqtt_session_messages_max = 8\n");
     let of = |limits: &Limits| (limits.mqtt_session_expiry_max_ms, limits.mqtt_session_messages_max);
     assert_eq!(of(&set), (7_200_000, 8));
-    assert_eq!(of(&limits("")), (604_800_000, 1000));
+    assert_eq!(of(&limits("")), (604_800_000, 10_000));
 }
 
 #[test]

@@ -231,7 +231,8 @@ pub enum Command<'a> {
         packet_id: NonZeroU16,
     },
     /// A complete message with RETAIN. Like [`Self::Publish`], or with a packet identifier like [`Self::PublishOnce`]. A
-    /// message with a payload becomes the retained message of its topic. One without a payload deletes it.
+    /// message with a payload becomes the retained message of its topic, unless it exceeds a limit. One without a payload
+    /// deletes it.
     PublishRetained {
         message: MessageId,
         packet_id: Option<NonZeroU16>,

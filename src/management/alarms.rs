@@ -23,12 +23,12 @@ const COMPACTION_MS: u64 = 10_000;
 /// Number of states of the broker that are alarms.
 const STATES: usize = 8;
 /// The most alarms at the same time: damage, the states, the shortage of the store and that of moved messages, those of
-/// waiting publishers, and nine others (wear, `parked`, `held`, `rule`, `budget`, `outage`, `sessions`, `connections`,
-/// `subscriptions`).
-const ALARMS_MAX: usize = 1 + STATES + 2 + SHORTAGE_KINDS + 9;
+/// waiting publishers, and ten others (wear, `parked`, `held`, `rule`, `budget`, `outage`, `sessions`, `connections`,
+/// `subscriptions`, `retained`).
+const ALARMS_MAX: usize = 1 + STATES + 2 + SHORTAGE_KINDS + 10;
 
 /// The names of all alarms, for metrics.
-pub(super) const NAMES: [&str; 20] = [
+pub(super) const NAMES: [&str; 21] = [
     "access",
     "damage",
     "orphans",
@@ -49,6 +49,7 @@ pub(super) const NAMES: [&str; 20] = [
     "sessions",
     "connections",
     "subscriptions",
+    "retained",
 ];
 
 /// Lists the alarms.
@@ -129,6 +130,7 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
         .chain(sessions(context))
         .chain(connections(context))
         .chain(subscriptions(context))
+        .chain(retained(context))
         .collect()
 }
 
@@ -164,6 +166,17 @@ fn subscriptions(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
         "subscriptions: the MQTT client '{}' (virtual host '{}') has {count} subscriptions, and there was no memory for \
          another one; raise memory_limit and restart the broker, or let the client use wildcards",
         client_id.escape_debug(),
+        vhost.escape_debug()
+    )))
+}
+
+/// Returns the alarm about a topic whose retained message could not be updated.
+fn retained(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
+    let (vhost, topic, limit) = context.broker.views().refused_retained()?;
+    Some(Cow::from(format!(
+        "retained: the newest message with RETAIN to '{}' (virtual host '{}') is not retained, and subscribers get the one \
+         before, if there was one: it exceeds {limit}; the alarm ends when a message of this topic is retained or delete_retained deletes it",
+        topic.escape_debug(),
         vhost.escape_debug()
     )))
 }

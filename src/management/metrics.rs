@@ -109,7 +109,8 @@ mqtt_session_messages_dropped_total Messages that MQTT sessions dropped: there w
 such large packet
 mqtt_wills_dropped_total Wills that queues did not get: a queue had used its share, or too many wills waited for capacity
 mqtt_retained_messages Retained messages
-mqtt_retained_bytes Bytes of the topics, properties and payloads of retained messages";
+mqtt_retained_bytes Bytes of the topics, properties and payloads of retained messages
+mqtt_retained_refused_total Messages with RETAIN that exceeded a limit and were not retained";
 const DEAD_LETTERED: &str = "global_messages_dead_lettered_rejected_total Total number of messages \
 dead-lettered due to basic.reject or basic.nack
 global_messages_dead_lettered_expired_total Total number of messages dead-lettered due to message TTL exceeded
@@ -332,7 +333,9 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
     let ((sessions, disconnected), (retained, bytes)) = (views.session_counts(), views.retained_counts());
     let dropped = views.session_messages_dropped();
     let wills_dropped = context.broker.counters().wills_dropped;
-    lines.all("", MQTT, &[sessions, disconnected, dropped, wills_dropped, retained as u64, bytes as u64]);
+    let refused = views.retained_refused();
+    let values = [sessions, disconnected, dropped, wills_dropped, retained as u64, bytes as u64, refused];
+    lines.all("", MQTT, &values);
     let name = lines.head("alarms is 1 while this alarm is in effect");
     let alarms = alarms::which_alarms(context);
     let kind_of = |alarm: &str| alarm.split_once(':').map_or("", |(kind, _)| kind).to_owned();

@@ -148,6 +148,19 @@ impl<'b> Views<'b> {
         })
     }
 
+    /// Returns the virtual host and the topic whose retained message could not be updated last, and the limit that the update
+    /// exceeds, as a text. `None` if the topic has had an update that fits, or was deleted.
+    pub fn refused_retained(self) -> Option<(&'b str, Name, &'static str)> {
+        let (vhost, key, limit) = self.retained.refused_update()?;
+        let topic = exchange_separators(key).unwrap_or_default();
+        Some((self.access.vhost_name(vhost), topic, limit))
+    }
+
+    /// Returns the number of updates of retained messages that were refused since the start.
+    pub const fn retained_refused(self) -> u64 {
+        self.retained.refused_count()
+    }
+
     /// Returns the number of retained messages, and the bytes of their topics, properties and payloads.
     pub const fn retained_counts(self) -> (usize, usize) {
         self.retained.counts()

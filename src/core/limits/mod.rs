@@ -175,7 +175,7 @@ impl Default for Limits {
             message_size_max: 16 << 20,
             mqtt_sessions_max: 1000,
             mqtt_session_expiry_max_ms: 7 * 24 * 60 * 60 * 1000,
-            mqtt_session_messages_max: 1_000,
+            mqtt_session_messages_max: 10_000,
             mqtt_session_bytes_max: 1 << 20,
             retained_max: 2000,
             retained_bytes_max: 1 << 20,

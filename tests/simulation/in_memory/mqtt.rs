@@ -1188,6 +1188,12 @@ fn retained_messages_have_limits() {
         assert_eq!(publish_retained(&mut new, &mut simulation, ("c", qos), b"x"), 0x97, "quota exceeded");
     }
     assert_eq!(publish_retained(&mut new, &mut simulation, ("b", 1), &[0; 200]), 0x97);
+    publish_retained(&mut old, &mut simulation, ("b", 1), &[0; 200]);
+    let refused = |simulation: &Simulation| {
+        let views = simulation.engine.broker().views();
+        (views.refused_retained().map(|(_, topic, _)| topic.to_string()), views.retained_refused())
+    };
+    assert_eq!(refused(&simulation), (Some("b".to_owned()), 4), "two of each topic");
     let mut reader = MqttClient::log_in(&mut simulation, &named("reader"));
     reader.subscribe(&mut simulation, &[("c", 1)]);
     assert_eq!(publish_retained(&mut old, &mut simulation, ("c", 1), b"x"), 0);
@@ -1198,10 +1204,15 @@ fn retained_messages_have_limits() {
     // A deletion makes space.
     publish_retained(&mut old, &mut simulation, ("a", 0), b"");
     assert!(publish_retained(&mut new, &mut simulation, ("c", 1), b"y") < 0x80);
+    assert_eq!(refused(&simulation), (None, 6), "the topic that was refused last has a message");
     receive_all(&mut reader, &mut simulation);
     reader.subscribe(&mut simulation, &[("#", 0)]);
     let received = receive_all(&mut reader, &mut simulation);
-    assert_eq!(received, [retained("c", b"y"), retained("b", b"x")]);
+    assert_eq!(
+        received,
+        [retained("c", b"y"), retained("b", b"x")],
+        "b keeps the message before the one that was too large"
+    );
     for client in [new, old, reader] {
         client.disconnect(&mut simulation);
     }

@@ -299,6 +299,13 @@ fn topic_permissions_may_contain_the_client_identifier() {
     assert_eq!(client.publish_1(&mut simulation, "own/v1.5/y", 1, b""), 0);
     assert!(client.receive(&mut simulation).is_some());
     assert_eq!(client.publish_1(&mut simulation, "own/other/y", 1, b""), 0x87);
+    let large = client.publish_packet(1 << 1 | 1, "own/other/y", 99, &[0; 61 << 10]);
+    client.send(&mut simulation, &large);
+    assert_eq!(client.expect(&mut simulation, 0x40).body[2], 0x87, "permissions come before the size");
+    assert!(
+        simulation.engine.broker().views().refused_retained().is_none(),
+        "no alarm by those who may not publish"
+    );
     client.disconnect(&mut simulation);
     let (mut refused, connack) =
         MqttClient::connect(&mut simulation, &Login { client_id: "other", ..own.clone() });

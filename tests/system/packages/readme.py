@@ -1,11 +1,10 @@
-"""The commands in the README and the guide: a manual installation, a sensor on another machine, moving queues."""
+"""The commands in the README and the guide: a manual installation, and a sensor on another machine."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from typing import List
 
@@ -87,32 +86,3 @@ def sensor(folder: Path) -> None:
                              timeout=patience(60), capture_output=True, text=True)
         if "ACCESS_REFUSED" not in may.stderr:
             raise AssertionError(f"the user may write to other exchanges: {may.stderr}")
-
-
-def moving(binary: Path) -> None:
-    """The guide's bridge moves all messages of a queue of another broker to this one."""
-    config, = blocks("Coming from RabbitMQ", "toml")
-    definitions = '{"queues": [{"name": "orders", "vhost": "/", "durable": true, "auto_delete": false}]}'
-    with brokers.leveret(binary) as old:
-        subprocess.run([str(binary), "ctl", "--socket", str(old.data_dir / "ctl.sock"), "import_definitions", "-"],
-                       input=definitions, text=True, check=True, capture_output=True)
-        python = environment.pika_python(environment.PIKA_NEW)
-        publish = (f"import pika; c = pika.BlockingConnection(pika.ConnectionParameters(port={old.address.port})); "
-                   "h = c.channel(); h.confirm_delivery(); "
-                   "[h.basic_publish('', 'orders', b'%d' % n, pika.BasicProperties(delivery_mode=2)) "
-                   "for n in range(50)]; c.close()")
-        subprocess.run([str(python), "-c", publish], check=True, timeout=patience(60))
-        exported = old.home / "all.json"
-        old.ctl("export_definitions", str(exported))
-        with brokers.leveret(binary, config=config.replace("old-machine", f"127.0.0.1:{old.address.port}")) as new:
-            new.ctl("import_definitions", str(exported))
-            # The queue is declared after the bridge, which would retry only after a pause.
-            new.ctl("resume_bridge", "move")
-            deadline = time.monotonic() + patience(60)
-            while time.monotonic() < deadline:
-                counts = [re.findall(r"^orders\t(\d+)", broker.ctl("-s", "list_queues", "name", "messages"),
-                                     re.MULTILINE) for broker in (old, new)]
-                if counts == [["0"], ["50"]]:
-                    return
-                time.sleep(0.1)
-            raise AssertionError(f"messages on the old and the new broker: {counts}; {new.ctl('bridge_status')}")
