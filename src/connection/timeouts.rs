@@ -154,11 +154,23 @@ impl Connection {
                 Timeout::Close => Timeout::Close,
             },
             Phase::Refused { .. } | Phase::Ending { .. } | Phase::Finished { .. } => Timeout::Close,
-            phase => {
-                self.warn(context, LogKind::Timeout, format_args!(": closed, timeout in phase {phase:?}"));
-                Timeout::Close
-            }
+            Phase::Header { .. } => self.close_without(context, "the protocol header"),
+            Phase::Start { .. } => self.close_without(context, "connection.start-ok"),
+            Phase::Tune { .. } => self.close_without(context, "connection.tune-ok"),
+            Phase::Opening { .. } => self.close_without(context, "connection.open"),
+            Phase::Closing { .. } => self.close_without(context, "connection.close-ok"),
         }
+    }
+
+    /// Logs what the client has not sent in time.
+    #[cold]
+    fn close_without(&self, context: &mut Context<'_>, awaited: &str) -> Timeout {
+        self.warn(
+            context,
+            LogKind::Timeout,
+            format_args!(": closed, because {awaited} did not arrive in time"),
+        );
+        Timeout::Close
     }
 
     /// Schedules a heartbeat if nothing was sent for half an interval. Returns [`Timeout::Close`] if the client was

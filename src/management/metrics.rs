@@ -350,10 +350,8 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
     confirm_latency(lines, context);
     let machine = process.machine;
     let seconds = |ms: u64| format!("{}.{:03}", ms / 1000, ms % 1000);
-    if machine.cpu_ms > 0 {
-        let name = lines.head("process_cpu_seconds_total Processor time that the process has used");
-        lines.sample(name, "", &seconds(machine.cpu_ms));
-    }
+    let name = lines.head("process_cpu_seconds_total Processor time that the process has used");
+    lines.sample(name, "", &seconds(machine.cpu_ms));
     if let Some(thousandths) = machine.temperature_mc {
         let name = lines.head("board_temperature_celsius Temperature of the board as reported by the kernel");
         lines.sample(name, "", &format_args!("{:.1}", f64::from(thousandths) / 1000.0));
