@@ -243,7 +243,7 @@ pub(crate) struct Quota {
     shares: Vec<Share>,
     /// Number of connections ever created, which numbers them.
     serial: u32,
-    pub(crate) memory: Memory,
+    memory: Memory,
     /// Number of connections in each virtual host.
     vhosts: Vec<u32>,
     /// By index. The vector grows to the largest number of users so far.

@@ -206,15 +206,9 @@ impl Retained {
         self.refused = Some(RefusedUpdate { vhost, key: key.into(), limit });
     }
 
-    fn is_refused(&self, vhost: VhostId, key: &str) -> bool {
-        self.refused_update().is_some_and(|(of, refused, _)| (of, refused) == (vhost, key))
-    }
-
     /// Notes that a topic has an update that fits, or is to have no message.
     fn forget_refused(&mut self, vhost: VhostId, key: &str) {
-        if self.is_refused(vhost, key) {
-            self.refused = None;
-        }
+        self.refused.take_if(|refused| refused.vhost == vhost && *refused.key == *key);
     }
 
     /// Returns the number of places that retained messages have used since the start.
@@ -694,7 +688,7 @@ pub(crate) struct RetainedChange {
     update: Update,
 }
 
-/// What happens to the retained message of a topic.
+/// The effect of a message with RETAIN on the retained message of its topic.
 #[derive(Debug)]
 enum Update {
     Set(Content),

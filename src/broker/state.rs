@@ -296,6 +296,7 @@ impl Broker {
             quota: &self.quota,
             sessions: &self.sessions,
             retained: &self.retained,
+            memory: &self.memory,
         }
     }
 

@@ -270,7 +270,8 @@ impl Config {
 }
 
 /// The keys whose values follow from `memory_limit` if nothing sets them.
-const DERIVED: [&str; 3] = ["connections_max", "message_size_max", "commit_bytes_max"];
+const DERIVED: [&str; 4] =
+    ["connections_max", "message_size_max", "mqtt_session_messages_max", "commit_bytes_max"];
 
 /// Derives `assembly_bytes_max`, the memory for messages that are not complete yet, and lowers a `message_size_max` that does
 /// not fit into it, unless it is explicit.
@@ -401,7 +402,8 @@ mod tests {
         let buffers = [limits.frame_max, limits.input_buffer_bytes, limits.output_buffer_bytes];
         let sizes = [limits.commit_bytes_max, limits.index_bytes_max, limits.unsent_bytes_max];
         let counts = [limits.connections_max, limits.handshakes_max, limits.tls_handshakes_max];
-        let all = buffers.into_iter().chain(sizes).chain(counts).map(u64::from);
+        let sessions = [limits.mqtt_session_messages_max];
+        let all = buffers.into_iter().chain(sizes).chain(counts).chain(sessions).map(u64::from);
         let largest = [limits.message_size_max.into(), limits.assembly_bytes_max];
         all.chain(largest.into_iter().filter(|_| memory > 24_000_000)).collect()
     }

@@ -174,8 +174,9 @@ fn subscriptions(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
 fn retained(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
     let (vhost, topic, limit) = context.broker.views().refused_retained()?;
     Some(Cow::from(format!(
-        "retained: the newest message with RETAIN to '{}' (virtual host '{}') is not retained, and subscribers get the one \
-         before, if there was one: it exceeds {limit}; the alarm ends when a message of this topic is retained or delete_retained deletes it",
+        "retained: the newest message with RETAIN to '{}' (virtual host '{}') is not retained, and new subscribers get the one \
+         before, if there was one: it exceeds {limit}; this alarm ends when a message of the topic is retained, or with \
+         delete_retained",
         topic.escape_debug(),
         vhost.escape_debug()
     )))

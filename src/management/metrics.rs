@@ -102,7 +102,8 @@ publishers_waiting Blocked publishers
 handshakes_evicted_total Connections closed before their login for another connection
 publisher_messages_dropped_total Unconfirmed messages dropped with the connections of their publishers, which were gone \
 or were closed for another client before there was capacity
-message_headers_shortened_total Dead letters, delayed and parked messages whose headers were shortened to fit into a frame or into memory";
+message_headers_shortened_total Dead letters, delayed and parked messages whose headers were shortened to fit into a frame or \
+into memory";
 const MQTT: &str = "mqtt_sessions MQTT sessions
 mqtt_sessions_disconnected MQTT sessions whose clients are not connected
 mqtt_session_messages_dropped_total Messages that MQTT sessions dropped: there were too many, or the client accepts no \
@@ -365,30 +366,29 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
             lines.sample(name, "", &format_args!("{}.{}", tenths / 10, tenths % 10));
         }
     }
-    let classes = context.broker.views().classes();
-    for (family, is_used) in [
-        ("memory_class_used_bytes Shared memory that a class uses", true),
-        ("memory_class_max_bytes Shared memory that a class could use now", false),
-    ] {
-        let name = lines.head(family);
-        for class in &classes {
-            let mut labels = Labels::default();
-            labels.add("class", class.name);
-            lines.sample(name, labels.as_str(), if is_used { &class.used_bytes } else { &class.bytes_max });
-        }
-    }
-    let pools = context.broker.views().pools(context.messages);
-    for (family, is_used) in
-        [("pool_used Used part of a pool", true), ("pool_max Size that the pool could have alone", false)]
-    {
-        let name = lines.head(family);
-        for pool in &pools {
-            let mut labels = Labels::default();
-            labels.add("pool", pool.key);
-            lines.sample(name, labels.as_str(), if is_used { &pool.used } else { &pool.max });
-        }
-    }
+    let views = context.broker.views();
+    let classes = [
+        "memory_class_used_bytes Shared memory that a class uses",
+        "memory_class_max_bytes Shared memory that a class could use now",
+    ];
+    let rows = views.classes().map(|class| (class.name, [class.used_bytes, class.bytes_max]));
+    used_and_max(lines, "class", classes, &rows);
+    let pools = ["pool_used Used part of a pool", "pool_max Size that the pool could have alone"];
+    let rows = views.pools(context.messages).map(|pool| (pool.key, [pool.used, pool.max]));
+    used_and_max(lines, "pool", pools, &rows);
     lines.prefix = prefix;
+}
+
+/// Writes two families, each with a sample for each row: what is used, and the most that could be.
+fn used_and_max(lines: &mut Lines<'_>, label: &str, families: [&str; 2], rows: &[(&str, [u64; 2])]) {
+    for (at, family) in families.into_iter().enumerate() {
+        let name = lines.head(family);
+        for (of, values) in rows {
+            let mut labels = Labels::default();
+            labels.add(label, of);
+            lines.sample(name, labels.as_str(), &values[at]);
+        }
+    }
 }
 
 /// Positions examined in one step.

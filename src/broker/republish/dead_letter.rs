@@ -37,10 +37,13 @@ use crate::sessions::{RoutedMessage, select_subscribers};
 const ROUTING_TIMES: u32 = 8;
 /// Maximum number of further dead letters that one dead letter may cause because queues refuse it.
 const CHAINED_MAX: u32 = 8;
-/// A cycle of queues in which dead letters lack x-death takes at least this time, in milliseconds.
-const CYCLE_MS_MIN: u64 = 1_000;
-/// Work of writing a dead letter again, and of searching for idle memory before.
+/// Shortest message TTL of a queue that gets dead letters without x-death, in milliseconds.
+const TTL_WITHOUT_DEATH_MS_MIN: u64 = 1_000;
+/// Units of work for writing a dead letter again, and for the search for idle memory before.
 const WITHOUT_DEATH_WORK: usize = 16;
+/// The end of a log line about a message that is shortened to fit into a frame, after the name of a header.
+pub(super) const MORE_THAN_FRAME: &str =
+    " and the message's other headers are more than a frame: headers are shortened";
 /// Bytes of a header frame besides the properties: 8 of the frame, and 12 of class, weight and body size.
 const HEADER_BYTES: usize = 20;
 
@@ -121,8 +124,8 @@ impl Republisher<'_> {
         let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
         let record = self.queues.records().record_of_queue(queue);
         let (vhost, name) = (record.vhost, Name::try_from(&*record.name).unwrap_or_default());
-        let unix_s = self.republish.unix_s;
-        let death = Death::of(cx.messages, message, properties, (name.as_str(), reason, unix_s), address);
+        let place = (name.as_str(), reason, self.republish.unix_s);
+        let death = Death::of(cx.messages, message, properties, place, address);
         let mut writer = self.copy_properties_writer(&mut scratch.rewritten);
         let own_key = address.key.as_deref().unwrap_or(death.routing_key);
         let own_key: heapless::Vec<u8, 255> = heapless::Vec::from_slice(own_key).unwrap_or_default();
@@ -164,53 +167,60 @@ impl Republisher<'_> {
         let is_evictable = self.queues.logged_target_count(cx, message, targets) == targets.len();
         let takes_all = is_evictable || reason == Reason::MaxLength;
         let share = if takes_all { Share::DeadLetter } else { Share::Reserve };
-        let mut copied = cx.messages.copy_as(message, names, writer.written(), flags, share);
-        if copied.is_err() && !takes_all && self.may_omit_death(targets) {
-            cx.work.charge(WITHOUT_DEATH_WORK);
-            writer.rewind(0);
-            let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
-            let death = Death::of(cx.messages, message, properties, (name.as_str(), reason, unix_s), address);
-            let is_written = death.write_properties(properties, &DeathForm::NoDeath, &mut writer).is_ok();
-            assert!(is_written, "properties that arrived in a frame fit into a frame");
-            let flags = copy_flags(cx.messages, message, &Properties::trusted(writer.written()));
-            copied = cx.messages.copy_as(message, names, writer.written(), flags, Share::DeadLetter);
-            if copied.is_ok() {
-                self.note_without_death(&name);
+        let queue = name.escape_debug();
+        let copy = match cx.messages.copy_as(message, names, writer.written(), flags, share) {
+            Ok(copy) => {
+                if is_shortened {
+                    self.note_shortened(&format_args!("queue '{queue}': x-death{MORE_THAN_FRAME}"));
+                }
+                copy
             }
-        }
-        let copy = copied.ok()?;
-        if is_shortened {
-            self.note_shortened(&format_args!("queue '{}': x-death", name.escape_debug()));
-        }
+            Err(_) if takes_all || !self.may_omit_death(targets) => return None,
+            Err(_) => {
+                let copy = self.copy_without_death(cx, message, (place, address), names, scratch)?;
+                self.note_shortened(&format_args!(
+                    "queue '{queue}': no memory is left for the header x-death, so messages are dead-lettered without it: \
+                     consume or purge queues, or raise memory_limit"
+                ));
+                copy
+            }
+        };
         Some(Republication::Copy(copy, accepting_count))
+    }
+
+    /// Returns a dead letter without its x-death entry; `None` if there is no memory for that either.
+    fn copy_without_death(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: MessageId,
+        (place, address): ((&str, Reason, u64), &DeadLetterTarget),
+        names: (&str, &[u8]),
+        scratch: &mut Scratch,
+    ) -> Option<MessageId> {
+        cx.work.charge(WITHOUT_DEATH_WORK);
+        let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
+        let death = Death::of(cx.messages, message, properties, place, address);
+        let mut writer = self.copy_properties_writer(&mut scratch.rewritten);
+        let is_written = death.write_properties(properties, &DeathForm::NoDeath, &mut writer).is_ok();
+        assert!(is_written, "properties that arrived in a frame fit into a frame");
+        let flags = copy_flags(cx.messages, message, &Properties::trusted(writer.written()));
+        cx.messages.copy_as(message, names, writer.written(), flags, Share::DeadLetter).ok()
     }
 
     /// Returns whether a dead letter for which there is no memory is written without its x-death entry.
     ///
-    /// A work queue and its retry queue dead-letter to each other. When publishers have used the memory, each message that moves
-    /// would need more memory than it gives back, and consumers cannot get messages that are behind expired ones. Without the
-    /// entry, a message needs no more memory than before, unless the names are longer. Without x-death a cycle does not end.
-    /// So messages stay in the target queue for some time, and there is one target, which multiplies none.
+    /// A work queue and its retry queue dead-letter to each other. With the entry, a message that moves needs more memory than
+    /// it gives back. If publishers have used all memory, no message could move, and consumers get none that is behind an
+    /// expired one. Without the entry, a message needs no more memory than before, unless names are longer.
+    ///
+    /// Without x-death a cycle does not end. Messages must therefore stay in the target queue for some time. With two targets,
+    /// each round of the cycle would double them.
     ///
     /// A queue without a dead-letter exchange is not part of a cycle. Messages for it wait until there is memory.
     fn may_omit_death(&self, targets: &[QueueId]) -> bool {
         let &[target] = targets else { return false };
-        let has_long_life = self.queues.at(target).settings.message_ttl_ms >= CYCLE_MS_MIN;
-        has_long_life && self.queues.records().has_dead_letters(target)
-    }
-
-    /// Counts a dead letter without its x-death entry, and logs it at most once a minute.
-    #[cold]
-    fn note_without_death(&mut self, queue: &str) {
-        self.counters.headers_shortened += 1;
-        let minute = self.queues.minute();
-        if self.republish.shortened_logged_minute.replace(minute) != Some(minute) {
-            log::warn!(
-                "queue '{}': no memory is left for the header x-death, so messages are dead-lettered without it: consume or \
-                 purge queues, or raise memory_limit",
-                queue.escape_debug()
-            );
-        }
+        self.queues.at(target).settings.message_ttl_ms >= TTL_WITHOUT_DEATH_MS_MIN
+            && self.queues.records().has_dead_letters(target)
     }
 
     /// Removes the target queues through which the message has passed since it was last rejected: publishing
@@ -271,14 +281,13 @@ impl Republisher<'_> {
         }
     }
 
-    /// Counts a copy whose headers were shortened to fit into a frame, and logs it at most once a minute. `what` is
-    /// where it was shortened, and the header because of which.
+    /// Counts a copy whose headers were shortened, and logs `text` at most once a minute.
     #[cold]
-    pub(crate) fn note_shortened(&mut self, what: &core::fmt::Arguments<'_>) {
+    pub(crate) fn note_shortened(&mut self, text: &core::fmt::Arguments<'_>) {
         self.counters.headers_shortened += 1;
         let minute = self.queues.minute();
         if self.republish.shortened_logged_minute.replace(minute) != Some(minute) {
-            log::warn!("{what} and the message's other headers are more than a frame: headers are shortened");
+            log::warn!("{text}");
         }
     }
 
@@ -669,6 +678,9 @@ impl<'a> Death<'a> {
         writer: &mut Writer<'_>,
     ) -> Result<(), Full> {
         let edit = PropertyEdit { expiration: Edit::Remove, ..PropertyEdit::default() };
+        if *form == DeathForm::NoDeath && properties.headers().is_none() {
+            return properties.write_with(edit, writer);
+        }
         properties.write_with_headers(edit, &mut |headers| self.write(headers, form), writer)
     }
 

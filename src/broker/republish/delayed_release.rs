@@ -25,7 +25,7 @@ use leveret_core::command::{ExchangeId, QueueId};
 use leveret_core::mem::MessageId;
 
 use super::Republisher;
-use super::dead_letter::Republication;
+use super::dead_letter::{MORE_THAN_FRAME, Republication};
 use crate::Context;
 use crate::arguments::copy_flags;
 use crate::queue_flow::LevelChoice;
@@ -275,7 +275,8 @@ impl Republisher<'_> {
         let copy = cx.messages.copy_with_properties(message, written.as_bytes(), flags).ok()?;
         if is_shortened {
             let name = self.topology.exchange(exchange).name.clone();
-            self.note_shortened(&format_args!("exchange '{}': x-delay", name.escape_debug()));
+            let name = name.escape_debug();
+            self.note_shortened(&format_args!("exchange '{name}': x-delay{MORE_THAN_FRAME}"));
         }
         Some(Republication::Copy(copy, accepting_count))
     }

@@ -30,7 +30,7 @@ use leveret_core::command::QueueId;
 use leveret_core::mem::{MessageId, Share};
 
 use super::Republisher;
-use super::dead_letter::{Parking, Reason, Republication};
+use super::dead_letter::{MORE_THAN_FRAME, Parking, Reason, Republication};
 use crate::Context;
 use crate::queue_flow::LevelChoice;
 
@@ -138,7 +138,7 @@ impl Republisher<'_> {
             .flatten();
         self.queues.return_scratch(scratch);
         if is_shortened && copy.is_some() {
-            self.note_shortened(&format_args!("queue '{}': {CAUSE}", from.escape_debug()));
+            self.note_shortened(&format_args!("queue '{}': {CAUSE}{MORE_THAN_FRAME}", from.escape_debug()));
         }
         copy.map(|copy| Republication::Copy(copy, 1))
     }

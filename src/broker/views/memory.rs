@@ -13,7 +13,7 @@ use crate::views::Views;
 pub struct ClassView {
     /// `clients`, `definitions` or `messages`.
     pub name: &'static str,
-    /// The class.
+    /// For [`Views::largest_holder`].
     pub class: Class,
     /// Bytes of the extents that its pools hold, with those that single pools can always have.
     pub used_bytes: u64,
@@ -23,7 +23,8 @@ pub struct ClassView {
     pub floor_bytes: u64,
 }
 
-/// What uses most memory of a class, with its bytes. Gaps in extents are not counted.
+/// The connection, kind of definitions or queue that uses most memory of a class, with its bytes. Gaps in extents are not
+/// counted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Holder<'b> {
     /// A connection with its channels, consumers and unsettled deliveries.
@@ -44,13 +45,12 @@ pub enum Holder<'b> {
 impl<'b> Views<'b> {
     /// Returns the classes of the shared memory.
     pub fn classes(self) -> [ClassView; 3] {
-        let memory = &self.quota.memory;
         let class = |class, name| ClassView {
             name,
             class,
-            used_bytes: memory.class_used_bytes(class),
-            bytes_max: memory.class_bytes(class),
-            floor_bytes: (memory.class_floor(class) * EXTENT_BYTES) as u64,
+            used_bytes: self.memory.class_used_bytes(class),
+            bytes_max: self.memory.class_bytes(class),
+            floor_bytes: (self.memory.class_floor(class) * EXTENT_BYTES) as u64,
         };
         [
             class(Class::Clients, "clients"),
@@ -59,7 +59,7 @@ impl<'b> Views<'b> {
         ]
     }
 
-    /// Returns what uses most of a class; `None` if nothing does. Compares all connections or queues.
+    /// Returns the largest holder of a class; `None` if there is none. Compares all connections or queues.
     pub fn largest_holder(self, class: Class) -> Option<Holder<'b>> {
         match class {
             Class::Clients => {
@@ -74,6 +74,7 @@ impl<'b> Views<'b> {
     fn largest_kind_of_definitions(self) -> Option<Holder<'b>> {
         let (retained_count, retained_bytes) = self.retained.counts();
         let [(binding_places, _), (exchanges, _), _] = self.quota.fills();
+        // The index of the log has a second copy of names and arguments.
         let kinds = [
             ("queues", self.queues.records().len() * QUEUE_BYTES),
             ("exchanges", exchanges * EXCHANGE_BYTES),

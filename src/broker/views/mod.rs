@@ -18,7 +18,7 @@ use leveret_amqp::field::Table;
 use leveret_core::command::{ChannelId, ConnectionId, QueueId};
 use leveret_core::definition::{Parameter, Policy};
 use leveret_core::limits::{CONNECTIONS_SPARE, Megabytes};
-use leveret_core::mem::{ENTRIES_PER_CHUNK, Messages, Share};
+use leveret_core::mem::{ENTRIES_PER_CHUNK, Memory, Messages, Share};
 use leveret_storage::PendingWrites;
 
 use crate::access::Access;
@@ -52,6 +52,7 @@ pub struct Views<'b> {
     pub(crate) quota: &'b Quota,
     pub(crate) sessions: &'b Sessions,
     pub(crate) retained: &'b Retained,
+    pub(crate) memory: &'b Memory,
 }
 
 impl core::fmt::Debug for Views<'_> {
@@ -647,7 +648,8 @@ impl Explained<'_> {
     fn largest_user_of(&self, f: &mut fmt::Formatter<'_>, pool: Pool) -> Result<Option<()>, fmt::Error> {
         let much = |queue: &Queue| match pool {
             Pool::Messages => queue.resident_messages(),
-            Pool::Memory | Pool::Bodies => queue.backlog.bytes() + queue.unsettled.bytes,
+            Pool::Memory => queue.memory_bytes(),
+            Pool::Bodies => queue.backlog.bytes() + queue.unsettled.bytes,
             Pool::Entries => queue.backlog.ready().into(),
             Pool::Unacknowledged => queue.unsettled.count.into(),
             Pool::Assembly => 0,
@@ -702,10 +704,7 @@ impl Explained<'_> {
         }
         let free = self.views.queues.free_memory(self.messages, Share::Ordinary);
         let (pool, used) = match self.messages.is_limited_by_memory() {
-            true => (
-                Pool::Memory,
-                self.sum_over_levels(queue, |queue| queue.backlog.bytes() + queue.unsettled.bytes),
-            ),
+            true => (Pool::Memory, self.sum_over_levels(queue, Queue::memory_bytes)),
             false => self.views.queues.records().fullest_pool(free, queue),
         };
         write!(f, " uses its whole share of the memory for {}, ", pool.what())?;

@@ -30,6 +30,7 @@ struct ViewsFixture {
     quota: Quota,
     sessions: Sessions,
     retained: Retained,
+    memory: Memory,
     pending_writes: PendingWrites,
     messages: Messages,
     work: Work,
@@ -59,6 +60,7 @@ impl ViewsFixture {
             quota,
             sessions: Sessions::new(&limits, &Memory::unlimited(), 1),
             retained: Retained::new(&limits, &Memory::unlimited(), 1),
+            memory: Memory::unlimited(),
             pending_writes: PendingWrites::new(64),
             messages,
             work: Work::default(),
@@ -77,6 +79,7 @@ impl ViewsFixture {
             quota: &self.quota,
             sessions: &self.sessions,
             retained: &self.retained,
+            memory: &self.memory,
         }
     }
 

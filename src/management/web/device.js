@@ -75,7 +75,7 @@ export const deviceView = {
 };
 
 /** What uses most of a class of the shared memory. */
-const holder = (largest) => largest && `${largest.kind}`
+const holder = (largest) => largest && largest.kind
   + `${largest.name ? ` ${largest.name}` : ''}${largest.vhost ? ` in ${largest.vhost}` : ''}`
   + `${largest.user ? ` of ${largest.user}` : ''}, ${bytes(largest.bytes)}`;
 

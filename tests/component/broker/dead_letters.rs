@@ -13,6 +13,7 @@ use leveret_core::password::PasswordHash;
 use leveret_core::time::Now;
 use leveret_storage::{Body, CommitWriter, Identity, Log, Range, Settings};
 
+use crate::expiry::ttl;
 use crate::support::{At, TestBroker};
 use leveret_test_support::simulated_disk::{Mutant, SimDisk, Trouble};
 
@@ -86,6 +87,10 @@ pub(crate) struct Got {
 }
 
 impl Got {
+    pub(crate) fn has_headers(&self) -> bool {
+        Properties::trusted(&self.properties).headers().is_some()
+    }
+
     pub(crate) fn headers(&self) -> Table<'_> {
         Properties::trusted(&self.properties).headers().expect("it has headers")
     }
@@ -367,6 +372,35 @@ fn without_capacity_a_dead_letter_stays_and_proceeds_later() {
     held.into_iter().for_each(|id| node.messages.release(id));
     assert_eq!(empty(&mut node, at, "dead"), ["x"]);
     assert_eq!((node.messages.messages_used(), node.broker.gauges().deliveries), (0, 0));
+}
+
+/// With one free record, only a dead letter without x-death fits. It is written for a queue that dead-letters, too, and in which
+/// messages live for a second. Otherwise it waits.
+#[test]
+fn a_dead_letter_lacks_x_death_only_in_a_cycle_that_takes_time() {
+    let retry = |ttl_ms| with("q", |t| t.int("x-message-ttl", ttl_ms));
+    for (arguments, is_moved) in [(retry(1_000), true), (retry(999), false), (ttl(1_000), false)] {
+        let mut node = TestBroker::with(&Limits { messages_max: 64, ..Limits::default() });
+        let at = node.connect();
+        declare(&mut node, at, "retry", false, &arguments);
+        declare(&mut node, at, "q", false, &to("retry"));
+        publish(&mut node, at, "q", &[0, 0], "x");
+        let first = got(&mut node, at, "q");
+        let mut held = filled(&mut node);
+        node.messages.release(held.pop().unwrap());
+        node.settle(at, first.tag, false, Settlement::Reject);
+        node.turns(at);
+        assert_eq!(node.ready(at, "retry"), u32::from(is_moved));
+        assert_eq!(node.broker.counters().headers_shortened, u64::from(is_moved));
+        held.into_iter().for_each(|id| node.messages.release(id));
+        node.turns(at);
+        let moved = got(&mut node, at, "retry");
+        assert_eq!(
+            (moved.body.as_str(), moved.has_headers()),
+            ("x", !is_moved),
+            "it has x-death if it has waited"
+        );
+    }
 }
 
 /// A rejected message that waits for capacity does not stop the length limit: surplus messages are dropped

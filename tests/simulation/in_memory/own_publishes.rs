@@ -130,12 +130,19 @@ fn dead_letters_leave_memory_for_other_publishers() {
     assert!(simulation.deliveries(operator).len() as u32 >= before - 10);
 }
 
-/// Memories and bodies for which dead letters need more blocks than their originals: a body in the slot, and one whose last
-/// bytes are just below the size from which they take a whole page.
+/// Extents of memory and lengths of bodies. With x-death, each of these messages takes more blocks: the first body fits into
+/// the slot, and the end of the second one is just too short for a whole page.
 const GROWING: [(usize, usize); 2] = [(FEW, 7), (5 * FEW, 1_900)];
 
-/// Creates the queues `one` and `two`, which dead-letter to each other, and `forgotten`, and fills all memory.
-fn fill_cycle(simulation: &mut Simulation, operator: usize, ttl_ms: [i32; 2], body: &[u8]) {
+/// Creates the queues `one` and `two`, which dead-letter to each other, and `forgotten`, which no client reads. Fills all
+/// memory with messages in `forgotten` and in the queues `filled`.
+fn fill_cycle(
+    simulation: &mut Simulation,
+    operator: usize,
+    ttl_ms: [i32; 2],
+    filled: [&str; 2],
+    body: &[u8],
+) {
     for (queue, other, ttl_ms) in [("one", "two", ttl_ms[0]), ("two", "one", ttl_ms[1])] {
         let given = [
             Argument::Text("x-dead-letter-exchange", ""),
@@ -145,8 +152,7 @@ fn fill_cycle(simulation: &mut Simulation, operator: usize, ttl_ms: [i32; 2], bo
         make(simulation, operator, queue, false, &given);
     }
     simulation.declare(operator, 1, "forgotten");
-    let last = if ttl_ms[0] == ttl_ms[1] { "two" } else { "one" };
-    for queue in ["one", last, "forgotten", "one", last] {
+    for queue in filled.into_iter().chain(["forgotten"]).chain(filled) {
         let publisher = simulation.open(&[1]);
         let publish = Publish { key: queue, ..Publish::default() };
         assert!(flood(simulation, publisher, publish, body, 6_000), "{queue} has used its share");
@@ -160,7 +166,7 @@ fn queues_that_dead_letter_to_each_other_do_not_wait_for_each_other() {
     for (extents, len) in GROWING {
         let mut simulation = Simulation::with_message_extents(extents);
         let operator = simulation.open(&[1]);
-        fill_cycle(&mut simulation, operator, [60_000; 2], &vec![7; len]);
+        fill_cycle(&mut simulation, operator, [60_000; 2], ["one", "two"], &vec![7; len]);
         let counts = ["one", "two"].map(|queue| simulation.counts(operator, 1, queue).0);
         simulation.pass_ms(61_000);
         for queue in ["one", "two"] {
@@ -179,7 +185,7 @@ fn rejected_messages_come_back_although_publishers_have_used_the_memory() {
     for (extents, len) in GROWING {
         let mut simulation = Simulation::with_message_extents(extents);
         let operator = simulation.open(&[1]);
-        fill_cycle(&mut simulation, operator, [600_000, 30_000], &vec![7; len]);
+        fill_cycle(&mut simulation, operator, [600_000, 30_000], ["one", "one"], &vec![7; len]);
         let (count, _) = simulation.counts(operator, 1, "one");
         let worker = simulation.open(&[1]);
         simulation.consume(worker, 1, "one", "worker", false);
@@ -198,6 +204,8 @@ fn rejected_messages_come_back_although_publishers_have_used_the_memory() {
         simulation.consume(operator, 1, "one", "one", true);
         simulation.pass_ms(60_000);
         assert_eq!(simulation.deliveries(operator).len() as u32, count, "{len}");
+        let without_death = simulation.engine.broker().counters().headers_shortened;
+        assert!(without_death > 0, "{len}: dead letters that lack x-death are counted");
     }
 }
 
