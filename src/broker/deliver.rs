@@ -113,10 +113,14 @@ impl Broker {
         self.continue_replays(cx);
         let mut left = most;
         while left > 0 {
-            let Some(queue) = self.queues.records_mut().pop_ready() else { return };
+            let Some(queue) = self.queues.records_mut().pop_ready() else { break };
             left -= self.deliver_burst(cx, queue, left.min(self.burst(queue)));
             self.queues.records().charge_walked_levels(cx.work);
             left = left.saturating_sub(cx.work.take() / UNITS_PER_DELIVERY);
+        }
+        // After the deliveries, because these let clients catch up.
+        if self.queues.has_slow_clients() {
+            self.check_pace(cx);
         }
     }
 
@@ -136,7 +140,9 @@ impl Broker {
     pub fn may_expire_or_trim(&self, pending_writes: &PendingWrites, messages: &Messages) -> bool {
         let capacity_freed =
             || self.capacity_freed() + pending_writes.capacity_freed() + messages.capacity_freed();
-        self.queues.may_expire_or_trim(pending_writes, capacity_freed) || self.may_replay(capacity_freed)
+        self.queues.may_expire_or_trim(pending_writes, capacity_freed)
+            || self.may_replay(capacity_freed)
+            || self.queues.has_slow_clients() && self.queues.has_pace_changes(pending_writes.time_ms())
     }
 
     /// Returns how many deliveries a queue makes before the next queue's turn.

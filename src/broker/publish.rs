@@ -178,6 +178,8 @@ impl Broker {
         if self.sessions.may_exclude_any() {
             self.select_subscribers(cx.work, Some(connection), (cx.messages, routed), targets);
         }
+        let may_wait_for_clients =
+            self.queues.has_slow_clients() && cx.messages.flags(routed).has(MessageFlags::PERSISTENT);
         let copy = match self.firehose.is_on {
             true => self.republisher().trace_published(cx, channel, routed, targets),
             false => None,
@@ -249,6 +251,9 @@ impl Broker {
             if let Some(exchange) = record.may_write.filter(|_| record.may_write_until == revision) {
                 self.topology.count_published(exchange, routed_to);
             }
+            if is_accepted && may_wait_for_clients {
+                self.wait_for_slow_clients(connection, targets, cx.pending_writes.time_ms());
+            }
         }
         if routed != message {
             match result {
@@ -283,7 +288,7 @@ impl Broker {
             let bytes = cx.messages.body_len(message);
             cx.messages.release(message);
             let text = format_args!(
-                "a message of {bytes} bytes, which no subscriber's session can keep: raise memory_limit"
+                "a message of {bytes} bytes, which no subscriber's session can keep: raise memory_limit or disk_limit"
             );
             return Err(Fault::new(ReplyCode::ResourceError, text));
         }
@@ -423,9 +428,16 @@ impl Broker {
         if !due && !targets.iter().any(has_rules) {
             return (targets.len(), RefusedBy::NoQueue);
         }
+        if self.queues.has_slow_clients() && !cx.messages.flags(message).has(MessageFlags::PERSISTENT) {
+            self.queues.drop_for_slow_clients(targets);
+        }
         self.queues.choose_levels(cx, &mut self.quota, message, targets);
-        self.queues.note_memory(cx.messages);
+        self.queues.count_live_log_bytes(cx.pending_writes);
+        self.queues.note_memory(cx.messages, cx.pending_writes);
         for &queue in &*targets {
+            if self.queues.at(queue).session.is_some() {
+                self.prepare_session(cx, queue);
+            }
             // Otherwise messages would be refused, or be dropped, that a ready consumer can take now.
             let body_len = cx.messages.body_len(message);
             if self.queues.at(queue).settings.overflow != Overflow::DropHead
@@ -435,6 +447,24 @@ impl Broker {
             }
         }
         self.keep_accepting(cx.messages, message, targets)
+    }
+
+    /// Makes room in the queue of a session for another message.
+    fn prepare_session(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+        let record = self.queues.at(queue);
+        if u64::from(record.backlog.ready()) >= record.settings.max_length {
+            // A client that can take messages now is not slow.
+            self.catch_up(cx, queue);
+        }
+        // The limit of a session falls while the log fills. Otherwise the publisher would wait for the share of its queue.
+        if self.queues.records().is_over_length(queue) {
+            self.queues.recount_live_log_bytes(cx.pending_writes.durable());
+            self.queues.count_live_log_bytes(cx.pending_writes);
+            self.queues.note_memory(cx.messages, cx.pending_writes);
+            if self.queues.records().is_over_length(queue) {
+                self.republisher().enforce_limits(cx, queue);
+            }
+        }
     }
 
     /// Removes target queues that refuse the message because of their length limit, and those in which a

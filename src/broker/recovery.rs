@@ -148,6 +148,8 @@ impl Restoring {
             }
             Restored::Exists(None) => {}
             Restored::Orphaned => {
+                // Nothing needs the content, which may be long.
+                let value = if let Definition::RetainedPart(_) = definition { &[] } else { value };
                 let mut incarnations = levels.known;
                 incarnations.extend(Some(incarnation).filter(|incarnation| *incarnation > 0));
                 self.orphans.push((key.into(), value.into(), incarnations));
@@ -292,6 +294,11 @@ fn restore_definitions(
         restoring.absent.extend(restoring.orphans.iter().flat_map(|(.., incarnations)| incarnations));
     }
     restoring.restore_lost(broker, context, log, disk)?;
+    for (vhost, key) in broker.end_restoring_retained(context.pending_writes_mut(), is_suspect) {
+        log::error!(
+            "the retained message with key {key:?} in virtual host {vhost:?} is lost: a part of it cannot be read"
+        );
+    }
     broker.apply_policies(context);
     if is_suspect {
         broker.mark_parameters_doubtful();
@@ -451,6 +458,7 @@ impl Broker {
             Definition::Binding(binding) => self.restore_binding(cx, &binding),
             Definition::SessionState(state) => self.restore_session_state(&state),
             Definition::Retained(retained) => self.restore_retained(&retained, cx.pending_writes.time_ms()),
+            Definition::RetainedPart(part) => self.restore_retained_part(&part),
             Definition::Will(will) => self.restore_will(cx, &will),
             Definition::Policy(Policy { apply_to: ApplyTo::Unknown, .. }) => Restored::Unknown,
             Definition::Policy(policy) => self.restore_policy(&policy),

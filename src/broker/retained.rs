@@ -15,22 +15,27 @@
 //!
 //! A message that exceeds a limit is refused, and its topic keeps the message that it had.
 //!
+//! A content of more than [`PART_BYTES`] is in several definitions ([`definition::RetainedParts`]). They are written from the
+//! memory of the retained message itself.
+//!
 //! # Invariants
-//! - All retained messages together take at most a fixed number of bytes, and the memory that is free.
+//! - All retained messages together take at most the memory that is free, and a quarter of `disk_limit`.
+//! - A start finds the parts of one whole message for each topic: of the last one that was acknowledged, or of a later one.
 
 use core::num::NonZeroU16;
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use leveret_amqp::field::Table;
 use leveret_amqp::props::Properties;
 use leveret_core::batch::Batch;
 use leveret_core::command::{BindingId, ChannelId, ConnectionId, Name, Outcome, QueueId, SessionId, VhostId};
-use leveret_core::definition::{self, Definition};
+use leveret_core::definition::{self, Definition, RetainedPart, RetainedParts};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{Class, HeapBytes, Memory, MessageFlags, MessageId, Messages, Share, Slab};
 use leveret_core::topic::exchange_separators;
-use leveret_storage::{PendingWrites, Urgency};
+use leveret_storage::{Mode, PART_BYTES, PendingWrites, SplitDefinition, Urgency};
 
 use super::access::Access;
 use super::arguments::expiration_ms;
@@ -38,16 +43,26 @@ use super::queue_flow::Claim;
 use super::recovery::Restored;
 use super::reply_text::check_deletable;
 use super::sessions::matches;
+use super::shortage::Shortage;
 use super::state::{ALLOCATION_BYTES, IndexTable};
 use super::topology::{Binding, Destination};
 use super::{Broker, Context};
 
 /// The longest time between the publication of a retained message with QoS 0 and its write, in milliseconds.
 const WRITE_DELAY_MS: u64 = 60_000;
-/// The most bytes of the properties and the payload of a retained message.
-const CONTENT_BYTES_MAX: usize = 60 << 10;
+/// After this time in milliseconds, messages are written that could not be written when they were due.
+const WRITE_RETRY_MS: u64 = 1_000;
+/// [`RetainedMessage::due_ms`] of a message that the log has.
+const NOT_DUE: u64 = u64::MAX;
 /// Why a retained message is not stored, and what to do, as a text for log lines.
 const NO_MEMORY: &str = "memory_limit: raise it, or delete retained messages, queues or bindings";
+const NO_DISK: &str = "disk_limit: raise it, or consume messages";
+const UNWRITABLE: &str =
+    "what the store can take, which cannot be written: repair the disk and restart the broker";
+const NO_DISK_SHARE: &str = "a quarter of disk_limit: raise it, or delete retained messages";
+/// Retained messages may take this part of `disk_limit`. They stay until a client deletes them, so without a limit they could
+/// leave nothing to the queues.
+const DISK_DIVISOR: u64 = 4;
 /// The number of messages in the queue of a session up to which retained messages are added.
 const READY_MAX: u32 = 32;
 /// The number of retained messages that are compared with a filter before other sessions have their turn.
@@ -62,16 +77,60 @@ struct RetainedMessage {
     /// The routing key of the topic.
     key: Box<str>,
     content: Content,
-    /// The message is not in the log yet.
-    is_due: bool,
+    /// When the message is to be written, in milliseconds of broker time; [`NOT_DUE`] if the log has it.
+    due_ms: u64,
+    /// The parts of the content that was appended last, and of the one before.
+    stored: StoredParts,
+    before: StoredParts,
+}
+
+/// The parts of a content in the log.
+#[derive(Clone, Copy, Default, Debug)]
+struct StoredParts {
+    side: u8,
+    /// 0 if the content is not in parts.
+    count: u32,
+}
+
+impl StoredParts {
+    /// Returns the parts of a content that is written after this one.
+    const fn next(self, len: usize) -> Self {
+        Self { side: self.side ^ 1, count: Self::count_for(len) }
+    }
+
+    const fn has(self, side: u8, index: u32) -> bool {
+        self.side == side && index < self.count
+    }
+
+    const fn count_for(len: usize) -> u32 {
+        if len > PART_BYTES { len.div_ceil(PART_BYTES) as u32 } else { 0 }
+    }
+
+    fn key_prefix(self, vhost: &str, key: &str) -> Box<[u8]> {
+        RetainedPart { vhost, key, side: self.side, index: 0, bytes: &[] }.key_prefix()
+    }
+
+    /// Returns the keys of the definitions.
+    fn keys<'a>(self, vhost: &'a str, key: &'a str) -> impl Iterator<Item = Box<[u8]>> + use<'a> {
+        let Self { side, count } = self;
+        let part = move |index| RetainedPart { vhost, key, side, index, bytes: &[] };
+        (0..count).map(move |index| Definition::RetainedPart(part(index)).key())
+    }
+
+    /// Appends the deletion of the definitions to the log, without the first `kept_count`.
+    fn delete(self, pending_writes: &mut PendingWrites, (vhost, key): (&str, &str), kept_count: u32) {
+        for key in self.keys(vhost, key).skip(kept_count as usize) {
+            pending_writes.define(key, None);
+        }
+    }
 }
 
 /// The content of a retained message.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Content {
     qos: u8,
-    /// The AMQP properties, followed by the payload.
-    octets: Box<[u8]>,
+    /// The AMQP properties, followed by the payload. Parts that wait for their commit share them.
+    octets: Rc<[u8]>,
     properties_len: u32,
     /// When the message was published or restored, in milliseconds of broker time.
     arrived_ms: u64,
@@ -79,20 +138,31 @@ pub(crate) struct Content {
 
 impl Content {
     fn new(qos: u8, properties: &[u8], payload: &[u8], arrived_ms: u64) -> Self {
-        let octets = [properties, payload].concat().into_boxed_slice();
+        let octets = [properties, payload].concat().into();
         Self { qos, octets, properties_len: properties.len() as u32, arrived_ms }
+    }
+
+    /// Returns a content of zeros, for parts that follow.
+    fn for_parts(qos: u8, parts: &RetainedParts, arrived_ms: u64) -> Self {
+        let RetainedParts { len, properties_len, .. } = *parts;
+        Self { qos, octets: zeros(len as usize), properties_len: properties_len.min(len), arrived_ms }
     }
 
     pub(crate) const fn arrived_ms(&self) -> u64 {
         self.arrived_ms
     }
 
+    /// Returns whether parts of the content wait for their commit.
+    fn is_being_written(&self) -> bool {
+        Rc::strong_count(&self.octets) > 1
+    }
+
     /// Returns the content of a message that arrived at `arrived_ms`.
     fn of(messages: &Messages, message: MessageId, arrived_ms: u64) -> Self {
         let (properties_len, body_len) = (messages.properties_len(message), messages.body_len(message));
-        let mut octets = vec![0; properties_len as usize + body_len as usize].into_boxed_slice();
+        let mut octets = zeros(properties_len as usize + body_len as usize);
         let mut cursor = messages.properties_cursor(message);
-        messages.read(message, &mut cursor, &mut octets);
+        messages.read(message, &mut cursor, Rc::make_mut(&mut octets));
         let flags = messages.flags(message);
         let qos = match () {
             () if flags.has(MessageFlags::EXACTLY_ONCE) => 2,
@@ -131,6 +201,11 @@ impl Content {
     }
 }
 
+/// Returns zeros in one allocation, which neither `vec!` nor `Box` can pass to an `Rc` without a copy.
+fn zeros(len: usize) -> Rc<[u8]> {
+    core::iter::repeat_n(0, len).collect()
+}
+
 /// All retained messages.
 #[derive(Debug)]
 pub(crate) struct Retained {
@@ -140,6 +215,12 @@ pub(crate) struct Retained {
     /// Bytes of topics, properties and payloads.
     bytes: HeapBytes,
     bytes_max: usize,
+    /// Contents that no topic has any more, and of which parts wait for their commit. Until then, their bytes are counted.
+    replaced: Vec<Rc<[u8]>>,
+    /// While the broker restores its definitions: messages of which parts are missing.
+    incomplete: Vec<Incomplete>,
+    /// Topics with a message in parts for which a start had no memory. Their parts stay in the log.
+    left_out: Vec<LeftOut>,
     /// When messages are written that are not in the log yet, in milliseconds of broker time; `None` if there are none.
     write_ms: Option<u64>,
     replaying: Replaying,
@@ -147,6 +228,22 @@ pub(crate) struct Retained {
     refused: Option<RefusedUpdate>,
     /// Number of updates that were refused since the start.
     refused_count: u64,
+}
+
+/// A topic with a message that only the log has.
+#[derive(Debug)]
+struct LeftOut {
+    vhost: VhostId,
+    key: Box<str>,
+    stored: StoredParts,
+}
+
+/// A retained message that a start restores from its parts.
+#[derive(Debug)]
+struct Incomplete {
+    at: usize,
+    checksum: u32,
+    missing_count: u32,
 }
 
 /// A topic whose retained message could not be updated.
@@ -159,8 +256,9 @@ struct RefusedUpdate {
 
 impl Retained {
     /// Bytes that a retained message takes besides its record, without its topic and its content: the allocator's overhead for
-    /// both, and its definition in the index of the log.
-    const SIDE_BYTES: usize = 2 * ALLOCATION_BYTES + leveret_storage::DEFINITION_BYTES;
+    /// both, the counts of the shared content, and its definition in the index of the log.
+    const SIDE_BYTES: usize =
+        2 * ALLOCATION_BYTES + 2 * size_of::<usize>() + leveret_storage::DEFINITION_BYTES;
     /// Bytes of memory that a retained message takes, without its topic and its content.
     pub(crate) const RECORD_BYTES: usize =
         Slab::<RetainedMessage>::record_bytes() + IndexTable::ENTRY_BYTES + Self::SIDE_BYTES;
@@ -183,6 +281,9 @@ impl Retained {
             table: IndexTable::in_memory(count, memory, Class::Definitions, seed),
             bytes: HeapBytes::with_gaps(memory, Class::Definitions),
             bytes_max: limits.retained_bytes_max as usize,
+            replaced: Vec::new(),
+            incomplete: Vec::new(),
+            left_out: Vec::new(),
             write_ms: None,
             replaying: Replaying::default(),
             refused: None,
@@ -231,57 +332,122 @@ impl Retained {
     }
 
     /// Returns the limit that a new retained message would exceed, and what to do, as a text for log lines; `None` if it
-    /// fits. `bytes` is the length of its properties and its payload.
-    fn exceeded_limit(&self, vhost: VhostId, key: &str, bytes: usize) -> Option<&'static str> {
+    /// fits. `len` is the length of its properties and its payload.
+    fn exceeded_limit(
+        &self,
+        pending_writes: &PendingWrites,
+        vhost: VhostId,
+        key: &str,
+        len: usize,
+    ) -> Option<&'static str> {
+        let disk_max = pending_writes.disk_bytes_max() / DISK_DIVISOR;
         let replaced = self.find(vhost, key).map(|at| self.bytes_of(at));
-        match replaced {
-            None if self.slab.free_count() == 0 => Some(NO_MEMORY),
-            _ if bytes > CONTENT_BYTES_MAX => {
-                Some("60 KiB, the most that is retained: publish less in one message")
-            }
-            _ if self.bytes.used() - replaced.unwrap_or(0) + key.len() + bytes > self.bytes_max => {
-                Some(NO_MEMORY)
-            }
-            _ if (key.len() + bytes).saturating_sub(replaced.unwrap_or(0)) > self.bytes.free() => {
-                Some(NO_MEMORY)
-            }
-            _ => None,
+        let sum = (self.bytes.used() - replaced.unwrap_or(0) + key.len() + len) as u64;
+        let is_larger = replaced.is_none_or(|before| before < key.len() + len);
+        match self.lacks_memory(vhost, key, len) {
+            true => Some(NO_MEMORY),
+            false if !has_log_space(pending_writes, len, replaced.is_some()) => Some(NO_DISK),
+            false if is_larger && disk_max > 0 && sum > disk_max => Some(NO_DISK_SHARE),
+            false => None,
         }
+    }
+
+    /// Returns whether there is no memory for a retained message.
+    fn lacks_memory(&self, vhost: VhostId, key: &str, len: usize) -> bool {
+        let Some(at) = self.find(vhost, key) else {
+            let bytes = key.len() + len;
+            return self.slab.free_count() == 0
+                || self.bytes.used() + bytes > self.bytes_max
+                || bytes > self.bytes.free();
+        };
+        let before = self.slab[at].content.octets.len();
+        // The memory of the previous content is in use when a large one is copied, or until it is written.
+        let freed = if len > PART_BYTES || self.slab[at].content.is_being_written() { 0 } else { before };
+        self.bytes.used() - before + len > self.bytes_max || len.saturating_sub(freed) > self.bytes.free()
     }
 
     fn bytes_of(&self, at: usize) -> usize {
         self.slab[at].key.len() + self.slab[at].content.octets.len()
     }
 
-    /// Sets the retained message of a topic, for which there is capacity.
+    /// Sets the retained message of a topic, for which there is memory.
     fn put(&mut self, vhost: VhostId, key: &str, content: Content) -> usize {
-        if let Some(at) = self.find(vhost, key) {
-            let before = self.bytes_of(at);
-            (self.slab[at].content, self.slab[at].is_due) = (content, false);
-            self.bytes.subtract(before);
+        let Some(at) = self.find(vhost, key) else {
+            let stored = self.take_left_out(vhost, key).unwrap_or_default();
+            let record = RetainedMessage {
+                vhost,
+                key: key.into(),
+                content,
+                due_ms: NOT_DUE,
+                stored,
+                before: StoredParts::default(),
+            };
+            let at = self.slab.insert_checked(record);
+            self.table.insert((vhost, key), at, self.slab.touched());
             self.bytes.add(self.bytes_of(at));
             return at;
+        };
+        let len = content.octets.len();
+        let before = core::mem::replace(&mut self.slab[at].content, content);
+        if len > PART_BYTES {
+            self.bytes.add(len);
+            self.free(before);
+        } else {
+            self.free(before);
+            self.bytes.add(len);
         }
-        let record = RetainedMessage { vhost, key: key.into(), content, is_due: false };
-        let at = self.slab.insert_checked(record);
-        self.table.insert((vhost, key), at, self.slab.touched());
-        self.bytes.add(self.bytes_of(at));
         at
     }
 
-    /// Removes the retained message of a topic. Returns whether there was one.
-    fn remove(&mut self, vhost: VhostId, key: &str) -> bool {
-        let Some(at) = self.find(vhost, key) else { return false };
-        self.bytes.subtract(self.bytes_of(at));
-        self.slab.remove(at);
+    /// Removes the retained message of a topic. Returns the parts that the log has of it, and may have of the one before; `None`
+    /// if there was no message.
+    fn remove(&mut self, vhost: VhostId, key: &str) -> Option<[StoredParts; 2]> {
+        let Some(at) = self.find(vhost, key) else {
+            return self.take_left_out(vhost, key).map(|stored| [stored, StoredParts::default()]);
+        };
+        let removed = self.slab.remove(at);
         self.table.remove((vhost, key), at);
-        true
+        self.bytes.subtract(removed.key.len());
+        self.free(removed.content);
+        Some([removed.stored, removed.before])
+    }
+
+    /// Returns the parts of a message that a start left out, and that is updated or deleted now.
+    fn take_left_out(&mut self, vhost: VhostId, key: &str) -> Option<StoredParts> {
+        let is_it = |left_out: &LeftOut| left_out.vhost == vhost && *left_out.key == *key;
+        let at = self.left_out.iter().position(is_it)?;
+        Some(self.left_out.swap_remove(at).stored)
+    }
+
+    /// Frees a content that no topic has any more, as soon as no part of it waits for its commit.
+    fn free(&mut self, content: Content) {
+        if content.is_being_written() {
+            self.replaced.push(content.octets);
+        } else {
+            self.bytes.subtract(content.octets.len());
+        }
+    }
+
+    /// Frees the replaced contents that are written now.
+    fn free_replaced(&mut self) {
+        self.replaced.retain(|octets| {
+            let is_being_written = Rc::strong_count(octets) > 1;
+            if !is_being_written {
+                self.bytes.subtract(octets.len());
+            }
+            is_being_written
+        });
     }
 
     /// Notes that a retained message has changed and is to be written later.
     fn note_due(&mut self, pending_writes: &PendingWrites, at: usize) {
-        self.slab[at].is_due = true;
-        self.write_ms.get_or_insert(pending_writes.time_ms() + WRITE_DELAY_MS);
+        let due_ms = pending_writes.time_ms() + WRITE_DELAY_MS;
+        let record = &mut self.slab[at];
+        // With the time of each update, a topic with frequent updates would never be written.
+        if record.due_ms == NOT_DUE {
+            record.due_ms = due_ms;
+        }
+        self.write_ms.get_or_insert(due_ms);
     }
 
     /// Returns the place of the next retained message that matches a subscription, from `place` on. Advances `place` by at
@@ -313,44 +479,103 @@ impl Retained {
         if end < self.slab.places() { NextMatch::ExamineMore } else { NextMatch::None }
     }
 
-    /// Appends a retained message, or its deletion, to the log. Returns the batch.
-    fn append(
-        &self,
-        pending_writes: &mut PendingWrites,
-        access: &Access,
-        vhost: VhostId,
-        key: &str,
-    ) -> Batch {
-        let found = self.find(vhost, key).map(|at| &self.slab[at].content);
-        let definition = Definition::Retained(definition::Retained {
-            vhost: access.vhost_name(vhost),
-            key,
-            qos: found.map_or(0, |content| content.qos),
-            properties: found.map_or(&[], |content| content.properties()),
-            payload: found.map_or(&[], |content| content.payload()),
-        });
-        pending_writes.write_definition(&definition, found.is_some())
+    /// Appends a retained message to the log. A small one is durable with the returned batch, and one in parts when it is no
+    /// [pending](PendingWrites::is_split_pending) split definition any more.
+    fn append(&mut self, pending_writes: &mut PendingWrites, access: &Access, at: usize) -> Batch {
+        let RetainedMessage { vhost, key, content, stored, before, .. } = &self.slab[at];
+        let names = (access.vhost_name(*vhost), &**key);
+        let mut retained =
+            definition::Retained { vhost: names.0, key, qos: content.qos, ..Default::default() };
+        let len = content.octets.len();
+        // If the last content was withdrawn, the log still has the one before it, and may have parts of both sides. Its side must
+        // stay as it is until the new content is complete.
+        let is_withdrawn = pending_writes.withdraw_split(&Definition::Retained(retained).key());
+        let (named, unused) =
+            if is_withdrawn { (*before, *stored) } else { (*stored, StoredParts::default()) };
+        let next = named.next(len);
+        let batch = if next.count > 0 {
+            unused.delete(pending_writes, names, next.count);
+            retained.parts = Some(RetainedParts {
+                side: next.side,
+                len: len as u32,
+                properties_len: content.properties_len,
+                checksum: crc32c::crc32c(&content.octets),
+            });
+            let definition = Definition::Retained(retained);
+            pending_writes.define_split(SplitDefinition {
+                content: Rc::clone(&content.octets),
+                part_prefix: next.key_prefix(names.0, key),
+                key: definition.key(),
+                value: definition.value(),
+                replaced_prefix: named.key_prefix(names.0, key),
+                replaced_count: named.count,
+            });
+            Batch::NONE
+        } else {
+            (retained.properties, retained.payload) = (content.properties(), content.payload());
+            let batch = pending_writes.write_definition(&Definition::Retained(retained), true);
+            named.delete(pending_writes, names, 0);
+            unused.delete(pending_writes, names, 0);
+            batch
+        };
+        let record = &mut self.slab[at];
+        (record.stored, record.before, record.due_ms) = (next, named, NOT_DUE);
+        batch
     }
 
     /// Appends retained messages to the log that are to be written now, or with `all` those that are to be written later,
     /// too.
     pub(crate) fn write_due(&mut self, pending_writes: &mut PendingWrites, access: &Access, all: bool) {
-        let is_due = self.write_ms.is_some_and(|at_ms| all || at_ms <= pending_writes.time_ms());
+        if !self.replaced.is_empty() {
+            self.free_replaced();
+        }
+        let now_ms = pending_writes.time_ms();
+        let is_due = self.write_ms.is_some_and(|at_ms| all || at_ms <= now_ms);
         if !is_due {
             return;
         }
-        for at in 0..self.slab.places() {
-            if !all && pending_writes.is_crowded() {
-                // The rest is written in one of the next turns.
-                return;
-            }
-            let Some(record) = self.slab.get_mut(at).filter(|record| record.is_due) else { continue };
-            record.is_due = false;
-            let record = &self.slab[at];
-            self.append(pending_writes, access, record.vhost, &record.key);
-        }
         self.write_ms = None;
+        for at in 0..self.slab.places() {
+            let due_ms = self.slab.get(at).map_or(NOT_DUE, |record| record.due_ms);
+            if due_ms == NOT_DUE {
+                continue;
+            }
+            // Without space in the log, a message with QoS 0 is not written at a stop either: it promises nothing.
+            let has_space = has_log_space(pending_writes, self.slab[at].content.octets.len(), true);
+            if has_space && (all || due_ms <= now_ms && !pending_writes.is_crowded()) {
+                self.append(pending_writes, access, at);
+            } else {
+                let again_ms = due_ms.max(now_ms + WRITE_RETRY_MS);
+                self.write_ms = Some(self.write_ms.map_or(again_ms, |at_ms| at_ms.min(again_ms)));
+            }
+        }
     }
+}
+
+/// Appends the deletion of a retained message to the log. Returns the batch. `stored` are the parts that the log may have.
+fn append_removal(
+    pending_writes: &mut PendingWrites,
+    access: &Access,
+    (vhost, key): (VhostId, &str),
+    stored: [StoredParts; 2],
+) -> Batch {
+    let names = (access.vhost_name(vhost), key);
+    let definition = Definition::Retained(definition::Retained { vhost: names.0, key, ..Default::default() });
+    let is_withdrawn = pending_writes.withdraw_split(&definition.key());
+    let batch = pending_writes.write_definition(&definition, false);
+    let [last, before] = stored;
+    last.delete(pending_writes, names, 0);
+    if is_withdrawn {
+        before.delete(pending_writes, names, 0);
+    }
+    batch
+}
+
+/// Returns whether the log has space for a retained message. The update of a small one is accepted like a deletion. A large one
+/// needs its space twice until the compactor has freed that of the message before.
+fn has_log_space(pending_writes: &PendingWrites, len: usize, is_update: bool) -> bool {
+    let is_small_update = is_update && len <= PART_BYTES;
+    is_small_update || pending_writes.can_define() && pending_writes.log_free_bytes() > 2 * len as u64
 }
 
 /// Progress in sending the retained messages that match a subscription.
@@ -392,89 +617,174 @@ impl Broker {
         is_refusable: bool,
     ) -> Result<Outcome, Fault> {
         let vhost = self.consumers.channel(channel).vhost;
-        let now_ms = cx.pending_writes.time_ms();
-        let change = self.retained_change(cx.messages, vhost, message, now_ms);
-        let exceeded = match &change.update {
-            Update::Refuse(limit) => Some(*limit),
-            Update::Set(_) | Update::Delete => None,
-        };
+        self.retained.free_replaced();
+        let mut change = self.retained_change(cx, vhost, message);
+        if self.consumers.connection(connection).retained_first == Some(message) {
+            change.update = Update::Written;
+        }
+        let exceeded = change.exceeded_limit();
         // A message that was published before is not refused: its packet identifier would be free for the client only.
         let is_repeated = packet_id.is_some_and(|packet_id| self.is_received(connection, packet_id));
         let exceeded = exceeded.filter(|_| !is_repeated);
-        let topic = exceeded.and_then(|_| exchange_separators(&change.key)).unwrap_or_default();
         if let Some(limit) = exceeded.filter(|_| is_refusable) {
             let allowed = self.allowed_exchange(cx, channel, message);
             cx.messages.release(message);
             allowed?;
-            self.change_retained(cx, change);
+            self.retained.note_refused(vhost, &change.key, limit);
+            let topic = exchange_separators(&change.key).unwrap_or_default();
             let text =
                 format_args!("a message with RETAIN to '{}' that exceeds {limit}", topic.escape_debug());
             return Err(Fault::new(ReplyCode::ResourceError, text));
         }
+        if !is_repeated && self.must_await_retained(cx, (connection, channel), message, &mut change)? {
+            self.publishing.shortage = Shortage::Commit;
+            return Ok(Outcome::Wait);
+        }
+        // The content is copied after the message was published, so that a publisher that waits copies nothing.
+        cx.messages.retain(message);
         let outcome = match packet_id {
             Some(packet_id) => {
                 self.publish_once(cx, (connection, channel), (message, Some(change)), packet_id)
             }
             None => {
                 let outcome = self.publish(cx, channel, message, false);
-                if matches!(outcome, Ok(Outcome::Published | Outcome::PublishedNowhere)) {
-                    self.change_retained(cx, change);
-                }
-                outcome
+                outcome.map(|outcome| self.retain_if_published(cx, outcome, change, message))
             }
         };
-        match (outcome, exceeded) {
-            (Ok(Outcome::Published | Outcome::PublishedNowhere), Some(limit)) => {
-                Ok(Outcome::NotRetained { limit, topic: topic.as_str().into() })
+        cx.messages.release(message);
+        // A message that waits for something else now is not written again.
+        if outcome != Ok(Outcome::Wait) {
+            self.consumers.connection_mut(connection).retained_first = None;
+        }
+        outcome
+    }
+
+    /// Writes a content in parts before its message is published. Returns whether the publisher has to wait until it is durable.
+    ///
+    /// In this way the acknowledgements of other clients do not wait for a long content, and a packet identifier of QoS 2 is not
+    /// durable before the retained message.
+    ///
+    /// # Errors
+    /// The user may not publish the message, which is released.
+    fn must_await_retained(
+        &mut self,
+        cx: &mut Context<'_>,
+        (connection, channel): (ConnectionId, ChannelId),
+        message: MessageId,
+        change: &mut RetainedChange,
+    ) -> Result<bool, Fault> {
+        if let Update::Set = change.update {
+            let is_persistent = cx.messages.flags(message).has(MessageFlags::PERSISTENT);
+            let len = cx.messages.properties_len(message) + cx.messages.body_len(message);
+            if !is_persistent || len as usize <= PART_BYTES {
+                return Ok(false);
             }
-            (outcome, _) => outcome,
+            let allowed = self.allowed_exchange(cx, channel, message);
+            allowed.inspect_err(|_| cx.messages.release(message))?;
+            let first = RetainedChange { vhost: change.vhost, key: change.key.clone(), update: Update::Set };
+            change.update = match self.change_retained(cx, first, message) {
+                Ok(()) => Update::Written,
+                Err(limit) => Update::Refuse(limit),
+            };
+        }
+        let is_written = matches!(change.update, Update::Written);
+        let vhost = self.access.vhost_name(change.vhost);
+        let retained = definition::Retained { vhost, key: &change.key, ..Default::default() };
+        let must_wait =
+            is_written && cx.pending_writes.is_split_pending(&Definition::Retained(retained).key());
+        self.consumers.connection_mut(connection).retained_first = is_written.then_some(message);
+        Ok(must_wait)
+    }
+
+    /// Makes a message that was published the retained one of its topic. Returns the outcome of both.
+    pub(crate) fn retain_if_published(
+        &mut self,
+        cx: &mut Context<'_>,
+        outcome: Outcome,
+        change: RetainedChange,
+        message: MessageId,
+    ) -> Outcome {
+        if !matches!(outcome, Outcome::Published | Outcome::PublishedNowhere) {
+            return outcome;
+        }
+        let topic = exchange_separators(&change.key).unwrap_or_default();
+        match self.change_retained(cx, change, message) {
+            Ok(()) => outcome,
+            Err(limit) => Outcome::NotRetained { limit, topic: topic.as_str().into() },
         }
     }
 
-    /// Returns the change of the retained message that a message with RETAIN makes. `now_ms` is broker time.
+    /// Returns the change of the retained message that a message with RETAIN makes.
     pub(crate) fn retained_change(
         &self,
-        messages: &Messages,
+        cx: &Context<'_>,
         vhost: VhostId,
         message: MessageId,
-        now_ms: u64,
     ) -> RetainedChange {
+        let (messages, pending_writes) = (&*cx.messages, &*cx.pending_writes);
         let key = core::str::from_utf8(messages.routing_key(message)).unwrap_or_default();
         let key = Name::try_from(key).unwrap_or_default();
         let len = messages.properties_len(message) as usize + messages.body_len(message) as usize;
+        let is_persistent = messages.flags(message).has(MessageFlags::PERSISTENT);
         let update = match messages.body_len(message) {
             0 => Update::Delete,
-            _ => match self.retained.exceeded_limit(vhost, &key, len) {
+            _ if is_persistent && pending_writes.mode() == Mode::Unwritable => Update::Refuse(UNWRITABLE),
+            _ => match self.retained.exceeded_limit(pending_writes, vhost, &key, len) {
                 Some(limit) => Update::Refuse(limit),
-                None => Update::Set(Content::of(messages, message, now_ms)),
+                None => Update::Set,
             },
         };
         RetainedChange { vhost, key, update }
     }
 
-    /// Sets or deletes the retained message of a topic, or notes that it could not be set.
-    pub(crate) fn change_retained(&mut self, cx: &mut Context<'_>, change: RetainedChange) {
+    /// Sets or deletes the retained message of a topic. `message` has the content.
+    ///
+    /// # Errors
+    /// The limit that the message exceeds, and what to do, as a text for log lines.
+    pub(crate) fn change_retained(
+        &mut self,
+        cx: &mut Context<'_>,
+        change: RetainedChange,
+        message: MessageId,
+    ) -> Result<(), &'static str> {
         let RetainedChange { vhost, key, update } = change;
-        if let Update::Refuse(limit) = update {
-            return self.retained.note_refused(vhost, &key, limit);
+        let exceeded = match update {
+            Update::Refuse(limit) => Some(limit),
+            Update::Delete => None,
+            Update::Written => {
+                // Another client may have replaced the content since. Its change is durable before this message is acknowledged.
+                cx.await_batch(cx.pending_writes.last_entry_batch());
+                return Ok(());
+            }
+            // Publishing may have taken memory since the message was checked.
+            Update::Set => {
+                let len = cx.messages.properties_len(message) + cx.messages.body_len(message);
+                self.retained.lacks_memory(vhost, &key, len as usize).then_some(NO_MEMORY)
+            }
+        };
+        if let Some(limit) = exceeded {
+            self.retained.note_refused(vhost, &key, limit);
+            return Err(limit);
         }
         self.retained.forget_refused(vhost, &key);
-        let is_written_later = match update {
-            Update::Set(content) => {
-                let is_written_later = content.qos == 0;
-                let at = self.retained.put(vhost, &key, content);
-                if is_written_later {
-                    self.retained.note_due(cx.pending_writes, at);
-                }
-                is_written_later
+        let batch = if let Update::Set = update {
+            let content = Content::of(cx.messages, message, cx.pending_writes.time_ms());
+            let is_written_later = content.qos == 0;
+            let at = self.retained.put(vhost, &key, content);
+            if is_written_later {
+                self.retained.note_due(cx.pending_writes, at);
+                return Ok(());
             }
-            Update::Delete if self.retained.remove(vhost, &key) => false,
-            Update::Delete | Update::Refuse(_) => return,
+            self.retained.append(cx.pending_writes, &self.access, at)
+        } else {
+            match self.retained.remove(vhost, &key) {
+                Some(stored) => append_removal(cx.pending_writes, &self.access, (vhost, &key), stored),
+                // The deletion by another client may not be durable yet.
+                None => cx.pending_writes.last_entry_batch(),
+            }
         };
-        if !is_written_later {
-            let batch = self.retained.append(cx.pending_writes, &self.access, vhost, &key);
-            cx.await_batch(batch);
-        }
+        cx.await_batch(batch);
+        Ok(())
     }
 
     /// Adds a retained message from the log. `arrived_ms` is the present broker time in milliseconds.
@@ -483,19 +793,95 @@ impl Broker {
         stored: &definition::Retained<'_>,
         arrived_ms: u64,
     ) -> Restored {
-        let definition::Retained { vhost, key, qos, properties, payload } = *stored;
+        let definition::Retained { vhost, key, qos, parts, properties, payload } = *stored;
         let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.result_without_owner() };
-        if self.retained.exceeded_limit(vhost, key, properties.len() + payload.len()).is_some() {
+        let len = parts.map_or(properties.len() + payload.len(), |parts| parts.len as usize);
+        let stored = parts.map(|parts| StoredParts { side: parts.side, count: StoredParts::count_for(len) });
+        if self.retained.lacks_memory(vhost, key, len) {
+            let left_out = stored.map(|stored| LeftOut { vhost, key: key.into(), stored });
+            self.retained.left_out.extend(left_out);
             return Restored::NoCapacity;
         }
-        self.retained.put(vhost, key, Content::new(qos, properties, payload, arrived_ms));
+        let content = match &parts {
+            None => Content::new(qos, properties, payload, arrived_ms),
+            Some(parts) => Content::for_parts(qos, parts, arrived_ms),
+        };
+        let at = self.retained.put(vhost, key, content);
+        if let (Some(RetainedParts { checksum, .. }), Some(stored)) = (parts, stored) {
+            self.retained.slab[at].stored = stored;
+            self.retained.incomplete.push(Incomplete { at, checksum, missing_count: stored.count });
+        }
         Restored::Exists(None)
+    }
+
+    /// Adds a part of a retained message from the log.
+    pub(crate) fn restore_retained_part(&mut self, part: &RetainedPart<'_>) -> Restored {
+        let RetainedPart { vhost, key, side, index, bytes } = *part;
+        let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.result_without_owner() };
+        let retained = &mut self.retained;
+        let Some(at) = retained.find(vhost, key) else {
+            // A start with more memory restores the message.
+            let is_left_out = |left_out: &LeftOut| {
+                left_out.vhost == vhost && *left_out.key == *key && left_out.stored.has(side, index)
+            };
+            let is_kept = retained.left_out.iter().any(is_left_out);
+            return if is_kept { Restored::Exists(None) } else { Restored::Orphaned };
+        };
+        let RetainedMessage { content, stored, .. } = &mut retained.slab[at];
+        if !stored.has(side, index) {
+            return Restored::Orphaned;
+        }
+        let octets = Rc::make_mut(&mut content.octets);
+        let start = index as usize * PART_BYTES;
+        let end = octets.len().min(start + PART_BYTES);
+        if bytes.len() == end - start {
+            octets[start..end].copy_from_slice(bytes);
+            let incomplete = retained.incomplete.iter_mut().find(|incomplete| incomplete.at == at);
+            if let Some(incomplete) = incomplete {
+                incomplete.missing_count = incomplete.missing_count.saturating_sub(1);
+            }
+        }
+        Restored::Exists(None)
+    }
+
+    /// Removes the retained messages of which a part could not be restored. With `is_suspect`, parts of the log are
+    /// unreadable, and what is left of these messages stays in it.
+    ///
+    /// Returns their virtual hosts and routing keys.
+    pub(crate) fn end_restoring_retained(
+        &mut self,
+        pending_writes: &mut PendingWrites,
+        is_suspect: bool,
+    ) -> Vec<(String, Box<str>)> {
+        let mut lost = Vec::new();
+        for Incomplete { at, checksum, missing_count } in core::mem::take(&mut self.retained.incomplete) {
+            let record = &self.retained.slab[at];
+            if missing_count == 0 && crc32c::crc32c(&record.content.octets) == checksum {
+                continue;
+            }
+            let (vhost, key) = (record.vhost, record.key.clone());
+            lost.push((self.access.vhost_name(vhost).to_string(), key.clone()));
+            let stored = self.retained.remove(vhost, &key).unwrap_or_default();
+            if is_suspect {
+                let [stored, _] = stored;
+                self.retained.left_out.push(LeftOut { vhost, key, stored });
+            } else {
+                append_removal(pending_writes, &self.access, (vhost, &key), stored);
+            }
+        }
+        lost
     }
 
     /// Deletes the retained messages of a virtual host. Returns `false` if there are further ones: too much waits to be
     /// written.
     pub(crate) fn delete_retained_of(&mut self, cx: &mut Context<'_>, vhost: VhostId) -> bool {
         self.retained.refused.take_if(|refused| refused.vhost == vhost);
+        let is_of_vhost = |left_out: &mut LeftOut| left_out.vhost == vhost;
+        let left_out: Vec<LeftOut> = self.retained.left_out.extract_if(.., is_of_vhost).collect();
+        for LeftOut { key, stored, .. } in left_out {
+            let stored = [stored, StoredParts::default()];
+            append_removal(cx.pending_writes, &self.access, (vhost, &key), stored);
+        }
         for at in 0..self.retained.slab.places() {
             let Some(record) = self.retained.slab.get(at).filter(|record| record.vhost == vhost) else {
                 continue;
@@ -504,8 +890,8 @@ impl Broker {
                 return false;
             }
             let key = record.key.clone();
-            self.retained.remove(vhost, &key);
-            self.retained.append(cx.pending_writes, &self.access, vhost, &key);
+            let stored = self.retained.remove(vhost, &key).unwrap_or_default();
+            append_removal(cx.pending_writes, &self.access, (vhost, &key), stored);
         }
         true
     }
@@ -522,12 +908,12 @@ impl Broker {
     ) -> Result<bool, Fault> {
         check_deletable(cx.pending_writes, true)?;
         self.retained.forget_refused(vhost, key);
-        let is_there = self.retained.find(vhost, key).is_some();
-        if is_there {
-            let key = Name::try_from(key).unwrap_or_default();
-            self.change_retained(cx, RetainedChange { vhost, key, update: Update::Delete });
+        let removed = self.retained.remove(vhost, key);
+        if let Some(stored) = removed {
+            let batch = append_removal(cx.pending_writes, &self.access, (vhost, key), stored);
+            cx.await_batch(batch);
         }
-        Ok(is_there)
+        Ok(removed.is_some())
     }
 
     /// Appends all retained messages to the log that are not in it yet. Called before a clean stop.
@@ -613,6 +999,8 @@ impl Broker {
             cx.work.charge(examined / EXAMINED_PER_UNIT);
             *examined_left = examined_left.saturating_sub(examined);
             match found {
+                // `refill_retained` continues. More than the session may have would be dropped.
+                NextMatch::At(at) if self.exceeds_session_bytes(queue, at) => return true,
                 NextMatch::At(at) if !self.push_retained(cx, queue, at) => {
                     self.retained.replaying.add(session);
                     return false;
@@ -629,6 +1017,13 @@ impl Broker {
         }
     }
 
+    /// Returns whether a retained message is too large for a session that has other messages.
+    fn exceeds_session_bytes(&self, queue: QueueId, at: usize) -> bool {
+        let record = self.queues.at(queue);
+        let bytes = record.backlog.body_bytes() + self.retained.slab[at].content.payload().len() as u64;
+        record.backlog.ready() > 0 && bytes > record.settings.max_length_bytes
+    }
+
     /// Pushes a copy of a retained message to the queue of a session, or deletes the message if it has expired. Returns
     /// `false` if there is no capacity.
     fn push_retained(&mut self, cx: &mut Context<'_>, queue: QueueId, at: usize) -> bool {
@@ -636,27 +1031,39 @@ impl Broker {
         if content.expires_ms().is_some_and(|expires_ms| expires_ms <= cx.pending_writes.time_ms()) {
             let (vhost, key) = (*vhost, key.clone());
             if !cx.pending_writes.is_crowded() {
-                self.retained.remove(vhost, &key);
-                self.retained.append(cx.pending_writes, &self.access, vhost, &key);
+                let stored = self.retained.remove(vhost, &key).unwrap_or_default();
+                append_removal(cx.pending_writes, &self.access, (vhost, &key), stored);
             }
             return true;
         }
         let (properties, payload) = (content.properties(), content.payload());
-        let bytes = key.len() + properties.len() + payload.len();
-        if cx.messages.check_extents(bytes, Share::Ordinary).is_err() {
-            return false;
-        }
-        let Ok(message) = cx.messages.begin("", key.as_bytes(), Share::Ordinary) else { return false };
-        let len = payload.len() as u32;
-        if cx.messages.reserve_content(message, properties, content.flags(), len, Share::Ordinary).is_err() {
-            cx.messages.discard(message);
-            return false;
-        }
-        cx.messages.append_body(message, payload);
-        cx.messages.finish(message);
+        cx.work.charge_octets(payload.len());
+        let parts = ("", &**key, properties, payload);
+        let Some(message) = new_message(cx, parts, content.flags()) else { return false };
         if content.flags().has(MessageFlags::EXPIRES) {
             cx.messages.set_arrived_ms(message, content.arrived_ms.max(1));
         }
+        self.push_to_session(cx, queue, message)
+    }
+
+    /// Creates a message with QoS 0 and without properties for a session. Returns `None` if there is no memory.
+    pub(crate) fn message_for_session(
+        &self,
+        cx: &mut Context<'_>,
+        (exchange, key): (&str, &str),
+        payload: &[u8],
+    ) -> Option<MessageId> {
+        new_message(cx, (exchange, key, &NO_PROPERTIES, payload), MessageFlags::NONE)
+    }
+
+    /// Pushes a message that is only for one session to its queue. Returns `false`, and drops the message, if there is no
+    /// capacity.
+    pub(crate) fn push_to_session(
+        &mut self,
+        cx: &mut Context<'_>,
+        queue: QueueId,
+        message: MessageId,
+    ) -> bool {
         let claim = Claim { share: Share::Ordinary, may_wait: true, has_shares: true, has_timed_out: false };
         let targets = [queue];
         if self.queues.check_capacity(cx, &self.quota, message, &targets, claim).is_err() {
@@ -669,6 +1076,27 @@ impl Broker {
         cx.messages.release(message);
         true
     }
+}
+
+/// The AMQP properties of a message that has none: the flags.
+const NO_PROPERTIES: [u8; 2] = [0; 2];
+
+/// Creates a message with these names, properties and payload. Returns `None` if there is no memory.
+fn new_message(
+    cx: &mut Context<'_>,
+    (exchange, key, properties, payload): (&str, &str, &[u8], &[u8]),
+    flags: MessageFlags,
+) -> Option<MessageId> {
+    let (messages, share) = (&mut *cx.messages, Share::Ordinary);
+    messages.check_extents(exchange.len() + key.len() + properties.len() + payload.len(), share).ok()?;
+    let message = messages.begin(exchange, key.as_bytes(), share).ok()?;
+    if messages.reserve_content(message, properties, flags, payload.len() as u32, share).is_err() {
+        messages.discard(message);
+        return None;
+    }
+    messages.append_body(message, payload);
+    messages.finish(message);
+    Some(message)
 }
 
 impl Replaying {
@@ -688,10 +1116,22 @@ pub(crate) struct RetainedChange {
     update: Update,
 }
 
+impl RetainedChange {
+    /// Returns the limit that the message exceeds.
+    const fn exceeded_limit(&self) -> Option<&'static str> {
+        match self.update {
+            Update::Refuse(limit) => Some(limit),
+            Update::Set | Update::Written | Update::Delete => None,
+        }
+    }
+}
+
 /// The effect of a message with RETAIN on the retained message of its topic.
 #[derive(Debug)]
 enum Update {
-    Set(Content),
+    Set,
+    /// The content was set, and is durable, before the message is published.
+    Written,
     Delete,
     /// The new message exceeds this limit, given as a text for log lines. The topic keeps its message.
     Refuse(&'static str),

@@ -233,10 +233,9 @@ impl Broker {
         }
         let Some(LateWill { vhost, will, key }) = self.wills.late.pop_front() else { return };
         let awaited = cx.awaited;
-        let now_ms = cx.pending_writes.time_ms();
         if will.retain {
-            let change = self.retained_change(cx.messages, vhost, will.message, now_ms);
-            self.change_retained(cx, change);
+            let change = self.retained_change(cx, vhost, will.message);
+            let _ = self.change_retained(cx, change, will.message);
         }
         if let Some(key) = key {
             cx.pending_writes.define(key, None);
@@ -255,12 +254,12 @@ impl Broker {
         will: SessionWill,
         key: Option<&[u8]>,
     ) -> Option<SessionWill> {
+        let change = will.retain.then(|| self.retained_change(cx, vhost, will.message));
         // No reply waits for the will.
         let awaited = cx.awaited;
+        cx.messages.retain(will.message);
         let mut targets = core::mem::take(&mut self.publishing.targets);
         let routed = self.route_will(cx, vhost, will.message, &mut targets);
-        let now_ms = cx.pending_writes.time_ms();
-        let change = will.retain.then(|| self.retained_change(cx.messages, vhost, will.message, now_ms));
         cx.pending_writes.begin_group();
         let dropped_count = match routed {
             true => self.queues.remove_full_targets(cx, &self.quota, will.message, &mut targets),
@@ -291,7 +290,8 @@ impl Broker {
             self.counters.received += 1;
             self.counters.wills_dropped += dropped_count as u64;
             if let Some(change) = change {
-                self.change_retained(cx, change);
+                // An alarm names the topic if the message is not retained.
+                let _ = self.change_retained(cx, change, will.message);
             }
             if let Some(key) = key {
                 cx.pending_writes.define_in_group(key.into(), None);
@@ -300,6 +300,7 @@ impl Broker {
         // While a will waits, the group is empty.
         let urgency = if must_wait { Urgency::Window } else { Urgency::Awaited };
         cx.pending_writes.end_group(cx.messages, urgency);
+        cx.messages.release(will.message);
         cx.awaited = awaited;
         must_wait.then_some(will)
     }

@@ -154,6 +154,10 @@ impl Counts {
                 self.retained_bytes += (it.key.len() + it.properties.len() + it.payload.len()) as u64;
                 0
             }
+            Definition::RetainedPart(it) => {
+                self.retained_bytes += it.bytes.len() as u64;
+                0
+            }
             Definition::AccessStored
             | Definition::UserLimits(..)
             | Definition::SessionState(_)

@@ -254,6 +254,7 @@ impl Config {
             format!("mqtt_anonymous_user = {:?}", self.mqtt_anonymous_user),
             format!("mqtt_vhost = {:?}", self.mqtt_vhost),
             format!("mqtt_content_type = {:?}", self.mqtt_content_type),
+            format!("mqtt_sys_interval = {}", Seconds(self.mqtt_sys_interval_s)),
             format!("mqtt_websocket = {}", self.mqtt_websocket),
             format!("mqtt_websocket_origins = [{}]", origins.join(", ")),
             format!("management = [{management}]"),
@@ -299,6 +300,7 @@ fn apply_layer(config: &mut Config, layer: Layer, product_keys: &mut ProductKeys
     set_if_some(&mut config.mqtt_anonymous_user, layer.mqtt_anonymous_user.map(|user| user.0));
     set_if_some(&mut config.mqtt_vhost, layer.mqtt_vhost.map(|vhost| vhost.0));
     set_if_some(&mut config.mqtt_content_type, layer.mqtt_content_type.map(|content_type| content_type.0));
+    set_if_some(&mut config.mqtt_sys_interval_s, layer.mqtt_sys_interval.map(|time| time.0));
     set_if_some(&mut config.mqtt_websocket, layer.mqtt_websocket);
     set_if_some(&mut config.mqtt_websocket_origins, layer.mqtt_websocket_origins);
     set_if_some(&mut config.management, layer.management);

@@ -48,6 +48,8 @@ pub struct Config {
     pub mqtt_vhost: String,
     /// The content type of messages from MQTT clients that set none; empty: such messages have none.
     pub mqtt_content_type: String,
+    /// The interval at which `$SYS` topics are sent to MQTT clients, in seconds; 0: they are not offered.
+    pub mqtt_sys_interval_s: u16,
     /// Whether the listeners of the management API serve MQTT over WebSocket.
     pub mqtt_websocket: bool,
     /// Origins of web pages that may connect with MQTT over WebSocket, besides the broker's own.
@@ -128,6 +130,7 @@ impl Default for Config {
             mqtt_anonymous_user: String::new(),
             mqtt_vhost: "/".to_string(),
             mqtt_content_type: String::new(),
+            mqtt_sys_interval_s: 0,
             mqtt_websocket: false,
             mqtt_websocket_origins: Vec::new(),
             management: Vec::new(),
@@ -196,6 +199,7 @@ section! {
         pub(super) mqtt_anonymous_user: Text<0, NAME_BYTES_MAX>,
         pub(super) mqtt_vhost: Text<1, NAME_BYTES_MAX>,
         pub(super) mqtt_content_type: Text<0, CONTENT_TYPE_BYTES_MAX>,
+        pub(super) mqtt_sys_interval: Seconds,
         pub(super) mqtt_websocket: bool,
         pub(super) mqtt_websocket_origins: Vec<WebOrigin>,
         /// See [`Config::management`]; replaces the addresses of the layers below.

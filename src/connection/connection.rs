@@ -564,6 +564,9 @@ pub struct Context<'p> {
     pub durable: Batch,
     /// The sequence number of the last delivery that was put into the connection's outbox.
     pub last_delivery: ReplyOrder,
+    /// For answers to MQTT: those to published messages are withheld, because an MQTT client that gets the messages does not
+    /// keep up.
+    pub withholds_answers: bool,
     /// The rate limiter for log lines that clients cause.
     pub log: &'p mut LogLimiter,
 }

@@ -18,6 +18,7 @@
 //!         | 9 session state | vhost | queue | 0 received, 1 deliveries |    after the queue
 //!         | 10 retained | vhost | routing key |
 //!         | 11 will    | vhost | queue |              after the queue
+//!         | 12 retained part | vhost | routing key | side u8 | index u32 |       after the retained message
 //!
 //! value of access stored| whatever the storage adds, see `storage/access.rs` |
 //!          a vhost     | max-queues u32 | max-connections u32 | metadata |      0xffffffff: no limit
@@ -34,6 +35,8 @@
 //!          a parameter | JSON |
 //!          a session state | incarnation of the queue u64 | state |
 //!          a retained | QoS u8 | length of the properties u32 | properties | payload |
+//!          in parts   | QoS + 128 u8 | side u8 | length u32 | length of the properties u32 | CRC32C u32 |
+//!          its part   | bytes of the properties and the payload |
 //!          a will     | incarnation of the queue u64 | flags: 1 retain | delay u32 | keep-alive u16 |
 //!                     | routing key | length of the properties u32 | properties | payload |
 //! ```
@@ -88,6 +91,8 @@ pub enum Definition<'a> {
     Will(Will<'a>),
     /// The retained message of a topic of MQTT.
     Retained(Retained<'a>),
+    /// A part of the content of a retained message that is too large for one definition.
+    RetainedPart(RetainedPart<'a>),
 }
 
 /// A virtual host.
@@ -247,10 +252,44 @@ pub struct Retained<'a> {
     pub key: &'a str,
     /// The QoS.
     pub qos: u8,
+    /// Where the properties and the payload are if they are too large for one definition. The two fields below are empty
+    /// then.
+    pub parts: Option<RetainedParts>,
     /// The AMQP properties, as on the wire.
     pub properties: &'a [u8],
     /// The payload.
     pub payload: &'a [u8],
+}
+
+/// The content of a retained message that is in definitions of its own ([`RetainedPart`]).
+///
+/// The parts of an update have the other side than those before, and are written before the [`Retained`]. So the parts of the
+/// earlier message are complete until the new ones are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RetainedParts {
+    /// 0 or 1.
+    pub side: u8,
+    /// Bytes of all parts: of the properties and the payload.
+    pub len: u32,
+    /// Bytes of the properties.
+    pub properties_len: u32,
+    /// CRC32C of all parts.
+    pub checksum: u32,
+}
+
+/// A part of the properties and the payload of a retained message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RetainedPart<'a> {
+    /// The virtual host.
+    pub vhost: &'a str,
+    /// The routing key of the topic.
+    pub key: &'a str,
+    /// The side to which it belongs; see [`RetainedParts`].
+    pub side: u8,
+    /// Its index, from 0.
+    pub index: u32,
+    /// Its bytes.
+    pub bytes: &'a [u8],
 }
 
 /// The permissions of a user in a virtual host. `T` is `&str` or `String`.
@@ -471,6 +510,7 @@ pub const ACCESS_STORED_KEY: [u8; 2] = [ACCESS, 0];
 const EXCHANGE: u8 = 1;
 const QUEUE: u8 = 2;
 const RETAINED: u8 = 10;
+const RETAINED_PART: u8 = 12;
 /// The key of the reports about damage of the store. No [`Definition`] has it.
 pub const DAMAGE_KEY: [u8; 2] = [8, 0];
 
@@ -481,10 +521,20 @@ const REBUILT: u8 = 2;
 const LEVELS: u8 = 4;
 const PROTECTED: u8 = 1;
 const RETAIN: u8 = 1;
+/// In the byte of the QoS: the content is in parts.
+const IN_PARTS: u8 = 128;
 /// The bytes before the incarnation of the level for priority 1: they have the form of an argument's name and type.
 const LEVELS_NAME: &[u8] = b"\x0eleveret-levelsl";
 /// The number for a limit that is not set.
 const NO_LIMIT: u32 = u32::MAX;
+
+impl RetainedPart<'_> {
+    /// Returns the bytes of the key before the index. The index follows as u32, little endian.
+    pub fn key_prefix(&self) -> Box<[u8]> {
+        let key = Definition::RetainedPart(*self).key();
+        key[..key.len() - size_of::<u32>()].into()
+    }
+}
 
 impl<'a> Definition<'a> {
     /// Returns the key, which identifies the definition.
@@ -537,6 +587,7 @@ impl<'a> Definition<'a> {
             Self::SessionState(_) => &[9],
             Self::Retained(_) => &[RETAINED],
             Self::Will(_) => &[11],
+            Self::RetainedPart(_) => &[RETAINED_PART],
         }
     }
 
@@ -561,6 +612,7 @@ impl<'a> Definition<'a> {
             Self::SessionState(SessionState::default()),
             Self::Retained(Retained::default()),
             Self::Will(Will::default()),
+            Self::RetainedPart(RetainedPart::default()),
         ];
         all.into_iter().find(|definition| key.starts_with(definition.key_prefix()))
     }
@@ -685,11 +737,24 @@ impl<'a> Definition<'a> {
                 value.properties(properties)?;
                 value.rest(payload)
             }
-            Self::Retained(Retained { vhost, key: topic, qos, properties, payload }) => {
+            Self::Retained(Retained { vhost, key: topic, qos, parts, properties, payload }) => {
+                let mut kind = if parts.is_some() { *qos | IN_PARTS } else { *qos };
                 key.names([vhost, topic])?;
-                value.byte(qos)?;
-                value.properties(properties)?;
-                value.rest(payload)
+                value.byte(&mut kind)?;
+                *qos = kind & !IN_PARTS;
+                if kind & IN_PARTS == 0 {
+                    value.properties(properties)?;
+                    return value.rest(payload);
+                }
+                let RetainedParts { side, len, properties_len, checksum } = parts.get_or_insert_default();
+                value.byte(side)?;
+                [len, properties_len, checksum].into_iter().try_for_each(|number| value.u32(number))
+            }
+            Self::RetainedPart(RetainedPart { vhost, key: topic, side, index, bytes }) => {
+                key.names([vhost, topic])?;
+                key.byte(side)?;
+                key.u32(index)?;
+                value.rest(bytes)
             }
         }
     }
@@ -884,6 +949,9 @@ impl fmt::Display for Definition<'_> {
             Self::Retained(Retained { vhost, key, .. }) => {
                 write!(f, "the retained message with key {key:?} in virtual host {vhost:?}")
             }
+            Self::RetainedPart(RetainedPart { vhost, key, index, .. }) => {
+                write!(f, "part {index} of the retained message with key {key:?} in virtual host {vhost:?}")
+            }
             Self::SessionState(SessionState { vhost, queue, part: SessionPart::Received, .. }) => {
                 write!(
                     f,
@@ -913,9 +981,9 @@ pub fn is_access(key: &[u8]) -> bool {
     key.first() == Some(&ACCESS)
 }
 
-/// Returns whether a key is that of a retained message.
+/// Returns whether a key is that of a retained message, or of a part of it.
 pub fn is_retained_message(key: &[u8]) -> bool {
-    key.first() == Some(&RETAINED)
+    matches!(key.first(), Some(&(RETAINED | RETAINED_PART)))
 }
 
 /// Returns the virtual host and the name from the key of a queue; `None` for any other key.
@@ -1040,9 +1108,18 @@ mod tests {
         };
         let [received, deliveries] = [SessionPart::Received, SessionPart::Deliveries].map(state);
         let (vhost_name, key) = ("/", "a.b");
-        let retained = |properties, payload| {
-            Definition::Retained(Retained { vhost: vhost_name, key, qos: 2, properties, payload })
+        let retained = |parts, properties, payload| {
+            Definition::Retained(Retained { vhost: vhost_name, key, qos: 2, parts, properties, payload })
         };
+        let parts = RetainedParts { side: 1, len: 70_000, properties_len: 2, checksum: 0x0403_0201 };
+        let in_parts = retained(Some(parts), &[], &[]);
+        let part = Definition::RetainedPart(RetainedPart {
+            vhost: vhost_name,
+            key,
+            side: 1,
+            index: 3,
+            bytes: b"xy",
+        });
         let will = Definition::Will(Will {
             vhost: "/",
             queue: "q",
@@ -1054,11 +1131,11 @@ mod tests {
             properties: b"\0\0",
             payload: b"off",
         });
-        let of_mqtt = [received, deliveries, retained(&b"\0\0"[..], &b"on"[..]), will];
+        let of_mqtt = [received, deliveries, retained(None, &b"\0\0"[..], &b"on"[..]), in_parts, will, part];
         let (cut_off, value_of_retained) = (of_mqtt[2].key(), of_mqtt[2].value());
         assert_eq!(Definition::parse(&cut_off, &value_of_retained[..6]), None, "properties are missing");
         // Other versions read and write these bytes.
-        let stored: [(&[u8], &[u8]); 21] = [
+        let stored: [(&[u8], &[u8]); 23] = [
             (b"\x00\x00", b""),
             (b"\x00\x01\x01/", b"\xff\xff\xff\xff\x00\x00\x00\x00"),
             (b"\x00\x01\x01/", b"\xff\xff\xff\xff\x00\x00\x00\x00\x01\x06quorum\x01\x00d\x03\x00a,b"),
@@ -1079,7 +1156,9 @@ mod tests {
             (b"\t\x01/\x01q\x00", b"\t\x00\x00\x00\x00\x00\x00\x00\x00\x01"),
             (b"\t\x01/\x01q\x01", b"\t\x00\x00\x00\x00\x00\x00\x00\x00\x01"),
             (b"\n\x01/\x03a.b", b"\x02\x02\x00\x00\x00\x00\x00on"),
+            (b"\n\x01/\x03a.b", b"\x82\x01\x70\x11\x01\x00\x02\x00\x00\x00\x01\x02\x03\x04"),
             (b"\x0b\x01/\x01q", b"\t\x00\x00\x00\x00\x00\x00\x00\x01p\x11\x01\x00<\x00\x03a.b\x02\x00\x00\x00\x00\x00off"),
+            (b"\x0c\x01/\x03a.b\x01\x03\x00\x00\x00", b"xy"),
         ];
         let mut keys = Vec::new();
         let access = [Definition::AccessStored, vhost, described, user, permission, topic, user_limits];

@@ -75,6 +75,7 @@ impl EventLoop {
                 anonymous_user: config.mqtt_anonymous_user.clone(),
                 vhost: config.mqtt_vhost.clone(),
                 content_type: config.mqtt_content_type.clone(),
+                sys_interval_ms: u64::from(config.mqtt_sys_interval_s) * 1000,
             },
             tls_session_bytes: sizes.tls_session_bytes,
             has_shovels: config.shovels,

@@ -23,9 +23,9 @@ const COMPACTION_MS: u64 = 10_000;
 /// Number of states of the broker that are alarms.
 const STATES: usize = 8;
 /// The most alarms at the same time: damage, the states, the shortage of the store and that of moved messages, those of
-/// waiting publishers, and ten others (wear, `parked`, `held`, `rule`, `budget`, `outage`, `sessions`, `connections`,
+/// waiting publishers, and eleven others (wear, `parked`, `held`, `rule`, `budget`, `outage`, two of `sessions`, `connections`,
 /// `subscriptions`, `retained`).
-const ALARMS_MAX: usize = 1 + STATES + 2 + SHORTAGE_KINDS + 10;
+const ALARMS_MAX: usize = 1 + STATES + 2 + SHORTAGE_KINDS + 11;
 
 /// The names of all alarms, for metrics.
 pub(super) const NAMES: [&str; 21] = [
@@ -128,6 +128,7 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
         .chain(over_budget(context))
         .chain(Outage::alarm(context.bridges, context.broker))
         .chain(sessions(context))
+        .chain(slow_client(context))
         .chain(connections(context))
         .chain(subscriptions(context))
         .chain(retained(context))
@@ -156,6 +157,23 @@ fn sessions(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
         "sessions: {limit} MQTT sessions are kept, as many as memory_limit allows, so clients with new ones are refused; \
          delete those of clients that do not come back (list_mqtt_sessions, delete_mqtt_session), lower \
          mqtt_session_expiry_max, or raise memory_limit"
+    )))
+}
+
+/// Returns the alarm about an MQTT client that does not keep up, and whose session therefore drops messages.
+fn slow_client(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
+    let (session, count) = context.broker.views().dropping_session()?;
+    let others = match count - 1 {
+        0 => String::new(),
+        others => format!(", like {others} more"),
+    };
+    Some(Cow::from(format!(
+        "sessions: the MQTT client '{}' (virtual host '{}'){others} takes its messages more slowly than they arrive, and its \
+         session has dropped {}; check the client and its network, or let it subscribe to less; the alarm ends when half of \
+         the messages that wait are taken",
+        session.client_id.escape_debug(),
+        session.vhost.escape_debug(),
+        session.messages_dropped
     )))
 }
 

@@ -108,6 +108,7 @@ const MQTT: &str = "mqtt_sessions MQTT sessions
 mqtt_sessions_disconnected MQTT sessions whose clients are not connected
 mqtt_session_messages_dropped_total Messages that MQTT sessions dropped: there were too many, or the client accepts no \
 such large packet
+mqtt_clients_slow Connected clients that take their messages more slowly than they arrive
 mqtt_wills_dropped_total Wills that queues did not get: a queue had used its share, or too many wills waited for capacity
 mqtt_retained_messages Retained messages
 mqtt_retained_bytes Bytes of the topics, properties and payloads of retained messages
@@ -335,7 +336,9 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
     let dropped = views.session_messages_dropped();
     let wills_dropped = context.broker.counters().wills_dropped;
     let refused = views.retained_refused();
-    let values = [sessions, disconnected, dropped, wills_dropped, retained as u64, bytes as u64, refused];
+    let slow = views.slow_clients_count() as u64;
+    let values =
+        [sessions, disconnected, dropped, slow, wills_dropped, retained as u64, bytes as u64, refused];
     lines.all("", MQTT, &values);
     let name = lines.head("alarms is 1 while this alarm is in effect");
     let alarms = alarms::which_alarms(context);

@@ -12,6 +12,7 @@
 //! | `peer` | a peer: its socket, its session, the reasons why it waits; peer ids and addresses |
 //! | `lists` | lists of peers to be read, written and closed, and of peers that wait |
 //! | `deadlines` | the timer heap |
+//! | `system_topics` | the values of `$SYS` topics for MQTT clients |
 //! | `stream` | the byte stream of a peer: readiness, TLS, input backlog, unsent output |
 //! | `websocket` | WebSocket frames, for MQTT in browsers |
 //! | `protocol_sniff` | TLS handshakes, and peers that speak another protocol |
@@ -68,6 +69,7 @@ mod storage_driver;
 mod stream;
 #[cfg(test)]
 mod stream_tests;
+mod system_topics;
 mod turn;
 mod websocket;
 mod worker;

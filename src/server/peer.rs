@@ -222,6 +222,13 @@ pub(super) struct Peer<S> {
     pub(super) read_at: Now,
 }
 
+/// The bytes that all clients have sent and received since the start, without the overhead of TLS.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct TotalTraffic {
+    pub(super) received_bytes: u64,
+    pub(super) sent_bytes: u64,
+}
+
 /// The traffic of a client's connection since it was opened, without the overhead of TLS.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Traffic {

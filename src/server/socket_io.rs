@@ -67,6 +67,7 @@ impl<P: Platform> Shared<P> {
         let Some(peer) = self.peers.get_mut(id) else { return };
         // Only handled bytes are counted, because the rest is read and counted again later.
         peer.traffic.received(handled);
+        self.traffic.received_bytes += handled as u64;
         let more = peer.waiting != WaitReason::No || !is_done;
         let kept = peer.stream.keep(&mut self.buffers, &mut self.scratch.input, got.len, handled, more);
         if !kept {
@@ -181,6 +182,9 @@ impl<P: Platform> Shared<P> {
                     let (outcome, order) = self.broker.apply(&mut lent, id, channel, command);
                     let batch = lent.awaited();
                     self.budget.charge_work();
+                    if session.is_mqtt() {
+                        context.withholds_answers = self.broker.withholds_answers(id);
+                    }
                     if let Outcome::Fault(fault) = &outcome
                         && fault.code == ReplyCode::ConnectionLimit
                     {
@@ -408,6 +412,7 @@ impl<P: Platform> Shared<P> {
         let result = self.flush_and_fill(id, &mut written);
         let Some(peer) = self.peers.get_mut(id) else { return };
         peer.traffic.sent(written);
+        self.traffic.sent_bytes += written as u64;
         self.note_stall(id, written);
         match result {
             Ok(filled) => self.after_write(id.into(), filled > 0 || written > 0),
@@ -462,6 +467,9 @@ impl<P: Platform> Shared<P> {
                 break;
             }
             self.broker.note_cancel_sent(id);
+        }
+        if session.is_mqtt() {
+            context.withholds_answers = self.broker.withholds_answers(id);
         }
         let mut outbox = self.broker.outbox(id);
         let filled = session.fill(&mut context, &mut out[payload], &mut outbox);

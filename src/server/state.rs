@@ -27,10 +27,11 @@ use super::idle_memory::IdleMemory;
 use super::lists::Lists;
 use super::operators::{Operators, sampled_places};
 use super::peer::PeerId;
-use super::peer::Peers;
+use super::peer::{Peers, TotalTraffic};
 use super::platform::Platform;
 use super::storage_driver::StorageDriver;
 use super::stream::Buffers;
+use super::system_topics::SystemTopics;
 use super::turn::TurnBudget;
 use super::worker::{CertificateState, WorkerQueue};
 
@@ -77,6 +78,7 @@ pub struct Engine<P: Platform> {
     pub(super) idle_memory: IdleMemory,
     pub(super) operators: Operators,
     pub(super) bridges: Bridges,
+    pub(super) system_topics: SystemTopics,
 }
 
 impl<P: Platform> Engine<P> {
@@ -92,6 +94,10 @@ impl<P: Platform> Engine<P> {
             Bridges::new(&limits, called, broker.random_u64(), (setup.bridge_sizes, setup.has_shovels));
         // Bridges of the configuration file take their places with `set_bridges`.
         broker.set_shovel_places(bridges.shovels_max(), bridges.least_bytes::<P::Socket>());
+        let system_topics = SystemTopics::new(setup.mqtt.sys_interval_ms);
+        if system_topics.are_offered() {
+            broker.offer_system_topics();
+        }
         let peers = Peers::<P::Socket>::slots_max(connections);
         let listeners = Listeners {
             amqp: setup.listeners,
@@ -133,6 +139,7 @@ impl<P: Platform> Engine<P> {
             identity: setup.identity,
             scratch: Scratch::new(&limits),
             budget: TurnBudget::default(),
+            traffic: TotalTraffic::default(),
             limits,
         };
         Self {
@@ -142,6 +149,7 @@ impl<P: Platform> Engine<P> {
             idle_memory: IdleMemory::new(),
             operators: Operators::new(setup.process, setup.own_uid, samples),
             bridges,
+            system_topics,
         }
     }
 
@@ -322,6 +330,7 @@ impl SharedResources {
             share: broker.content_share(id),
             durable: pending_writes.durable(),
             last_delivery: broker.last_delivery(id),
+            withholds_answers: false,
             log: &mut self.log,
         }
     }
@@ -350,8 +359,9 @@ pub(super) struct Shared<P: Platform> {
     pub(super) scratch: Scratch,
     /// The input read and the work done in the current turn.
     pub(super) budget: TurnBudget,
+    pub(super) traffic: TotalTraffic,
     /// The identity in connection.start, with the node's name in place of the cluster name.
-    identity: Identity,
+    pub(super) identity: Identity,
 }
 
 impl<P: Platform> Shared<P> {

@@ -139,6 +139,9 @@ impl<P: Platform> Engine<P> {
         self.run_timers();
         self.bridges.poll(&mut self.shared);
         self.run_operator_orders();
+        if self.system_topics.are_offered() {
+            self.send_system_topics();
+        }
         let (broker, mut context) = self.shared.broker_mut();
         broker.run_jobs(&mut context);
         broker.deliver(&mut context, DELIVERIES_PER_TURN);
@@ -186,7 +189,7 @@ impl<P: Platform> Engine<P> {
             },
             deadline: |it| it.shared.lists.deadlines.next(),
         },
-        // The broker's jobs, deliveries, expired messages, forced closes, and acknowledgement timeouts.
+        // The broker's jobs, deliveries, expired messages, forced closes, acknowledgement timeouts, and `$SYS` topics.
         TurnPart {
             is_ready: |it| {
                 it.shared.broker.has_work(&it.shared.pending_writes)
@@ -195,8 +198,12 @@ impl<P: Platform> Engine<P> {
                         .broker
                         .may_expire_or_trim(&it.shared.pending_writes, &it.shared.resources.messages)
                     || it.shared.broker.has_forced()
+                    || it.has_system_topics_to_send()
             },
-            deadline: |it| it.shared.broker.overdue_deadline().earlier(it.expiry_deadline()),
+            deadline: |it| {
+                let overdue = it.shared.broker.overdue_deadline();
+                overdue.earlier(it.expiry_deadline()).earlier(it.system_topics.deadline())
+            },
         },
         // The disk.
         TurnPart {
@@ -240,13 +247,18 @@ impl<P: Platform> Engine<P> {
 
     /// Returns when the next timed work of the broker or the log is due.
     ///
-    /// This work is the expiry of messages and queues, the write of retained messages, and the publishing of wills.
+    /// This work is the expiry of messages and queues, the write of retained messages, the publishing of wills, and the end of
+    /// the wait for slow clients.
     /// It is also the write of the time to the log, from which the next start computes expirations.
     fn expiry_deadline(&self) -> Deadline {
         let time_ms = self.shared.pending_writes.time_ms();
         let broker = &self.shared.broker;
-        let times_ms =
-            [broker.queues().next_expiry_ms(), broker.next_retained_write_ms(), broker.next_will_ms()];
+        let times_ms = [
+            broker.queues().next_expiry_ms(),
+            broker.next_retained_write_ms(),
+            broker.next_will_ms(),
+            broker.queues().next_pace_change_ms(),
+        ];
         let at_ms = times_ms.into_iter().flatten().min();
         let due =
             at_ms.map_or(Deadline::NEVER, |at_ms| self.shared.now.after_ms(at_ms.saturating_sub(time_ms)));

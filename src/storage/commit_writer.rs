@@ -14,7 +14,7 @@
 //!   last chunk.
 //! - `group` writes the records of groups, such as transactions.
 
-use crate::pending_writes::{Front, LogEntry, PendingWrites, Urgency};
+use crate::pending_writes::{Front, LogEntry, PendingWrites, SplitCursor, SplitRecord, Urgency};
 use leveret_core::batch::Batch;
 use leveret_core::mem::{MessageId, Messages};
 use leveret_core::time::{Deadline, Now};
@@ -137,6 +137,9 @@ pub struct CommitWriter {
     ranges: Vec<Range>,
     pub(super) draft: Draft,
     chunk: Vec<u8>,
+    split_cursor: SplitCursor,
+    /// The last commit had no space for a record of a split definition that waited.
+    is_split_passed_over: bool,
 }
 
 /// Buffers for encoding the record of a message.
@@ -199,6 +202,8 @@ impl CommitWriter {
             ranges: Vec::with_capacity(512),
             draft: Draft { targets: Vec::with_capacity(64), properties: Vec::with_capacity(frame_max) },
             chunk: Vec::with_capacity(CHUNK_BODY_BYTES),
+            split_cursor: SplitCursor::default(),
+            is_split_passed_over: false,
         }
     }
 
@@ -377,8 +382,40 @@ impl CommitWriter {
         pending_writes.set_index_capacity(self.log.space.index_capacity());
     }
 
-    /// Appends the content of the pending-write buffer in the order of arrival, as far as one commit has space.
+    /// Appends the content of the pending-write buffer, as far as one commit has space: split definitions last, unless the
+    /// commit before had no space for any.
     fn append_waiting(&mut self, pending_writes: &mut PendingWrites, messages: &mut Messages, now: Now) {
+        let is_split_first = self.is_split_passed_over && self.append_split(pending_writes, now);
+        self.append_others(pending_writes, messages, now);
+        let mut is_split_written = is_split_first;
+        while self.append_split(pending_writes, now) {
+            is_split_written = true;
+        }
+        self.is_split_passed_over = pending_writes.has_splits() && !is_split_written;
+    }
+
+    /// Appends one record of a split definition. Returns `false` if there is none, or no space for it.
+    fn append_split(&mut self, pending_writes: &mut PendingWrites, now: Now) -> bool {
+        let Some(SplitRecord { version, key, value, is_part }) =
+            pending_writes.next_split(&mut self.split_cursor)
+        else {
+            return false;
+        };
+        let record = Record::Defined { version, key, value };
+        // A part waits for space on the disk like a message. What follows the parts may use the reserved space like other
+        // definitions: deletions free more than they take.
+        let appended = match is_part {
+            true => self.log.append(&record, Urgency::Awaited, now),
+            false => self.log.append_reserved(&record, Urgency::Awaited, now),
+        };
+        if appended.is_ok() {
+            pending_writes.pop_split();
+        }
+        appended.is_ok()
+    }
+
+    /// Appends everything but split definitions, in the order of arrival.
+    fn append_others(&mut self, pending_writes: &mut PendingWrites, messages: &mut Messages, now: Now) {
         while let Some(entry) = pending_writes.next_entry() {
             if self.log.append_reserved(&record_of(entry), Urgency::Awaited, now).is_err() {
                 return;

@@ -118,8 +118,8 @@ pub use log::{LogPosition, RecordLocation};
 pub use newest_segment::forget as invalidate_header_copy;
 pub use parts::BodyPart;
 pub use pending_writes::{
-    Appended, IndexCapacity, LATENCY_BOUNDS_MS, LatencyHistogram, LogEntry, Mode, NoCapacity, PendingWrites,
-    Settled, Urgency, is_group, is_transient,
+    Appended, IndexCapacity, LATENCY_BOUNDS_MS, LatencyHistogram, LogEntry, Mode, NoCapacity, PART_BYTES,
+    PendingWrites, Settled, SplitDefinition, Urgency, is_group, is_transient,
 };
 pub use queue_index::QueueIndex;
 pub use queue_names::Names;

@@ -63,6 +63,7 @@ impl Environment {
     /// Returns what a connection gets with each call, and the names that it parses into.
     pub fn context_and_names(&mut self) -> (Context<'_>, &mut Names) {
         let context = Context {
+            withholds_answers: false,
             now: self.now,
             broker_time_ms: self.now.as_ms(),
             pools: &mut self.pools,

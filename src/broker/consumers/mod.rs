@@ -131,6 +131,11 @@ impl Consumers {
         self.connections.get(connection.index())
     }
 
+    /// Returns a connection; `None` if there is none.
+    pub(crate) fn find_connection_mut(&mut self, connection: ConnectionId) -> Option<&mut Connection> {
+        self.connections.get_mut(connection.index())
+    }
+
     /// Returns an existing channel.
     #[inline]
     pub(crate) fn channel(&self, channel: ChannelId) -> &Channel {
@@ -268,6 +273,11 @@ pub(crate) struct Connection {
     cancelled: List,
     /// The full queue for which the connection's publish waits, if it waits for a queue.
     pub(crate) waits_for: Option<FullQueue>,
+    /// How long the answers to this connection's messages have waited for MQTT clients that do not keep up; `None` if they never
+    /// have.
+    pub(crate) client_wait: Option<Box<ClientWait>>,
+    /// The message with RETAIN whose content was written, and which is not published yet.
+    pub(crate) retained_first: Option<MessageId>,
     /// Number of open transactions that are not empty.
     pub(crate) open_transactions: u32,
     /// The connection has waited too long for the disk: its next publish is refused instead of waiting again.
@@ -287,6 +297,17 @@ pub(crate) struct Connection {
     pub(crate) is_cleared: bool,
     /// The socket is closed: the connection's id may be given to another connection.
     pub(crate) is_released: bool,
+}
+
+/// The waiting of a publisher for MQTT clients that do not keep up. Times are broker time in milliseconds.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct ClientWait {
+    /// The queue of the client for which the publisher waits now.
+    pub(crate) queue: Option<QueueId>,
+    pub(crate) since_ms: u64,
+    /// When the period began in which `waited_ms` is counted.
+    pub(crate) period_ms: u64,
+    pub(crate) waited_ms: u64,
 }
 
 /// What became of a connection's next publish; see [`Broker::watch_publish`](crate::Broker::watch_publish).
@@ -326,6 +347,8 @@ impl Connection {
             paused: List::default(),
             cancelled: List::default(),
             waits_for: None,
+            client_wait: None,
+            retained_first: None,
             open_transactions: 0,
             has_timed_out: false,
             #[cfg(debug_assertions)]

@@ -128,7 +128,7 @@ impl Queues {
             self.note_arrival(cx, queue, message);
         }
         for &queue in queues {
-            let is_over = self.is_over_after_push(queue);
+            let is_over = self.is_over_after_push(queue, cx.pending_writes.time_ms());
             if is_over && self.records.has_dead_letters(queue) {
                 self.relist_for_trim(queue);
             } else if is_over {
@@ -141,10 +141,14 @@ impl Queues {
     }
 
     /// Returns whether a queue is over its length limit after a message was pushed.
-    pub(crate) fn is_over_after_push(&self, queue: QueueId) -> bool {
+    pub(crate) fn is_over_after_push(&mut self, queue: QueueId, now_ms: u64) -> bool {
         let queue_record = &self.records[self.records.queue_of_level(queue)];
         if !queue_record.settings.limits_length {
             return false;
+        }
+        if queue_record.session.is_some() && !queue_record.queue_consumers.is_empty() {
+            self.note_pace(queue, now_ms);
+            return self.records.is_over_length(queue);
         }
         // A ready consumer may take the message before the queue is over its limit.
         match queue_record.queue_consumers.is_ready() {

@@ -13,6 +13,7 @@
 //! | `schedule` | puts queues on the lists and the schedule by which they are examined |
 //! | `selected` | finds and removes messages that an operator selected |
 //! | `delayed` | the messages of delayed exchanges and their timing wheel |
+//! | `slow` | the queues of MQTT clients that do not keep up, and publishers that wait for these |
 //! | `evict` | moves messages out of memory |
 //! | `page_in` | reads messages back from the log: requests, waiting queues, reserved memory; reads for browsing |
 //!
@@ -30,6 +31,7 @@ mod page_in;
 mod push;
 mod schedule;
 mod selected;
+mod slow;
 #[cfg(test)]
 mod tests;
 
@@ -44,6 +46,7 @@ use leveret_core::mem::{FifoPool, Memory, Messages};
 use leveret_storage::PendingWrites;
 use page_in::LostMessages;
 use page_in::Paging;
+use slow::SlowQueues;
 
 use crate::arguments::QueueSettings;
 use crate::deliveries::Deliveries;
@@ -153,6 +156,10 @@ pub struct Queues {
     releases: u64,
     /// The messages that the last read did not find in the log.
     lost: Option<LostMessages>,
+    /// The limit of bytes in the log to which all sessions were trimmed last, or twice that or more if it has risen since.
+    trimmed_to: u64,
+    /// The queues of MQTT clients that do not keep up.
+    slow: SlowQueues,
     /// Number of messages that were dropped in the queues of MQTT sessions since the start.
     session_messages_dropped: u64,
     minutes: Minutes,
@@ -190,6 +197,8 @@ impl Queues {
             full_for_moved: None,
             releases: 0,
             lost: None,
+            trimmed_to: u64::MAX,
+            slow: SlowQueues::default(),
             session_messages_dropped: 0,
             minutes: Minutes::default(),
         }

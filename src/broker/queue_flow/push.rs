@@ -34,6 +34,9 @@ use leveret_storage::{Appended, Mode, NoCapacity, PendingWrites, Urgency};
 /// Messages that the broker moves go into queues beyond their shares while 1/8 of the memory and of the log is free for
 /// publishers. The same part of the log is kept for queues that have few bytes in it.
 const FREE_PART_DIVISOR: u64 = 8;
+/// A kept MQTT session may have 1/16 of the log's limit, and up to this many times what is free: half as much as another queue.
+const SESSION_DISK_DIVISOR: u64 = 16;
+const SESSION_TIMES_FREE: u64 = TIMES_FREE_DISK / 2;
 /// Number of queues with few bytes in the log among which that part is divided.
 const SMALL_QUEUES: u64 = 16;
 /// Maximum number of queues in a cycle of dead letters that is found. Queues in a longer one may wait for each other.
@@ -99,10 +102,11 @@ impl Queues {
         targets: &[QueueId],
         urgency: Urgency,
     ) -> bool {
-        let size = Size::of(cx.messages, message);
         cx.work.charge(targets.len().saturating_sub(1));
         let mut has_rules = cx.messages.flags(message).has(MessageFlags::EXPIRES);
         let appended = self.append_pending_write(cx, message, targets, urgency);
+        // Only now the message has its flag of persistence.
+        let size = Size::of(cx.messages, message);
         for &queue in targets {
             cx.messages.retain(message);
             let record = &mut self.records[queue];
@@ -374,9 +378,49 @@ impl Queues {
 
     /// Notes whether less than half of the memory for messages is free. Only then the limit of bytes counts for an MQTT
     /// session whose client is connected: otherwise a burst would lose messages, and a slow client could take the memory.
-    pub(crate) fn note_memory(&mut self, messages: &Messages) {
+    ///
+    /// Also notes how many bytes a kept session may have in the log. The less of the log is free, the fewer: otherwise the
+    /// sessions of clients that do not come back would fill it, and all publishers would wait. The limit is always below the share
+    /// of a queue, for which publishers wait.
+    pub(crate) fn note_memory(&mut self, messages: &Messages, pending_writes: &PendingWrites) {
         let ((slots, bytes), (slots_max, bytes_max)) = (messages.ordinary_free(), messages.ordinary_max());
         self.records.is_memory_scarce = slots < slots_max / 2 || bytes < bytes_max / 2;
+        let now = match pending_writes.disk_bytes_max() {
+            _ if pending_writes.mode() == Mode::Off => None,
+            // Before the first report of the storage.
+            0 => Some(u64::MAX),
+            disk_bytes_max => Some(self.session_log_bytes_max(pending_writes, disk_bytes_max)),
+        };
+        self.records.session_log_bytes_max = now;
+        // Sessions that get no messages must follow, too. A fall by less than an eighth does not matter.
+        if now.is_some_and(|now| now < self.trimmed_to / 8 * 7) {
+            self.trim_sessions();
+        } else if let Some(now) = now.filter(|now| now / 2 > self.trimmed_to) {
+            self.trimmed_to = now;
+        }
+    }
+
+    fn session_log_bytes_max(&self, pending_writes: &PendingWrites, disk_bytes_max: u64) -> u64 {
+        let part = disk_bytes_max / FREE_PART_DIVISOR;
+        let left = self.live_log_bytes.map_or(u64::MAX, |(_, live)| {
+            let kept = part + self.reserved_for_dead_letters(pending_writes).min(part);
+            disk_bytes_max.saturating_sub(live + kept)
+        });
+        let of_free = left.saturating_mul(SESSION_TIMES_FREE).max(part / SMALL_QUEUES / 2);
+        of_free.min(disk_bytes_max / SESSION_DISK_DIVISOR)
+    }
+
+    /// Puts the queues of sessions that exceed the limit of bytes in the log on the trim list.
+    #[cold]
+    fn trim_sessions(&mut self) {
+        let Some(bytes_max) = self.records.session_log_bytes_max else { return };
+        self.trimmed_to = bytes_max;
+        let is_over = |queue: &Queue| queue.session.is_some() && queue.log_bytes() > bytes_max;
+        let over = self.records.iter().filter(|(_, queue)| !queue.is_deleted() && is_over(queue));
+        let over: Vec<QueueId> = over.map(|(place, _)| QueueId::from_index(place)).collect();
+        for queue in over {
+            self.relist_for_trim(queue);
+        }
     }
 
     /// Returns whether an eighth of the memory for messages is free for ordinary publishers.

@@ -45,13 +45,14 @@ pub(crate) struct Size {
     pub(crate) footprint: u64,
     /// Bytes of the message body.
     pub(crate) body_len: u64,
+    is_persistent: bool,
 }
 
 impl Size {
     #[inline]
     pub(crate) fn of(messages: &Messages, message: MessageId) -> Self {
-        let (footprint, body_len) = (messages.footprint_bytes(message), messages.body_len(message));
-        Self { footprint: footprint.into(), body_len: body_len.into() }
+        let (footprint, body_len, is_persistent) = messages.size(message);
+        Self { footprint: footprint.into(), body_len: body_len.into(), is_persistent }
     }
 }
 
@@ -136,8 +137,8 @@ pub(crate) struct Backlog {
     middle_absent_bytes: u64,
     /// Bytes of pool memory that the ready messages occupy.
     bytes: u64,
-    /// Bytes of the bodies of the ready messages that are in memory.
-    body_bytes: u64,
+    /// Bytes of the bodies of the ready messages that are in memory: of transient ones, and of persistent ones.
+    body_bytes: [u64; 2],
     /// Number of messages taken from the front for the first time. Its value numbers the messages in the
     /// order of arrival.
     taken: u64,
@@ -212,7 +213,12 @@ impl Backlog {
 
     /// Returns the bytes of all bodies, in memory or not: what `x-max-length-bytes` limits.
     pub(crate) const fn body_bytes(&self) -> u64 {
-        self.body_bytes + self.middle_absent_bytes + self.requeued_absent_bytes
+        self.body_bytes[0] + self.body_bytes[1] + self.middle_absent_bytes + self.requeued_absent_bytes
+    }
+
+    /// Returns the bytes of the bodies of transient messages.
+    pub(crate) const fn transient_bytes(&self) -> u64 {
+        self.body_bytes[0]
     }
 
     /// Returns whether the next message needs a new chunk.
@@ -229,13 +235,13 @@ impl Backlog {
     #[inline]
     const fn add_size(&mut self, size: Size) {
         self.bytes += size.footprint;
-        self.body_bytes += size.body_len;
+        self.body_bytes[size.is_persistent as usize] += size.body_len;
     }
 
     #[inline]
     const fn subtract_size(&mut self, size: Size) {
         self.bytes -= size.footprint;
-        self.body_bytes -= size.body_len;
+        self.body_bytes[size.is_persistent as usize] -= size.body_len;
     }
 
     // ---- adding and taking
@@ -359,7 +365,7 @@ impl Backlog {
         // Each of these messages has a number, as if it had been taken singly.
         let fresh = u64::from(self.fresh());
         (self.taken, self.dropped) = (self.taken + fresh, self.dropped + fresh);
-        (self.bytes, self.body_bytes) = (0, 0);
+        (self.bytes, self.body_bytes) = (0, [0; 2]);
         (self.requeued_absent, self.requeued_absent_bytes) = (0, 0);
         (self.middle_messages, self.middle_absent, self.middle_absent_bytes) = (0, 0, 0);
         let fifos = [&mut self.requeued_entries, &mut self.head, &mut self.middle, &mut self.fifo];

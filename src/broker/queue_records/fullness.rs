@@ -5,7 +5,7 @@
 
 use super::backlog::{SLOT_BYTES, block_bytes};
 use super::record::Records;
-use super::record::{Queue, Rank};
+use super::record::{Pace, Queue, Rank};
 use crate::arguments::Overflow;
 use crate::shortage::{Pool, Shortage};
 use leveret_core::command::QueueId;
@@ -33,6 +33,14 @@ pub(crate) enum RefusedBy {
     LengthLimit,
     /// No queue accepts it, because it is too large for MQTT sessions.
     Sessions,
+}
+
+/// A part of the limits of a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum SessionPart {
+    Half,
+    Whole,
+    Double,
 }
 
 /// An amount of the memory for messages.
@@ -104,25 +112,85 @@ impl Records {
     /// Returns whether the queue (`drop-head`) is over its length limit by more than `messages` messages, or
     /// by more than `bytes` bytes of bodies.
     pub(crate) fn is_over_length_by(&self, queue: QueueId, messages: u64, bytes: u64) -> bool {
-        let settings = &self.slab[queue.index()].settings;
+        let record = &self.slab[queue.index()];
+        let settings = &record.settings;
         let ready = self.ready_in(queue);
         // A queue with reject-publish drops nothing: requeued messages may put it over its length limit.
         if settings.overflow != Overflow::DropHead || ready == 0 {
             return false;
         }
+        if record.session.is_some() {
+            let has_slack = match record.pace {
+                Pace::InTime => !record.queue_consumers.is_empty(),
+                Pace::Behind | Pace::CatchingUp => true,
+                Pace::Dropping => false,
+            };
+            let part = if has_slack { SessionPart::Double } else { SessionPart::Whole };
+            return self.exceeds_session_limits(queue, part, self.counts_session_memory(queue));
+        }
         let body_bytes = || self.sum_over_levels(queue, |record| record.backlog.body_bytes());
-        // The limit of bytes drops neither the only message of an MQTT session nor the only one of a queue with consumers,
-        // whose sockets may be full for a moment. Without consumers the only message is dropped, as in RabbitMQ. A session
-        // of a connected client gets a burst: its messages wait for the socket or for a commit, and soon leave the queue.
-        let record = &self.slab[queue.index()];
-        let (is_session, has_consumers) = (record.session.is_some(), !record.queue_consumers.is_empty());
-        let counts_bytes = match (is_session, has_consumers) {
-            (true, true) => ready > 1 && self.is_memory_scarce,
-            (false, false) => true,
-            (true, false) | (false, true) => ready > 1,
-        };
+        // The limit of bytes does not drop the only message of a queue with consumers, whose sockets may be full for a moment.
+        // Without consumers the only message is dropped, as in RabbitMQ.
+        let counts_bytes = record.queue_consumers.is_empty() || ready > 1;
         u64::from(ready) > settings.max_length.saturating_add(messages)
             || counts_bytes && body_bytes() > settings.max_length_bytes.saturating_add(bytes)
+    }
+
+    /// Returns whether the queue of an MQTT session exceeds this part of its limits: messages, bytes in memory, and bytes in
+    /// the log. The only message never exceeds the limits of bytes.
+    ///
+    /// Unacknowledged messages do not count. Their part of the bytes in the log is estimated.
+    ///
+    /// `counts_memory` is whether the bytes in memory count.
+    pub(crate) fn exceeds_session_limits(
+        &self,
+        queue: QueueId,
+        part: SessionPart,
+        counts_memory: bool,
+    ) -> bool {
+        let record = &self.slab[queue.index()];
+        let (settings, backlog) = (&record.settings, &record.backlog);
+        let ready = u64::from(backlog.ready());
+        let is_exceeded = |used: u64, limit: u64| match part {
+            SessionPart::Half => used > limit / 2,
+            SessionPart::Whole => used > limit,
+            SessionPart::Double => used > limit.saturating_mul(2),
+        };
+        let exceeds_bytes = || match self.session_log_bytes_max.filter(|_| record.declared.durable) {
+            // Bodies of persistent messages leave the memory when it is short.
+            Some(log_bytes_max) => {
+                let log_bytes = record.log_bytes();
+                let of_ready = || log_bytes / (ready + u64::from(record.unsettled.count)) * ready;
+                is_exceeded(log_bytes, log_bytes_max) && is_exceeded(of_ready(), log_bytes_max)
+                    || counts_memory && is_exceeded(backlog.transient_bytes(), settings.max_length_bytes)
+            }
+            None => counts_memory && is_exceeded(backlog.body_bytes(), settings.max_length_bytes),
+        };
+        is_exceeded(ready, settings.max_length) || ready > 1 && exceeds_bytes()
+    }
+
+    /// Returns whether a session drops messages for the limit of bytes in memory. While memory is not scarce, that of a connected
+    /// client does not: the messages wait for the socket or for a commit, and soon leave the queue.
+    fn counts_session_memory(&self, queue: QueueId) -> bool {
+        self.slab[queue.index()].queue_consumers.is_empty() || self.is_memory_scarce
+    }
+
+    /// Returns whether a message with QoS 0 is dropped for a session, because its client does not keep up.
+    pub(crate) fn refuses_transient(&self, queue: QueueId) -> bool {
+        self.is_of_slow_client(queue)
+            && self.exceeds_session_limits(queue, SessionPart::Whole, self.counts_session_memory(queue))
+    }
+
+    /// Returns the most bytes of bodies that the queue of an absent MQTT client keeps.
+    fn absent_session_bytes_max(&self, queue: QueueId) -> u64 {
+        let record = &self.slab[queue.index()];
+        let in_log = self.session_log_bytes_max.filter(|_| record.declared.durable);
+        in_log.unwrap_or(record.settings.max_length_bytes)
+    }
+
+    /// Returns whether the queue is that of an MQTT client that does not keep up with its messages.
+    pub(crate) fn is_of_slow_client(&self, queue: QueueId) -> bool {
+        matches!(self.slab[queue.index()].pace, Pace::Behind | Pace::Dropping)
     }
 
     /// Returns whether a queue with `drop-head` that has messages would be over its limit of bytes with another body of
@@ -139,8 +207,9 @@ impl Records {
     /// Returns whether the queue of an absent MQTT client refuses a message with a body of this many bytes: it is larger than
     /// the limit of bytes, so all messages that wait would be dropped for it.
     fn exceeds_session(&self, queue: QueueId, body_len: u32) -> bool {
-        let is_too_large = u64::from(body_len) > self.slab[queue.index()].settings.max_length_bytes;
-        self.is_of_absent_client(queue) && is_too_large && self.ready_in(queue) > 0
+        self.is_of_absent_client(queue)
+            && self.ready_in(queue) > 0
+            && u64::from(body_len) > self.absent_session_bytes_max(queue)
     }
 
     /// Returns whether a queue is within its share of the memory for messages, unsettled deliveries included.

@@ -37,13 +37,14 @@ pub(super) use durable_index::DurableIndex;
 pub(super) use durable_index::RequeueCounts;
 pub use durable_index::declared_arguments;
 pub(super) use fullness::{
-    FreeMemory, MessageMemory, RefusedBy, TIMES_FREE_DISK, TIMES_FREE_MEMORY, TIMES_FREE_MEMORY_FOR_HOLDERS,
+    FreeMemory, MessageMemory, RefusedBy, SessionPart, TIMES_FREE_DISK, TIMES_FREE_MEMORY,
+    TIMES_FREE_MEMORY_FOR_HOLDERS,
 };
 pub(super) use levels::Targets;
 pub(super) use levels::{SLOTS, first_rank};
 pub(super) use message_keys::MessageKeys;
 pub(super) use record::Records;
-pub(super) use record::{Front, PeekedExpiry, Queue, QueueState, Rank};
+pub(super) use record::{Front, Pace, PeekedExpiry, Queue, QueueState, Rank};
 
 pub use browse::{BROWSED_MAX, BrowseResult, Browsed, BrowsedMessage, LogRun};
 pub use levels::levels_of;

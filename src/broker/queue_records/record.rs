@@ -41,6 +41,8 @@ pub(crate) struct Queue {
     pub(crate) is_internal: bool,
     /// The MQTT session that the queue belongs to.
     pub(crate) session: Option<SessionId>,
+    /// Whether the connected client of that session keeps up with its messages.
+    pub(crate) pace: Pace,
     /// Number of messages that were dropped since the start because the queue was over its length limit and has no dead
     /// letters, modulo 2³².
     pub(crate) dropped_count: u32,
@@ -70,6 +72,21 @@ pub(crate) struct Queue {
     /// The queue for whose share the last message waited that was to be moved out of this queue. `None`: it did not wait.
     pub(crate) waits_for: Option<QueueId>,
     pub(crate) state: QueueState,
+}
+
+/// Whether the client of an MQTT session takes its messages as fast as they arrive. The queue of another kind is always
+/// `InTime`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Pace {
+    #[default]
+    InTime,
+    /// The queue is over its limits. Its publishers wait for their acknowledgements, and nothing is dropped up to twice the
+    /// limits.
+    Behind,
+    /// The queue was over its limits, and is within them now, but not within half of them.
+    CatchingUp,
+    /// The client was behind for too long. The queue drops messages to stay within its limits, and nobody waits for it.
+    Dropping,
 }
 
 /// The state of a queue's record.
@@ -214,6 +231,7 @@ impl Queue {
             settings,
             is_internal: false,
             session: None,
+            pace: Pace::InTime,
             delayed_exchange: None,
             rank: Rank::Plain,
             durable_index: DurableIndex::default(),
@@ -340,6 +358,8 @@ pub(crate) struct Records {
     has_deadlines: bool,
     /// Less than half of the memory for messages was free for publishers when a queue with a length limit was last examined.
     pub(crate) is_memory_scarce: bool,
+    /// The most bytes of bodies that the queue of a kept MQTT session may have in the log; `None` without a log.
+    pub(crate) session_log_bytes_max: Option<u64>,
     /// The serial of the record created last, levels included.
     serial: u64,
     /// Number of levels that were iterated over and not charged as work yet.
@@ -374,6 +394,7 @@ impl Records {
             dead_lettering: 0,
             has_deadlines: false,
             is_memory_scarce: false,
+            session_log_bytes_max: None,
             serial: 0,
             levels_walked: Cell::new(0),
         }

@@ -63,7 +63,7 @@ impl Republisher<'_> {
     pub(crate) fn expire_and_trim(&mut self, cx: &mut Context<'_>, turn: &mut TrimTurn) -> Option<QueueId> {
         if !turn.has_begun {
             turn.has_begun = true;
-            self.queues.note_memory(cx.messages);
+            self.queues.note_memory(cx.messages, cx.pending_writes);
             self.queues.take_due(cx.pending_writes);
             if !self
                 .queues
@@ -180,7 +180,7 @@ impl Republisher<'_> {
             self.queues.note_arrival(cx, queue, message);
         }
         for &queue in queues {
-            let is_over = self.queues.is_over_after_push(queue);
+            let is_over = self.queues.is_over_after_push(queue, cx.pending_writes.time_ms());
             if is_over {
                 self.trim_length(cx, queue);
             }

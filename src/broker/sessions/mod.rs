@@ -40,7 +40,9 @@
 
 mod packet_ids;
 mod packets;
+mod slow;
 mod subscriptions;
+mod system_topics;
 
 use core::num::NonZeroU16;
 use std::collections::VecDeque;
@@ -402,6 +404,10 @@ pub(crate) struct Sessions {
     refused_subscription: Option<SessionId>,
     /// The client identifier of the connection whose session is being opened.
     opening: Option<(ConnectionId, Name)>,
+    /// The broker offers `$SYS` topics.
+    has_system_topics: bool,
+    /// Sessions that have subscribed to them since they were sent last.
+    new_system_subscribers: VecDeque<SessionId>,
 }
 
 /// What operators see of a session.
@@ -476,6 +482,8 @@ impl Sessions {
             has_refused: false,
             refused_subscription: None,
             opening: None,
+            has_system_topics: false,
+            new_system_subscribers: VecDeque::new(),
         }
     }
 
@@ -604,6 +612,7 @@ impl Sessions {
         let record = self.slab.remove(session.index());
         self.table.remove((record.vhost, &*record.client_id), session.index());
         self.refused_subscription = self.refused_subscription.filter(|refused| *refused != session);
+        self.new_system_subscribers.retain(|other| *other != session);
         record
     }
 }

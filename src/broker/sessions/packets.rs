@@ -233,8 +233,8 @@ impl Broker {
         session.is_some_and(|session| self.sessions.at(session).received.contains(packet_id))
     }
 
-    /// Publishes a message with QoS 2, unless the packet identifier shows that it was published before. The message, its
-    /// packet identifier and the change of the retained message are in one commit.
+    /// Publishes a message with QoS 2, unless the packet identifier shows that it was published before. The message and its
+    /// packet identifier become durable together, and not before the change of the retained message.
     pub(crate) fn publish_once(
         &mut self,
         cx: &mut Context<'_>,
@@ -256,14 +256,14 @@ impl Broker {
             .inspect_err(|_| cx.messages.release(message))?;
         let changes_before = cx.pending_writes.change_count();
         cx.pending_writes.begin_group();
-        let outcome = self.publish(cx, channel, message, false);
+        let mut outcome = self.publish(cx, channel, message, false);
         let is_accepted = matches!(outcome, Ok(Outcome::Published | Outcome::PublishedNowhere));
         if is_accepted {
             self.define_received(cx, session);
-            if let Some(change) = retained {
-                // It is durable with the message or before it. In that case, the client publishes both once more.
-                self.change_retained(cx, change);
-            }
+        }
+        if let Some(change) = retained {
+            // If only this is durable at a power cut, the client publishes both once more.
+            outcome = outcome.map(|outcome| self.retain_if_published(cx, outcome, change, message));
         }
         let batch = cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
         if !is_accepted {

@@ -254,6 +254,7 @@ impl Broker {
         };
         if sends_retained && let Some(binding) = self.find_subscription(session, &options, &key) {
             self.begin_replay(session, binding);
+            self.note_system_subscriber(session, filter);
         }
         Ok(Outcome::Done)
     }

@@ -73,30 +73,32 @@ impl RetainedView<'_> {
 impl<'b> Views<'b> {
     /// Returns all sessions.
     pub fn sessions(self) -> impl Objects<SessionView<'b>> {
-        objects(self.sessions.places(), move |place| {
-            let session: SessionId = self.sessions.id_at(place)?;
-            let status = self.sessions.status(session);
-            let queue = status.queue.map(|queue| (queue, self.queues.at(queue)));
-            let records = self.queues.records();
-            Some(SessionView {
-                vhost: self.access.vhost_name(status.vhost),
-                client_id: status.client_id,
-                user: status.user.and_then(|(user, serial)| self.access.name_of_serial(user, serial)),
-                seen_ms: status.seen_ms,
-                queue_id: status.queue,
-                connection: status.connection,
-                expiry_s: status.expiry_s,
-                queue: queue.map(|(_, record)| &*record.name),
-                subscriptions: queue.map_or(0, |(_, record)| record.bindings.len()),
-                messages_ready: queue.map_or(0, |(queue, _)| records.ready_in(queue)),
-                messages_unacknowledged: queue.map_or(0, |(_, record)| record.unsettled.count),
-                messages_unreleased: status.unreleased_count,
-                messages_dropped: {
-                    let in_queue = queue.map_or(0, |(_, record)| record.dropped_count);
-                    in_queue.wrapping_add(status.oversized_count)
-                },
-                has_will: status.has_will,
-            })
+        objects(self.sessions.places(), move |place| self.session_at(place))
+    }
+
+    fn session_at(self, place: usize) -> Option<SessionView<'b>> {
+        let session: SessionId = self.sessions.id_at(place)?;
+        let status = self.sessions.status(session);
+        let queue = status.queue.map(|queue| (queue, self.queues.at(queue)));
+        let records = self.queues.records();
+        Some(SessionView {
+            vhost: self.access.vhost_name(status.vhost),
+            client_id: status.client_id,
+            user: status.user.and_then(|(user, serial)| self.access.name_of_serial(user, serial)),
+            seen_ms: status.seen_ms,
+            queue_id: status.queue,
+            connection: status.connection,
+            expiry_s: status.expiry_s,
+            queue: queue.map(|(_, record)| &*record.name),
+            subscriptions: queue.map_or(0, |(_, record)| record.bindings.len()),
+            messages_ready: queue.map_or(0, |(queue, _)| records.ready_in(queue)),
+            messages_unacknowledged: queue.map_or(0, |(_, record)| record.unsettled.count),
+            messages_unreleased: status.unreleased_count,
+            messages_dropped: {
+                let in_queue = queue.map_or(0, |(_, record)| record.dropped_count);
+                in_queue.wrapping_add(status.oversized_count)
+            },
+            has_will: status.has_will,
         })
     }
 
@@ -124,6 +126,21 @@ impl<'b> Views<'b> {
     /// Returns the limit of kept sessions if clients were refused because of it, and would be refused now.
     pub fn refusing_session_limit(self) -> Option<usize> {
         self.sessions.refusing_limit()
+    }
+
+    /// Returns the first session that drops messages because its connected client was behind for too long, and the number of
+    /// such sessions. While memory is not scarce, a session with few large messages may have dropped none.
+    pub fn dropping_session(self) -> Option<(SessionView<'b>, usize)> {
+        let has_dropped = |queue: &QueueId| self.queues.at(*queue).dropped_count > 0;
+        let dropping = || self.queues.dropping_queues().filter(has_dropped);
+        let session = self.queues.at(dropping().next()?).session?;
+        let place = session.index();
+        Some((self.session_at(place)?, dropping().count()))
+    }
+
+    /// Returns the number of connected clients that take their messages more slowly than they arrive.
+    pub fn slow_clients_count(self) -> usize {
+        self.queues.slow_clients_count()
     }
 
     /// Returns the number of messages that were dropped in sessions since the start.
@@ -159,6 +176,16 @@ impl<'b> Views<'b> {
     /// Returns the number of updates of retained messages that were refused since the start.
     pub const fn retained_refused(self) -> u64 {
         self.retained.refused_count()
+    }
+
+    /// Returns the number of messages in all queues, unacknowledged ones included, and the bytes of their bodies.
+    pub fn stored_messages(self) -> (u64, u64) {
+        let queues = self.queues.records().iter().map(|(_, queue)| queue);
+        queues.filter(|queue| !queue.is_deleted()).fold((0, 0), |(count, bytes), queue| {
+            let (ready, unsettled) = (&queue.backlog, &queue.unsettled);
+            let in_queue = u64::from(ready.ready()) + u64::from(unsettled.count);
+            (count + in_queue, bytes + ready.body_bytes() + unsettled.body_bytes)
+        })
     }
 
     /// Returns the number of retained messages, and the bytes of their topics, properties and payloads.

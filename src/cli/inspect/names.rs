@@ -6,8 +6,8 @@
 use crate::json::Object;
 use leveret_broker::levels_of;
 use leveret_core::definition::{
-    Binding, Definition, DestinationName, Parameter, Permission, Policy, PolicyKind, Retained, SessionPart,
-    SessionState, TopicPermission, User, Vhost, VhostMetadata, Will, queue_in,
+    Binding, Definition, DestinationName, Parameter, Permission, Policy, PolicyKind, Retained, RetainedPart,
+    SessionPart, SessionState, TopicPermission, User, Vhost, VhostMetadata, Will, queue_in,
 };
 use leveret_storage::{Disk, Log};
 use leveret_storage::{is_group, is_transient};
@@ -222,9 +222,17 @@ impl fmt::Display for Defined<'_> {
                 write!(f, "will={} vhost={} key={}", quoted(queue), quoted(vhost), quoted(topic_key))?;
                 write!(f, " payload={}", payload.len())
             }
-            Definition::Retained(Retained { vhost, key, qos, payload, .. }) => {
+            Definition::Retained(Retained { vhost, key, qos, parts, payload, .. }) => {
+                let payload_len = match parts {
+                    Some(parts) => parts.len.saturating_sub(parts.properties_len) as usize,
+                    None => payload.len(),
+                };
                 write!(f, "retained={} vhost={} qos={qos}", quoted(key), quoted(vhost))?;
-                write!(f, " payload={}", payload.len())
+                write!(f, " payload={payload_len}")
+            }
+            Definition::RetainedPart(RetainedPart { vhost, key, side, index, bytes }) => {
+                write!(f, "retained_part={index} of={} vhost={}", quoted(key), quoted(vhost))?;
+                write!(f, " side={side} bytes={}", bytes.len())
             }
         }
     }

@@ -33,6 +33,9 @@ use super::{ConnectStep, MqttConnection, Phase, reason_of};
 pub(super) const RECORD_HEAD_BYTES: usize = 10;
 /// The longest stored packet with its head, except a SUBACK or UNSUBACK with many codes.
 pub(super) const RECORD_BYTES_MAX: usize = RECORD_HEAD_BYTES + 256;
+/// Most bytes of answers that are withheld: those to about 45 messages. With more, no capacity would be left for other answers,
+/// and the client's input could not be read on.
+const WITHHELD_BYTES_MAX: usize = 704;
 /// The longest reason string in bytes.
 const REASON_STRING_BYTES_MAX: usize = 160;
 /// The number of messages with QoS 1 or 2 that an MQTT 5 client may have published without an answer (Receive Maximum). Their
@@ -111,7 +114,38 @@ impl MqttConnection {
     ) {
         let Some((kind, packet_id)) = answer_of(expected) else { return };
         context.pools.confirmed += u64::from(!reason.is_failure());
+        if context.withholds_answers {
+            self.output.withheld.get_or_insert_default();
+        } else {
+            self.release_answers(context);
+        }
         self.push_ack(context, kind, packet_id, reason, batch);
+    }
+
+    /// Returns the bytes of the answers that are withheld.
+    fn withheld_len(&self) -> usize {
+        self.output.withheld.as_ref().map_or(0, |withheld| withheld.len())
+    }
+
+    /// Appends the answers that were withheld to the packets that may be written.
+    pub(super) fn release_answers(&mut self, context: &mut Context<'_>) {
+        let Some(mut withheld) = self.output.withheld.take() else { return };
+        let pool = &mut context.pools.replies;
+        let mut is_stored = true;
+        while !withheld.is_empty() {
+            let mut part = [0; RECORD_BYTES_MAX];
+            let part = &mut part[..withheld.len().min(RECORD_BYTES_MAX)];
+            withheld.copy_front(pool, part);
+            withheld.consume(pool, part.len());
+            if let (Some(batch), true) = (part.first_chunk(), self.output.packets.is_empty()) {
+                (self.output.first_batch, self.output.durable) =
+                    (Batch::from_be_bytes(*batch), context.durable);
+            }
+            is_stored &= self.output.packets.append(pool, part);
+        }
+        if !is_stored {
+            self.end_for_lack_of_replies(context);
+        }
     }
 
     /// Answers a PUBLISH whose message is refused. Before MQTT 5 there is no such answer. A client of these versions that
@@ -349,6 +383,9 @@ impl MqttConnection {
     /// Releases the packets that are not written.
     pub(super) fn clear_packets(&mut self, context: &mut Context<'_>) {
         self.output.packets.clear(&mut context.pools.replies);
+        if let Some(mut withheld) = self.output.withheld.take() {
+            withheld.clear(&mut context.pools.replies);
+        }
         context.pools.long_answer_bytes_left += core::mem::take(&mut self.long_answer_bytes) as usize;
         self.output.part_left = 0;
     }
@@ -424,20 +461,33 @@ impl MqttConnection {
         }
         head[..8].copy_from_slice(&batch.to_be_bytes());
         head[8..].copy_from_slice(&(len as u16).to_be_bytes());
-        if self.output.packets.is_empty() {
-            (self.output.first_batch, self.output.durable) = (batch, context.durable);
+        if self.withheld_len() >= WITHHELD_BYTES_MAX {
+            self.release_answers(context);
         }
         let record = &record[..RECORD_HEAD_BYTES + len];
-        if !self.output.packets.append(&mut context.pools.replies, record) {
+        // PUBACK or PUBREC. All of them keep their order.
+        let answers_publish = matches!(record[RECORD_HEAD_BYTES], 0x40 | 0x50);
+        let chain = match &mut self.output.withheld {
+            Some(withheld) if answers_publish => withheld,
+            _ => {
+                if self.output.packets.is_empty() {
+                    (self.output.first_batch, self.output.durable) = (batch, context.durable);
+                }
+                &mut self.output.packets
+            }
+        };
+        if !chain.append(&mut context.pools.replies, record) {
             self.end_for_lack_of_replies(context);
         }
     }
 
     /// Returns whether there is capacity for an answer and a DISCONNECT.
-    pub(super) const fn has_answer_room(&self) -> bool {
+    pub(super) fn has_answer_room(&self) -> bool {
         // A chain may take one block more than its length needs, because all but one byte of its first block may be
         // consumed already.
-        self.output.packets.len() + 2 * RECORD_BYTES_MAX + BLOCK_UNIT_BYTES <= REPLIES_BYTES_MAX
+        let chain_count = 1 + usize::from(self.output.withheld.is_some());
+        let used = self.output.packets.len() + self.withheld_len() + chain_count * BLOCK_UNIT_BYTES;
+        used + 2 * RECORD_BYTES_MAX <= REPLIES_BYTES_MAX
     }
 }
 

@@ -307,7 +307,7 @@ impl MqttConnection {
     ) -> Command<'a> {
         let settings = &context.settings.mqtt;
         let name = match command {
-            NamedCommand::LoginByCertificate => self.certificate_name.as_deref().unwrap_or_default(),
+            NamedCommand::LoginByCertificate => self.certificate_name.as_ref().map_or("", |name| &name.0),
             NamedCommand::LoginAnonymous => &settings.anonymous_user,
             NamedCommand::OpenDefaultVhost => &settings.vhost,
         };

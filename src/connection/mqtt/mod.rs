@@ -54,6 +54,8 @@ pub struct MqttSettings {
     pub vhost: String,
     /// The content type of messages that a client publishes without one. Empty: none.
     pub content_type: String,
+    /// The interval at which `$SYS` topics are sent, in milliseconds; 0: they are not offered.
+    pub sys_interval_ms: u64,
 }
 
 /// The server's side of the connection of an MQTT client.
@@ -62,7 +64,7 @@ pub struct MqttConnection {
     id: ConnectionId,
     peer: Peer,
     /// The name in the client's verified certificate.
-    certificate_name: Option<Box<str>>,
+    certificate_name: Option<Box<CertificateName>>,
     names: LogNames,
     client: ClientProperties,
     phase: Phase,
@@ -84,6 +86,10 @@ pub struct MqttConnection {
     output: Output,
     timing: Timing,
 }
+
+/// In a box of its own, because few connections have one.
+#[derive(Debug)]
+struct CertificateName(Box<str>);
 
 /// The phases of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -148,6 +154,9 @@ struct Output {
     part_left: u16,
     /// The first of `packets` is the CONNACK of a client that was accepted.
     is_connack_due: bool,
+    /// PUBACKs and PUBRECs, stored like `packets`, that are withheld because an MQTT client that gets the messages does not keep
+    /// up.
+    withheld: Option<Box<ByteChain>>,
     /// The first delivery of the outbox, if it was written partly.
     begun: Option<Begun>,
 }
@@ -209,6 +218,7 @@ impl MqttConnection {
                 pingresp_count: 0,
                 part_left: 0,
                 is_connack_due: false,
+                withheld: None,
                 begun: None,
             },
             timing: Timing {
@@ -272,7 +282,7 @@ impl MqttConnection {
     }
 
     pub(super) fn set_certificate_name(&mut self, name: &str) {
-        self.certificate_name = Some(name.into());
+        self.certificate_name = Some(Box::new(CertificateName(name.into())));
     }
 
     fn warn(&self, context: &mut Context<'_>, kind: LogKind, text: fmt::Arguments<'_>) {

@@ -82,6 +82,9 @@ impl MqttConnection {
             self.output.pingresp_count -= 1;
         }
         self.output.durable = context.durable;
+        if !context.withholds_answers && self.output.part_left == 0 {
+            self.release_answers(context);
+        }
         while self.has_sendable_packet() {
             let pool = &mut context.pools.replies;
             let is_begun = self.output.part_left > 0;

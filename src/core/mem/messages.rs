@@ -392,6 +392,14 @@ impl Messages {
         MESSAGE_SLOT_BYTES as u32 + slot.block_bytes()
     }
 
+    /// Returns [`Self::footprint_bytes`], the length of the body in bytes, and whether the message is persistent.
+    #[inline]
+    pub fn size(&self, id: MessageId) -> (u32, u32, bool) {
+        let slot = &self.slots[id.index()];
+        let footprint = MESSAGE_SLOT_BYTES as u32 + slot.block_bytes();
+        (footprint, slot.body_len, slot.flags.has(MessageFlags::PERSISTENT))
+    }
+
     /// Frees a message that was begun or copied but is not used. Must be called before any other request for
     /// memory.
     ///

@@ -27,6 +27,7 @@
 
 mod groups;
 mod latency;
+mod splits;
 #[cfg(test)]
 mod tests;
 
@@ -44,6 +45,9 @@ use crate::record::{CHUNK_BODY_BYTES, TARGET_BYTES_MAX, Target};
 pub use groups::is_group;
 pub(crate) use groups::{Cursor, Group};
 pub use latency::{LATENCY_BOUNDS_MS, LatencyHistogram};
+use splits::Splits;
+pub use splits::{PART_BYTES, SplitDefinition};
+pub(crate) use splits::{SplitCursor, SplitRecord};
 
 /// How long a change may wait for its commit.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -293,6 +297,7 @@ pub struct PendingWrites {
     repeats_ready: usize,
     /// Heap memory of `entries`, `repeats` and the definitions of waiting groups in bytes.
     entry_bytes: usize,
+    splits: Splits,
     /// Batch of the last log entry.
     last_entry_batch: Batch,
     /// Number of log entries that were appended since the start.
@@ -362,6 +367,7 @@ impl PendingWrites {
             repeats: VecDeque::new(),
             repeats_ready: 0,
             entry_bytes: 0,
+            splits: Splits::default(),
             last_entry_batch: Batch::NONE,
             entries_appended: 0,
             entries_durable: 0,
@@ -492,7 +498,7 @@ impl PendingWrites {
 
     /// Returns the bytes that may still be written before the disk limit, pending messages subtracted.
     pub const fn log_free_bytes(&self) -> u64 {
-        self.log_free_bytes.saturating_sub(self.pending_bytes)
+        self.log_free_bytes.saturating_sub(self.pending_bytes + self.splits.bytes_left())
     }
 
     /// Returns the bytes that may be written while the log is empty; 0 without a limit.
@@ -516,7 +522,8 @@ impl PendingWrites {
     /// Returns whether the waiting messages fill a commit, or publishers must wait for one. Delaying such a commit would
     /// save no sync.
     pub(crate) fn fills_commit(&self) -> bool {
-        self.pending_bytes >= self.batch_bytes_max || self.pending.len() >= self.pending_max
+        self.pending_bytes + self.splits.bytes_left() >= self.batch_bytes_max
+            || self.pending.len() >= self.pending_max
     }
 
     /// Returns the number of messages that wait for their commit.
@@ -528,7 +535,8 @@ impl PendingWrites {
     /// early deliveries, do not count: they are written with a later commit.
     pub fn is_empty(&self) -> bool {
         let has_entries = !self.entries.is_empty() || !self.repeats.is_empty();
-        self.live == 0 && !has_entries && !self.has_stored_settles && self.groups.is_empty()
+        let has_definitions = has_entries || !self.splits.is_empty();
+        self.live == 0 && !has_definitions && !self.has_stored_settles && self.groups.is_empty()
     }
 
     /// Checks whether a message of `bytes` bytes for `targets` queues can be appended now.
@@ -540,7 +548,7 @@ impl PendingWrites {
         match self.mode {
             Mode::Unwritable => Err(NoCapacity::Commit),
             // The disk is checked first: a transaction does not wait for a commit, but it needs disk space as well.
-            _ if self.pending_bytes + bytes > self.log_free_bytes => Err(NoCapacity::Disk),
+            _ if bytes > self.log_free_bytes() => Err(NoCapacity::Disk),
             _ if self.pending.len() >= self.pending_max => Err(NoCapacity::Commit),
             _ => Ok(()),
         }
@@ -1055,6 +1063,7 @@ impl PendingWrites {
         self.durable = self.durable.max(batch);
         self.latency.note_durable(self.durable, self.time_ms);
         self.release_withheld(messages);
+        self.splits.note_durable();
         self.entries_durable = self.entries_in_commit();
         self.entries_safe = self.repeats.front().map_or(self.entries_durable, |(_, number, _)| number - 1);
         self.capacity_freed += 1;

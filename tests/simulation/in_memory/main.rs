@@ -32,7 +32,10 @@
 //! | `operators` | clients of the control socket |
 //! | `mqtt`    | MQTT clients: packets, subscriptions, slow and faulty clients |
 //! | `mqtt_limits` | MQTT: messages, lists of filters and packets that are large or wrong |
+//! | `mqtt_retained` | MQTT: retained messages that are too large for one definition of the log |
+//! | `mqtt_slow` | MQTT clients that take their messages more slowly than they arrive, or are away |
 //! | `mqtt_statements` | statements of the MQTT specifications that no other test shows |
+//! | `mqtt_system_topics` | `$SYS` topics |
 //! | `mqtt_websocket` | MQTT over WebSocket |
 //! | `shovels` | shovels defined by parameters |
 //! | `mass`    | single commands that cause much work |
@@ -69,8 +72,11 @@ mod mqtt;
 mod mqtt_limits;
 mod mqtt_operators;
 mod mqtt_properties;
+mod mqtt_retained;
+mod mqtt_slow;
 mod mqtt_statements;
 mod mqtt_subscriptions;
+mod mqtt_system_topics;
 mod mqtt_websocket;
 mod mqtt_wills;
 mod operators;

@@ -580,30 +580,6 @@ fn packets_may_arrive_in_any_pieces() {
     }
 }
 
-/// The oldest messages of a client that does not read are dropped, and no publisher waits for it.
-#[test]
-fn a_client_that_does_not_acknowledge_loses_the_oldest_messages() {
-    let limits = Limits { mqtt_session_messages_max: 50, ..small_limits() };
-    let mut simulation = Simulation::new(limits);
-    let login = Login { level: 5, properties: &RECEIVE_MAXIMUM_20, ..named("slow") };
-    let mut slow = MqttClient::log_in(&mut simulation, &login);
-    slow.subscribe(&mut simulation, &[("#", 1)]);
-    let mut publisher = MqttClient::log_in(&mut simulation, &named("publisher"));
-    for number in 0..3_000_u32 {
-        publisher.publish_1(&mut simulation, "t", 1, &number.to_be_bytes());
-    }
-    let mut received = Vec::new();
-    while let Some(message) = slow.receive(&mut simulation) {
-        received.push(u32::from_be_bytes(message.payload[..].try_into().unwrap()));
-        slow.acknowledge(&mut simulation, message.packet_id.unwrap());
-    }
-    assert_eq!(received[..20], (0..20).collect::<Vec<_>>(), "those that were sent");
-    assert_eq!(received[20..], (2_950..3_000).collect::<Vec<_>>(), "the newest of the others");
-    slow.disconnect(&mut simulation);
-    publisher.disconnect(&mut simulation);
-    simulation.end(&[]);
-}
-
 /// When operators delete the queue of a session, its client is disconnected.
 #[test]
 fn a_client_without_its_queue_is_disconnected() {

@@ -241,11 +241,8 @@ PLACES = [
     # The packet identifier of a published message is not written with the message.
     (
         "src/broker/sessions/packets.rs",
-        "            self.define_received(cx, session);\n            if let Some(change) = retained {\n",
-        "            if !PLANTED(\"published-packet-not-written\") {\n"
-        "                self.define_received(cx, session);\n"
-        "            }\n"
-        "            if let Some(change) = retained {\n",
+        "        if is_accepted {\n            self.define_received(cx, session);\n",
+        "        if is_accepted && !PLANTED(\"published-packet-not-written\") {\n            self.define_received(cx, session);\n",
     ),
     # The packet identifier of a published message may be in an earlier commit than the message.
     (
@@ -320,14 +317,14 @@ PLACES = [
         "            cx.await_defined(self.sessions.at(session).deliveries_batch);\n"
         "        }\n",
     ),
-    # A retained message, or its deletion, is not written to the log.
+    # A retained message is not written to the log.
     (
         "src/broker/retained.rs",
-        "        pending_writes.write_definition(&definition, found.is_some())\n",
+        "        let RetainedMessage { vhost, key, content, stored, before, .. } = &self.slab[at];\n",
         "        if PLANTED(\"retained-message-not-written\") {\n"
         "            return Batch::NONE;\n"
         "        }\n"
-        "        pending_writes.write_definition(&definition, found.is_some())\n",
+        "        let RetainedMessage { vhost, key, content, stored, before, .. } = &self.slab[at];\n",
     ),
     # The will of a session that is kept is published, and stays in the log.
     (

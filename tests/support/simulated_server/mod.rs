@@ -172,7 +172,16 @@ impl Simulation {
         Self::with_seed(limits, memory, 1)
     }
 
+    /// Starts a broker that sends `$SYS` topics at this interval.
+    pub fn with_system_topics(limits: Limits, interval_ms: u64) -> Self {
+        Self::with(limits, &mem::Memory::unlimited(), 1, interval_ms)
+    }
+
     fn with_seed(limits: Limits, memory: &mem::Memory, seed: u64) -> Self {
+        Self::with(limits, memory, seed, 0)
+    }
+
+    fn with(limits: Limits, memory: &mem::Memory, seed: u64, sys_interval_ms: u64) -> Self {
         let mut random = Random::new(seed);
         let entropy = move |bytes: &mut [u8]| bytes.fill_with(|| random.below(256) as u8);
         let mut broker =
@@ -184,7 +193,7 @@ impl Simulation {
             identity: Identity { product: "Leveret".into(), version: "0".into(), ..Identity::default() },
             listeners: vec![false],
             mqtt_listeners: vec![false],
-            mqtt: MqttSettings { vhost: "/".into(), ..MqttSettings::default() },
+            mqtt: MqttSettings { vhost: "/".into(), sys_interval_ms, ..MqttSettings::default() },
             tls_session_bytes: 0,
             bridge_sizes: BridgeSizes::default(),
             has_shovels: true,

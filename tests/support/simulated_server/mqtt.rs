@@ -192,6 +192,13 @@ impl MqttClient {
         assert_eq!(simulation.operator(self.line).write_up(octets), octets.len());
     }
 
+    /// Returns the bytes that the server has sent, without letting it run.
+    pub fn read_without_turn(&mut self, simulation: &mut Simulation) -> Vec<u8> {
+        let mut octets = Vec::new();
+        simulation.operator(self.line).read_down(usize::MAX, &mut octets);
+        octets
+    }
+
     /// Reads what the server has sent.
     pub fn read(&mut self, simulation: &mut Simulation) {
         loop {

@@ -1,0 +1,175 @@
+//! The queues of MQTT sessions whose connected clients do not keep up with their messages.
+//!
+//! ```text
+//! InTime ── over its limits ──→ Behind ←── over ── within ──→ CatchingUp
+//!    ↑                             │ over 10 s after the first time
+//!    └── within half of them ── Dropping
+//! ```
+//!
+//! A client that takes a little now and then, or that connects again and again, does not begin the 10 s anew. They begin anew
+//! only after its queue was within half of its limits.
+//!
+//! # Invariants
+//! - A queue is on the list exactly while its pace is not [`Pace::InTime`], from one check to the next.
+
+use leveret_core::command::{ConnectionId, QueueId};
+
+use super::Queues;
+use crate::queue_records::{Pace, SessionPart};
+
+/// The longest time that publishers wait for a slow client, in milliseconds. Afterwards its session drops messages until the
+/// client has caught up, so that one slow client cannot stop all publishers again and again.
+const WAIT_MS_MAX: u64 = 10_000;
+
+/// The most slow clients that publishers wait for. The sessions of further ones drop messages from twice their limits on.
+const SLOW_CLIENTS_MAX: usize = 256;
+
+/// The most publishers that wait for one slow client. More may come if clients connect, publish and leave in a loop.
+const PUBLISHERS_MAX: usize = 4096;
+
+/// The queue of a slow client.
+#[derive(Debug)]
+struct SlowQueue {
+    queue: QueueId,
+    /// The queue's [`serial`](crate::queue_records::Queue), because another queue may get its place.
+    serial: u64,
+    /// When the client fell behind, in milliseconds of broker time.
+    since_ms: u64,
+    /// Publishers whose acknowledgements wait for the queue.
+    publishers: Vec<ConnectionId>,
+}
+
+/// The queues of slow clients.
+#[derive(Debug, Default)]
+pub(super) struct SlowQueues(Vec<SlowQueue>);
+
+/// What a check of the slow queues has found.
+#[derive(Debug, Default)]
+pub(crate) struct PaceChanges {
+    /// Publishers that wait no longer.
+    pub(crate) released: Vec<(ConnectionId, QueueId)>,
+    /// Queues that may be over limits that are lower than before.
+    pub(crate) to_trim: Vec<QueueId>,
+}
+
+impl Queues {
+    /// Returns whether any connected client of MQTT does not keep up.
+    #[inline]
+    pub(crate) const fn has_slow_clients(&self) -> bool {
+        !self.slow.0.is_empty()
+    }
+
+    /// Returns the queues of connected clients that were behind for too long, whose sessions drop messages.
+    pub(crate) fn dropping_queues(&self) -> impl Iterator<Item = QueueId> {
+        let is_dropping = |queue: &QueueId| self.records[*queue].pace == Pace::Dropping;
+        self.connected_slow_clients().filter(is_dropping)
+    }
+
+    /// Returns the number of connected clients that do not keep up.
+    pub(crate) fn slow_clients_count(&self) -> usize {
+        self.connected_slow_clients().filter(|queue| self.records.is_of_slow_client(*queue)).count()
+    }
+
+    fn connected_slow_clients(&self) -> impl Iterator<Item = QueueId> {
+        let existing = self.slow.0.iter().filter(|slow| self.pace_of(slow).is_some());
+        existing.map(|slow| slow.queue).filter(|queue| !self.records[*queue].queue_consumers.is_empty())
+    }
+
+    /// Notes that a client has fallen behind, if its queue exceeds its limits now.
+    pub(super) fn note_pace(&mut self, queue: QueueId, now_ms: u64) {
+        let record = &self.records[queue];
+        let (pace, serial) = (record.pace, record.serial);
+        let is_noted = match pace {
+            Pace::InTime => self.slow.0.len() == SLOW_CLIENTS_MAX,
+            Pace::CatchingUp => false,
+            Pace::Behind | Pace::Dropping => true,
+        };
+        if is_noted || !self.records.exceeds_session_limits(queue, SessionPart::Whole, true) {
+            return;
+        }
+        if pace == Pace::InTime {
+            self.slow.0.push(SlowQueue { queue, serial, since_ms: now_ms, publishers: Vec::new() });
+        }
+        let listed = self.slow.0.iter().find(|slow| slow.queue == queue && slow.serial == serial);
+        let has_waited = listed.is_none_or(|slow| now_ms >= slow.since_ms + WAIT_MS_MAX);
+        self.records[queue].pace = if has_waited { Pace::Dropping } else { Pace::Behind };
+    }
+
+    /// Removes the queues of slow clients from the targets of a message with QoS 0, and counts the message as dropped.
+    pub(crate) fn drop_for_slow_clients(&mut self, targets: &mut Vec<QueueId>) {
+        targets.retain(|queue| {
+            let is_refused = self.records.refuses_transient(*queue);
+            if is_refused {
+                self.count_dropped(*queue);
+            }
+            !is_refused
+        });
+    }
+
+    /// Makes the acknowledgements of a publisher wait until the client of this queue has caught up. Returns whether it waits.
+    pub(crate) fn wait_for_client(&mut self, queue: QueueId, publisher: ConnectionId) -> bool {
+        let at = self.slow.0.iter().position(|slow| slow.queue == queue && self.pace_of(slow).is_some());
+        let slow = at.map(|at| &mut self.slow.0[at]);
+        let Some(slow) = slow.filter(|slow| slow.publishers.len() < PUBLISHERS_MAX) else { return false };
+        slow.publishers.push(publisher);
+        true
+    }
+
+    /// Returns whether [`Self::check_pace`] would change something.
+    pub(crate) fn has_pace_changes(&self, now_ms: u64) -> bool {
+        self.slow
+            .0
+            .iter()
+            .any(|slow| self.next_pace(slow, now_ms).is_none_or(|next| Some(next) != self.pace_of(slow)))
+    }
+
+    /// Returns when publishers have waited long enough for a slow client, in milliseconds of broker time.
+    pub fn next_pace_change_ms(&self) -> Option<u64> {
+        let behind = self.slow.0.iter().filter(|slow| self.pace_of(slow) == Some(Pace::Behind));
+        behind.map(|slow| slow.since_ms + WAIT_MS_MAX).min()
+    }
+
+    /// Updates the pace of all slow clients.
+    pub(crate) fn check_pace(&mut self, now_ms: u64) -> PaceChanges {
+        let (mut changes, mut list) = (PaceChanges::default(), core::mem::take(&mut self.slow.0));
+        list.retain_mut(|slow| {
+            let next = self.next_pace(slow, now_ms);
+            if next.is_some() && next == self.pace_of(slow) {
+                return true;
+            }
+            changes.released.extend(slow.publishers.drain(..).map(|publisher| (publisher, slow.queue)));
+            let Some(next) = next else { return false };
+            let record = &mut self.records[slow.queue];
+            record.pace = next;
+            if next == Pace::Dropping || next == Pace::InTime && record.queue_consumers.is_empty() {
+                changes.to_trim.push(slow.queue);
+            }
+            next != Pace::InTime
+        });
+        self.slow.0 = list;
+        changes
+    }
+
+    /// Returns the pace of a queue that was put on the list; `None` if it does not exist any more.
+    fn pace_of(&self, slow: &SlowQueue) -> Option<Pace> {
+        let record = self.records.get(slow.queue.index())?;
+        (record.serial == slow.serial && !record.is_deleted()).then_some(record.pace)
+    }
+
+    fn next_pace(&self, slow: &SlowQueue, now_ms: u64) -> Option<Pace> {
+        let pace = self.pace_of(slow)?;
+        let record = &self.records[slow.queue];
+        let exceeds = |part| self.records.exceeds_session_limits(slow.queue, part, true);
+        let has_waited = now_ms >= slow.since_ms + WAIT_MS_MAX;
+        Some(match pace {
+            Pace::InTime => Pace::InTime,
+            _ if record.session.is_none() || !exceeds(SessionPart::Half) => Pace::InTime,
+            Pace::Dropping => Pace::Dropping,
+            Pace::Behind | Pace::CatchingUp if !exceeds(SessionPart::Whole) => Pace::CatchingUp,
+            Pace::Behind | Pace::CatchingUp if has_waited => Pace::Dropping,
+            // Publishers do not wait for a client that is away.
+            Pace::Behind if !record.queue_consumers.is_empty() => Pace::Behind,
+            Pace::Behind | Pace::CatchingUp => Pace::CatchingUp,
+        })
+    }
+}

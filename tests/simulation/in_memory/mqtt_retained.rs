@@ -1,0 +1,282 @@
+//! Retained messages that are too large for one definition of the log.
+
+use leveret_amqp::Method;
+use leveret_amqp::field::Table;
+use leveret_core::limits::Limits;
+use leveret_core::time::Now;
+use leveret_storage::{Identity as StoreIdentity, Log, PART_BYTES, Settings};
+use leveret_test_support::simulated_disk::{SimDisk, Trouble};
+use leveret_test_support::simulated_server::mqtt::{Login, MqttClient};
+use leveret_test_support::simulated_server::{Simulation, declare_with, small_limits};
+
+use super::mqtt::{named, publish_retained, receive_all};
+
+/// Segments and commits as on the smallest boards.
+fn small_commits() -> (Limits, Settings) {
+    let limits = Limits { retained_bytes_max: 4 << 20, body_bytes_max: 8 << 20, ..small_limits() };
+    let settings =
+        Settings { segment_bytes: 1 << 20, commit_bytes: 152 << 10, segments_max: 32, ..Settings::default() };
+    (limits, settings)
+}
+
+/// Returns a payload whose bytes depend on `number`.
+fn payload(number: usize, len: usize) -> Vec<u8> {
+    (0..len).map(|at| (number * 31 + at * 7 + at / 251) as u8).collect()
+}
+
+fn new_client<'a>(client_id: &'a str) -> Login<'a> {
+    Login { level: 5, ..named(client_id) }
+}
+
+/// PUBLISH with RETAIN and QoS 1. Returns the code of PUBACK, which may need several commits.
+fn publish_large(client: &mut MqttClient, simulation: &mut Simulation, topic: &str, payload: &[u8]) -> u8 {
+    let publish = client.publish_packet(0x33, topic, 9, payload);
+    client.send(simulation, &publish);
+    simulation.pass_ms(1_000);
+    client.expect(simulation, 0x40).body.get(2).copied().unwrap_or(0)
+}
+
+/// Returns topics and payloads of all retained messages, in the order of the topics.
+fn all_retained(simulation: &mut Simulation) -> Vec<(String, Vec<u8>)> {
+    let mut reader = MqttClient::log_in(simulation, &new_client("reader"));
+    reader.subscribe(simulation, &[("#", 1)]);
+    let mut received: Vec<(String, Vec<u8>)> = receive_all(&mut reader, simulation)
+        .into_iter()
+        .map(|(topic, payload, _)| (topic, payload))
+        .collect();
+    reader.disconnect(simulation);
+    received.sort();
+    received
+}
+
+/// Returns the number of parts in the log of a broker that is gone.
+fn parts_in_log(disk: &SimDisk, settings: &Settings) -> usize {
+    let mut disk = disk.clone();
+    disk.start(Trouble::Never);
+    let identity = StoreIdentity { id: *b"0123456789abcdef", secret: 0x5EC2E7 };
+    let (log, _) = Log::open(&mut disk, settings.clone(), identity, Now::from_ms(0)).expect("it opens");
+    let part_kind = 12;
+    let all = log.index().definitions().iter();
+    all.filter(|(key, definition)| key[0] == part_kind && !definition.deleted).count()
+}
+
+#[test]
+fn large_retained_messages_are_the_same_after_restarts() {
+    let (limits, settings) = small_commits();
+    let mut simulation = Simulation::new(limits.clone());
+    let disk = simulation.keep_on_disk(settings.clone());
+    let mut publisher = MqttClient::log_in(&mut simulation, &new_client("publisher"));
+    // Properties take some bytes, so the lengths around the limit are with and without parts.
+    let lens = (PART_BYTES - 40..PART_BYTES + 2).step_by(3).chain([2 * PART_BYTES, 300_000]);
+    let mut expected = Vec::new();
+    for (number, len) in lens.enumerate() {
+        let topic = format!("t/{number:02}");
+        // The last of three updates counts. Earlier ones are larger or smaller.
+        for (update, len) in [len * (number % 3), 10, len].into_iter().enumerate() {
+            let body = payload(number + update, len);
+            assert!(publish_large(&mut publisher, &mut simulation, &topic, &body) < 0x80);
+        }
+        expected.push((topic, payload(number + 2, len)));
+    }
+    publish_retained(&mut publisher, &mut simulation, ("qos0", 0), &payload(7, 200_000));
+    simulation.pass_ms(61_000);
+    expected.insert(0, ("qos0".to_owned(), payload(7, 200_000)));
+    publish_large(&mut publisher, &mut simulation, "deleted", &payload(8, 200_000));
+    publish_large(&mut publisher, &mut simulation, "deleted", b"");
+    simulation.pass_ms(1_000);
+    let parts: usize = (expected.iter())
+        .map(|(_, body)| body.len() + 40)
+        .filter(|len| *len > PART_BYTES + 40)
+        .map(|len| len.div_ceil(PART_BYTES))
+        .sum();
+    for start in 0..3 {
+        assert_eq!(all_retained(&mut simulation).len(), expected.len());
+        assert!(all_retained(&mut simulation) == expected, "start {start}");
+        drop(simulation);
+        let found = parts_in_log(&disk, &settings);
+        assert!(
+            (parts..=parts + 2 * expected.len()).contains(&found),
+            "start {start}: {found} parts of {parts}"
+        );
+        simulation = Simulation::restarted(limits.clone(), &disk, settings.clone());
+        simulation.pass_ms(1_000);
+    }
+    // A deletion leaves neither parts nor memory.
+    let mut publisher = MqttClient::log_in(&mut simulation, &new_client("publisher"));
+    for (topic, _) in expected {
+        publish_large(&mut publisher, &mut simulation, &topic, b"");
+    }
+    simulation.pass_ms(1_000);
+    assert_eq!(simulation.engine.broker().views().retained_counts(), (0, 0));
+    drop(simulation);
+    assert_eq!(parts_in_log(&disk, &settings), 0);
+}
+
+/// An update while the power fails: the earlier message is there as a whole, or the later one, which is there if it was
+/// acknowledged.
+#[test]
+fn a_power_cut_leaves_one_whole_message_for_each_topic() {
+    let (limits, settings) = small_commits();
+    let (mut before_count, mut after_count, mut acknowledged_count) = (0, 0, 0);
+    for (old_len, new_len) in [(200_000, 250_000), (200_000, 100), (100, 200_000)] {
+        for (cut, variant) in (0..26).flat_map(|cut| (0..2).map(move |variant| (cut, variant))) {
+            let mut simulation = Simulation::new(limits.clone());
+            let disk = simulation.keep_on_disk(settings.clone());
+            let mut client = MqttClient::log_in(&mut simulation, &new_client("client"));
+            // The parts of three updates, so that both sides have been written before.
+            for number in 0..3 {
+                publish_large(&mut client, &mut simulation, "t", &payload(number, old_len));
+            }
+            simulation.pass_ms(1_000);
+            (0..variant).for_each(|_| disk.start(Trouble::Never));
+            disk.start(Trouble::Cut(cut));
+            let publish = client.publish_packet(0x33, "t", 9, &payload(5, new_len));
+            client.send_without_turn(&mut simulation, &publish);
+            simulation.run_until_power_fails(&disk, 3_000);
+            let is_acknowledged = !client.read_without_turn(&mut simulation).is_empty();
+            drop(simulation);
+            disk.power_cut();
+            let mut simulation = Simulation::restarted(limits.clone(), &disk, settings.clone());
+            simulation.pass_ms(1_000);
+            let found = all_retained(&mut simulation);
+            let [(_, found)] = &found[..] else { panic!("{} messages: cut {cut}", found.len()) };
+            let is_new = *found == payload(5, new_len);
+            assert!(is_new || *found == payload(2, old_len), "{} bytes after cut {cut}", found.len());
+            assert!(is_new || !is_acknowledged, "an acknowledged message is lost: cut {cut}");
+            drop(simulation);
+            let len = if is_new { new_len } else { old_len };
+            let parts = if len > PART_BYTES { len.div_ceil(PART_BYTES) } else { 0 };
+            assert_eq!(parts_in_log(&disk, &settings), parts, "cut {cut}: of one message");
+            before_count += usize::from(!is_new);
+            after_count += usize::from(is_new);
+            acknowledged_count += usize::from(is_acknowledged);
+        }
+    }
+    assert!(before_count > 20 && after_count > 20 && acknowledged_count > 0, "{before_count} {after_count}");
+}
+
+/// Two updates in a row, before the first is written. An acknowledged message must not be overwritten by them.
+#[test]
+fn a_power_cut_during_two_updates_leaves_one_whole_message() {
+    let (limits, settings) = small_commits();
+    let (mut before_count, mut after_count) = (0, 0);
+    for new_lens in [[250_000, 250_000], [250_000, 100], [100, 250_000], [250_000, 0], [90_000, 400_000]] {
+        for (cut, variant) in (0..26).flat_map(|cut| (0..2).map(move |variant| (cut, variant))) {
+            let mut simulation = Simulation::new(limits.clone());
+            let disk = simulation.keep_on_disk(settings.clone());
+            let mut clients = ["a", "b"].map(|id| MqttClient::log_in(&mut simulation, &new_client(id)));
+            for number in 0..3 {
+                publish_large(&mut clients[0], &mut simulation, "t", &payload(number, 200_000));
+            }
+            simulation.pass_ms(1_000);
+            (0..variant).for_each(|_| disk.start(Trouble::Never));
+            disk.start(Trouble::Cut(cut));
+            let updates = [payload(5, new_lens[0]), payload(6, new_lens[1])];
+            for (client, body) in clients.iter_mut().zip(&updates) {
+                let publish = client.publish_packet(0x33, "t", 9, body);
+                client.send_without_turn(&mut simulation, &publish);
+            }
+            simulation.run_until_power_fails(&disk, 3_000);
+            let is_acknowledged = clients.map(|mut it| !it.read_without_turn(&mut simulation).is_empty());
+            drop(simulation);
+            disk.power_cut();
+            let mut simulation = Simulation::restarted(limits.clone(), &disk, settings.clone());
+            simulation.pass_ms(1_000);
+            let found = all_retained(&mut simulation);
+            let found = found.first().map(|(_, body)| body.clone()).unwrap_or_default();
+            let is_new = updates.contains(&found);
+            assert!(is_new || found == payload(2, 200_000), "{} bytes, cut {cut}, {new_lens:?}", found.len());
+            assert!(is_new || is_acknowledged == [false; 2], "an acknowledged message is lost: cut {cut}");
+            drop(simulation);
+            let parts = if found.len() > PART_BYTES { found.len().div_ceil(PART_BYTES) } else { 0 };
+            assert_eq!(parts_in_log(&disk, &settings), parts, "cut {cut}, {new_lens:?}");
+            before_count += usize::from(!is_new);
+            after_count += usize::from(is_new);
+        }
+    }
+    assert!(before_count > 20 && after_count > 20, "{before_count} {after_count}");
+}
+
+/// A large message whose content is written, and which then waits because the queue of an AMQP client is full, is written once.
+#[test]
+fn a_large_retained_message_that_waits_for_a_queue_is_written_once() {
+    let (limits, settings) = small_commits();
+    let settings = Settings { segments_max: 12, ..settings };
+    let mut simulation = Simulation::new(limits);
+    simulation.keep_on_disk(settings);
+    let consumer = simulation.open(&[1]);
+    simulation.ask(consumer, 1, &declare_with("q", true, Table::EMPTY));
+    let (queue, exchange, routing_key, arguments) = ("q", "amq.topic", "#", Table::EMPTY);
+    let bind = Method::QueueBind { queue, exchange, routing_key, no_wait: false, arguments };
+    simulation.ask(consumer, 1, &bind);
+    let mut filler = MqttClient::log_in(&mut simulation, &new_client("filler"));
+    for number in 0..100_u16 {
+        let publish = filler.publish_packet(0x32, "fill", number + 1, &[7; 100_000]);
+        filler.send(&mut simulation, &publish);
+        simulation.pass_ms(300);
+    }
+    let mut client = MqttClient::log_in(&mut simulation, &new_client("client"));
+    let publish = client.publish_packet(0x33, "t", 9, &payload(1, 200_000));
+    client.send(&mut simulation, &publish);
+    simulation.pass_ms(2_000);
+    assert_eq!(client.next(&mut simulation), None, "the queue has used its share");
+    let commits = simulation.engine.platform_mut().helpers.commits;
+    simulation.pass_ms(10_000);
+    let more = simulation.engine.platform_mut().helpers.commits - commits;
+    assert!(more < 20, "{more} commits while nothing happens");
+}
+
+/// Several clients publish large contents at the same time, to one topic and to their own ones.
+#[test]
+fn all_of_many_large_retained_messages_are_acknowledged() {
+    let (limits, settings) = small_commits();
+    let mut simulation = Simulation::new(limits);
+    simulation.keep_on_disk(settings);
+    let mut clients = ["a", "b", "c"].map(|id| MqttClient::log_in(&mut simulation, &new_client(id)));
+    for number in 0..4 {
+        for (place, client) in clients.iter_mut().enumerate() {
+            for (at, topic) in ["shared".to_owned(), format!("own/{place}")].iter().enumerate() {
+                let body = payload(number * 10 + place, 150_000);
+                let publish = client.publish_packet(0x33, topic, (number * 2 + at + 1) as u16, &body);
+                client.send_without_turn(&mut simulation, &publish);
+            }
+        }
+    }
+    simulation.pass_ms(20_000);
+    for client in &mut clients {
+        client.read(&mut simulation);
+        for _ in 0..8 {
+            let puback = client.next(&mut simulation).expect("an acknowledgement");
+            assert!(puback.first_octet == 0x40 && puback.body.get(2).is_none_or(|code| *code < 0x80));
+        }
+    }
+    let found = all_retained(&mut simulation);
+    assert_eq!(found.len(), 4);
+    for (place, (topic, body)) in found[..3].iter().enumerate() {
+        assert!(*body == payload(30 + place, 150_000), "{topic}");
+    }
+    let bytes: usize = found.iter().map(|(topic, body)| topic.len() + body.len()).sum();
+    let (count, counted) = simulation.engine.broker().views().retained_counts();
+    assert!(count == 4 && (bytes..bytes + 400).contains(&counted), "{counted} of {bytes}");
+}
+
+/// Retained messages leave three quarters of the disk to the queues. The others are refused by name.
+#[test]
+fn retained_messages_take_at_most_a_quarter_of_the_disk() {
+    let (limits, settings) = small_commits();
+    let settings = Settings { segments_max: 8, ..settings };
+    let mut simulation = Simulation::new(limits);
+    simulation.keep_on_disk(settings);
+    let mut client = MqttClient::log_in(&mut simulation, &new_client("client"));
+    let mut codes = Vec::new();
+    for number in 0..12 {
+        let topic = format!("t/{number}");
+        codes.push(publish_large(&mut client, &mut simulation, &topic, &payload(number, 300_000)));
+        simulation.pass_ms(1_000);
+    }
+    let accepted = codes.iter().filter(|code| **code < 0x80).count();
+    assert!((3..=7).contains(&accepted) && codes[11] == 0x97, "{codes:?}");
+    let refused = simulation.engine.broker().views().refused_retained().map(|(.., limit)| limit);
+    assert!(refused.is_some_and(|limit| limit.contains("disk_limit")), "{refused:?}");
+    assert_eq!(all_retained(&mut simulation).len(), accepted);
+}
