@@ -259,7 +259,12 @@ impl Session {
         // this one are gone: they have expired or were purged.
         self.in_flight.retain(|delivery| !delivery.is_requeued() || !delivery.message.is_before(message));
         let packet_id = self.packet_id_of(tag);
-        if !is_exactly_once {
+        // A message in front of a requeued one was sent on an earlier connection. It was sent with QoS 0 or 1, because
+        // `in_flight` lacks it. With QoS 2, such messages could push out deliveries whose PUBREL the client awaits.
+        let awaits_pubrec = |delivery: &InFlight| delivery.step == Step::AwaitsPubrec;
+        let is_before_requeued =
+            self.in_flight.iter().any(|delivery| delivery.is_requeued() && awaits_pubrec(delivery));
+        if !is_exactly_once || is_before_requeued {
             return SubscriptionDelivery::AtLeastOnce(packet_id);
         }
         self.are_deliveries_due = true;
@@ -1177,6 +1182,29 @@ mod tests {
         assert!(sent.iter().all(|sent| packet_id(*sent) != new));
         assert_eq!(session.in_flight.len(), 6);
         assert_eq!(session.released().collect::<Vec<_>>(), [packet_id(sent[0])]);
+    }
+
+    #[test]
+    fn messages_in_front_of_requeued_ones_do_not_push_out_deliveries_that_await_pubrec() {
+        let mut session = session();
+        // Twenty messages were sent with QoS 1, and the twenty after them with QoS 2.
+        let first = SESSION_EXACTLY_ONCE_MAX as u64;
+        for offset in first..2 * first {
+            session.begin_delivery(MessageKey(offset), offset, true);
+        }
+        // On each new connection, all messages of both kinds are sent again, now with subscriptions of QoS 2.
+        for _ in 0..3 {
+            session.in_flight.iter_mut().for_each(|delivery| delivery.tag = 0);
+            for offset in 0..first {
+                let sent = session.begin_delivery(MessageKey(offset), 100 + offset, true);
+                assert!(matches!(sent, SubscriptionDelivery::AtLeastOnce(_)));
+            }
+        }
+        for offset in first..2 * first {
+            assert!(session.continue_delivery(MessageKey(offset), 200 + offset).is_some(), "{offset}");
+        }
+        let sent = session.begin_delivery(MessageKey(2 * first), 300, true);
+        assert!(matches!(sent, SubscriptionDelivery::ExactlyOnce(_)), "no delivery is requeued any more");
     }
 
     #[test]

@@ -406,7 +406,10 @@ impl Broker {
             let Some(session) = self.sessions.id_at(index) else { continue };
             let record = self.sessions.at_mut(session);
             let Some((_, channel)) = record.attached else {
-                record.last_packet_id = record.last_packet_id.wrapping_add(count);
+                // A full list may lack deliveries, whose packet identifiers must not come up again so soon.
+                if record.in_flight.len() < SESSION_EXACTLY_ONCE_MAX {
+                    record.last_packet_id = record.last_packet_id.wrapping_add(count);
+                }
                 continue;
             };
             // As many as may be put into the list of deliveries in flight at once.

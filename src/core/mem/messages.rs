@@ -1317,8 +1317,11 @@ impl Messages {
             + match share {
                 Share::ReadBack | Share::DeadLetter => 0,
                 Share::Ordinary => self.pages_reserve + self.claimed_pages(requester),
-                Share::Transaction => non_transaction_part(self.pages_reserve, self.pages_max),
-                Share::Reserve => read_back_part(self.pages_max),
+                // A very small memory has no reserve. These shares must not get less than ordinary publishers there.
+                Share::Transaction => {
+                    non_transaction_part(self.pages_reserve, self.pages_max).min(self.pages_reserve)
+                }
+                Share::Reserve => read_back_part(self.pages_max).min(self.pages_reserve),
             }
     }
 

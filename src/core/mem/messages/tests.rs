@@ -470,6 +470,37 @@ fn a_memory_of_few_extents_refuses_and_changes_nothing() {
     }
 }
 
+#[test]
+fn no_share_gets_less_than_ordinary_publishers_in_a_memory_of_few_extents() {
+    for extents in 2..40 {
+        for pages_used in 0..extents * PAGES_PER_EXTENT {
+            let mut pool = pool_of_extents(extents);
+            for _ in 0..pages_used {
+                let Ok(id) = pool.begin("", b"q", Share::DeadLetter) else { break };
+                let bytes = PAGE_BYTES as u32;
+                if pool.reserve_content(id, b"", MessageFlags::NONE, bytes, Share::DeadLetter).is_err() {
+                    break;
+                }
+            }
+            let mut is_admitted = |pages: usize, share| {
+                pool.lift_hold();
+                let Ok(id) = pool.begin("", b"q", share) else { return false };
+                let bytes = (pages * PAGE_BYTES) as u32;
+                let reserved = pool.reserve_content(id, b"", MessageFlags::NONE, bytes, share);
+                pool.discard(id);
+                reserved.is_ok()
+            };
+            for pages in [1, 2, 5, 12] {
+                let is_ordinary_admitted = is_admitted(pages, Share::Ordinary);
+                for share in [Share::Transaction, Share::Reserve] {
+                    let is_too_few = is_ordinary_admitted && !is_admitted(pages, share);
+                    assert!(!is_too_few, "{extents} extents, {pages_used} pages used, {pages} for {share:?}");
+                }
+            }
+        }
+    }
+}
+
 /// The block for long names takes the last extent, and no slot is left: the block is given back.
 #[test]
 fn a_message_that_gets_only_one_of_two_extents_changes_nothing() {
