@@ -1,5 +1,7 @@
 //! MQTT clients that take their messages more slowly than they arrive, and sessions of clients that are away.
 
+use std::collections::BTreeMap;
+
 use leveret_core::limits::Limits;
 use leveret_storage::Settings;
 use leveret_test_support::simulated_server::mqtt::{Login, MqttClient};
@@ -405,4 +407,34 @@ fn absent_clients_do_not_fill_the_disk() {
         assert_eq!(count, 1, "{number}: {}", alarms(&mut simulation));
     }
     assert!(simulation.engine.broker().views().session_messages_dropped() > 1_000);
+}
+
+/// The client sends its acknowledgements behind messages that wait for its own queue.
+#[test]
+fn a_client_that_fills_its_own_queue_is_refused_after_a_minute_and_then_at_once() {
+    const COUNT: usize = 2_000;
+    let limits = Limits { mqtt_session_messages_max: 10_000, ..small_limits() };
+    let mut simulation = Simulation::new(limits);
+    let login = Login { level: 5, ..named("own") };
+    let mut client = MqttClient::log_in(&mut simulation, &login);
+    client.subscribe(&mut simulation, &[("t", 1)]);
+    let packets: Vec<Vec<u8>> =
+        (1..=COUNT).map(|number| client.publish_packet(0x32, "t", number as u16, &[7; 1_000])).collect();
+    client.send(&mut simulation, &packets.concat());
+    let mut answered = BTreeMap::new();
+    let mut collect = |simulation: &mut Simulation, client: &mut MqttClient| {
+        while let Some(packet) = client.next(simulation) {
+            if packet.first_octet == 0x40 {
+                *answered.entry(packet.body.get(2).copied().unwrap_or(0)).or_insert(0) += 1;
+            }
+        }
+        answered.values().sum::<usize>()
+    };
+    let accepted = collect(&mut simulation, &mut client);
+    assert!((20..COUNT).contains(&accepted), "the queue is full after {accepted} messages");
+    simulation.pass_ms(59_000);
+    assert_eq!(collect(&mut simulation, &mut client), accepted);
+    simulation.pass_ms(22_000);
+    assert_eq!(collect(&mut simulation, &mut client), COUNT);
+    assert_eq!(answered, BTreeMap::from([(0, accepted), (0x97, COUNT - accepted)]));
 }

@@ -764,6 +764,8 @@ impl SessionClient {
         if connection.in_flight.len() > usize::from(connection.receive_max) && self.habits.level == 5 {
             model.complain(format!("client {} gets more than {}", self.number, connection.receive_max));
         }
+        // With QoS 1, the broker may give a message another packet identifier on a new connection.
+        self.in_use.retain(|id, message| *id == packet_id || qos == 2 || *message != (number, qos));
         let earlier = self.in_use.insert(packet_id, (number, qos));
         if let Some(earlier) = earlier.filter(|earlier| *earlier != (number, qos)) {
             let what = format!("packet {packet_id} is used for {:?} and {earlier:?}", (number, qos));
