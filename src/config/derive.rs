@@ -16,8 +16,8 @@
 use super::settings::{Config, ExplicitLimits, FRAME_MAX, LimitsLayer};
 use super::units::Bytes;
 use leveret_core::limits::{
-    BRIDGES_MAX, Limits, LimitsError, MANAGEMENT_CLIENTS_UPPER_BOUND, MemoryTable, RecordSizes,
-    SHARED_BYTES_MIN,
+    BRIDGES_MAX, CONNECT_BYTES_MAX, Limits, LimitsError, MANAGEMENT_CLIENTS_UPPER_BOUND, MemoryTable,
+    RecordSizes, SHARED_BYTES_MIN,
 };
 use leveret_core::mem::PAGE_BYTES;
 
@@ -31,6 +31,8 @@ const MESSAGE_BYTES_MAX: u64 = 128 << 20;
 const MESSAGE_BYTES_MIN: u64 = 64 << 10;
 /// Minimum size of the input buffer with TLS in bytes, because of the size of TLS records.
 const TLS_INPUT_BUFFER_BYTES_MIN: u64 = 40 << 10;
+/// Minimum size of the input buffer with MQTT in bytes, so that the largest CONNECT fits.
+const MQTT_INPUT_BUFFER_BYTES_MIN: u64 = CONNECT_BYTES_MAX as u64 / 2 * 3;
 /// Maximum size of the input and output buffers in bytes. Larger ones are no faster.
 const BUFFER_BYTES_MAX: u64 = 256 << 10;
 /// Minimum of a derived `frame_max` in bytes.
@@ -231,7 +233,12 @@ impl Config {
     fn derive_buffers(&self, limits: &mut Limits, explicit_limits: &ExplicitLimits, derived: &FromMemory) {
         let frame = u64::from(limits.frame_max);
         // A frame must fit into half of the input buffer.
-        let least = if self.serves_tls() { TLS_INPUT_BUFFER_BYTES_MIN } else { 16 << 10 }.max(2 * frame);
+        let least = match (self.serves_mqtt(), self.serves_tls()) {
+            (true, _) => MQTT_INPUT_BUFFER_BYTES_MIN,
+            (false, true) => TLS_INPUT_BUFFER_BYTES_MIN,
+            (false, false) => 16 << 10,
+        };
+        let least = least.max(2 * frame);
         limits.input_buffer_bytes = derived.part(1_000, least, BUFFER_BYTES_MAX.max(least));
         // Larger than one read, so that data received in a turn is sent in the same turn and need not be written first.
         limits.output_buffer_bytes = derived.part(1_000, 64 << 10, BUFFER_BYTES_MAX);

@@ -4,6 +4,7 @@ use leveret_amqp::field::Table;
 use leveret_core::batch::Batch;
 use leveret_core::command::{ConnectionId, Outbox, Outcome, ReplyOrder};
 use leveret_core::error::Fault;
+use leveret_core::limits::FRAME_BYTES_MIN;
 use leveret_core::time::{Deadline, Now};
 
 use super::connection::{Caller, Connection, Context, Names, Negotiated, Peer, Settings, Stage};
@@ -276,6 +277,14 @@ impl Client {
     /// Returns whether the broker has accepted a login.
     pub const fn is_logged_in(&self) -> bool {
         of_either!(self, connection => connection.is_logged_in())
+    }
+
+    /// Returns how many bytes are read from a client before it has logged in.
+    pub const fn login_bytes_max(&self) -> usize {
+        match self {
+            Self::Amqp(_) => FRAME_BYTES_MIN as usize,
+            Self::Mqtt(connection) => connection.login_bytes_max(),
+        }
     }
 
     /// Returns whether the first packet or the protocol header is not handled yet.

@@ -598,7 +598,7 @@ pub struct Settings {
     pub(super) handshake_timeout_ms: u64,
     pub(super) content_timeout_ms: u64,
     pub(super) mqtt: MqttSettings,
-    /// The largest CONNECT of MQTT in bytes: what is read from a client that has not logged in.
+    /// The largest CONNECT of MQTT in bytes.
     pub(super) connect_len_max: u32,
     /// The frame of connection.start.
     pub(super) start_frame: Box<[u8]>,
@@ -635,7 +635,7 @@ impl Settings {
             handshake_timeout_ms: limits.handshake_timeout_ms.into(),
             content_timeout_ms: limits.content_timeout_ms.into(),
             mqtt: MqttSettings::default(),
-            connect_len_max: FRAME_BYTES_MIN,
+            connect_len_max: limits.connect_bytes_max(),
             start_frame: start_frame(identity, b"PLAIN AMQPLAIN"),
             start_frame_external: start_frame(identity, b"PLAIN AMQPLAIN EXTERNAL"),
         }

@@ -46,7 +46,7 @@ impl<P: Platform> Shared<P> {
         let is_scarce = self.resources.messages.is_held() || !self.buffers.can_take(self.scratch.input.len());
         let session = peer.session.client();
         let reading = match session.is_logged_in() {
-            false => ReadMode::Unauthenticated,
+            false => ReadMode::Unauthenticated { bytes_max: session.login_bytes_max() },
             true if is_scarce => ReadMode::Peek,
             true => ReadMode::Take,
         };

@@ -8,8 +8,8 @@
 //! and what cannot be handled yet is kept in the peer's *input backlog*. When backlog capacity or message
 //! memory is scarce, the input is only peeked at, and afterwards only the handled part is taken. The
 //! remaining bytes of a blocked publisher then stay in the kernel's socket buffer. From a peer that has not
-//! logged in, at most [`FRAME_BYTES_MIN`] bytes are taken (AMQP's minimum for `frame_max`), so data that
-//! follows its login stays in the socket buffer too.
+//! logged in, at most [`FRAME_BYTES_MIN`] bytes are taken (AMQP's minimum for `frame_max`), or a whole CONNECT of MQTT. Data
+//! that follows its login stays in the socket buffer too.
 //!
 //! Over TLS, input is always taken, because decrypted data cannot be left in the socket. When input without
 //! TLS would only be peeked at, at most one record is taken. Every TLS connection has memory reserved for one
@@ -30,8 +30,9 @@
 //! rest.
 //!
 //! # Invariants
-//! - A peer that has not logged in uses at most [`FRAME_BYTES_MIN`] bytes of the shared input backlog. All
-//!   such peers together use at most half of it.
+//! - A peer that has not logged in uses at most [`FRAME_BYTES_MIN`] bytes of the shared input backlog, or
+//!   [`CONNECT_BYTES_MAX`](leveret_core::limits::CONNECT_BYTES_MAX) with MQTT. All such peers together use at most half of
+//!   it.
 //! - One record of a TLS connection can be decrypted without the shared input backlog.
 //! - A peer that needs input backlog stores the number of bytes ([`Stream::missing`]), and is read again when they
 //!   are free.
@@ -59,8 +60,8 @@ pub(super) enum ReadMode {
     /// Input is peeked at. Afterwards only the handled part, and the beginning of an unfinished frame, is
     /// taken from the socket.
     Peek,
-    /// The peer has not logged in: at most [`FRAME_BYTES_MIN`] bytes are taken, and only if they can be kept.
-    Unauthenticated,
+    /// The peer has not logged in: at most this many bytes are taken, and only if they can be kept.
+    Unauthenticated { bytes_max: usize },
 }
 
 /// The result of a read.
@@ -315,13 +316,10 @@ impl<S: Socket> Stream<S> {
     }
 
     fn receive_plain(&mut self, buffers: &Buffers, room: &mut [u8]) -> usize {
-        let own = (FRAME_BYTES_MIN as usize).saturating_sub(self.from_backlog).min(room.len());
-        self.is_taken |=
-            self.reading == ReadMode::Unauthenticated && own > 0 && buffers.has_unauthenticated_capacity(own);
-        match self.reading {
-            ReadMode::Unauthenticated if self.is_taken => self.receive(&mut room[..own]),
-            _ => self.receive(room),
-        }
+        let ReadMode::Unauthenticated { bytes_max } = self.reading else { return self.receive(room) };
+        let own = bytes_max.saturating_sub(self.from_backlog).min(room.len());
+        self.is_taken = own > 0 && buffers.has_unauthenticated_capacity(own);
+        self.receive(if self.is_taken { &mut room[..own] } else { room })
     }
 
     fn receive(&mut self, room: &mut [u8]) -> usize {
@@ -371,7 +369,10 @@ impl<S: Socket> Stream<S> {
         }
         // A chain may take up to one page more than its bytes.
         let moving = if self.is_reserved { backlog.len() + PAGE_BYTES } else { 0 };
-        let needed = moving + RECORD_BYTES_MAX + PAGE_BYTES;
+        let needed = match self.reading {
+            ReadMode::Unauthenticated { .. } => buffers.unauthenticated_bytes(moving + RECORD_BYTES_MAX),
+            ReadMode::Take | ReadMode::Peek => moving + RECORD_BYTES_MAX + PAGE_BYTES,
+        };
         if buffers.backlogs.bytes_free() < needed {
             self.missing = needed;
             return false;
@@ -465,7 +466,7 @@ impl<S: Socket> Stream<S> {
             return true;
         }
         let needed = match self.reading {
-            ReadMode::Unauthenticated => buffers.unauthenticated_bytes(bytes),
+            ReadMode::Unauthenticated { .. } => buffers.unauthenticated_bytes(bytes),
             ReadMode::Take | ReadMode::Peek => 2 * bytes + PAGE_BYTES,
         };
         if buffers.backlogs.bytes_free() < needed {

@@ -56,6 +56,8 @@ pub(super) struct Input {
     /// The session is continued, and the client has published no new message with QoS 2. It sends PUBREL again that the
     /// broker may have handled, which is no error (§3.7.2.1). Some clients would report one to their programs.
     pub(super) is_recovering: bool,
+    /// The length of an incomplete CONNECT in bytes; 0 if none is known.
+    pub(super) connect_len: u32,
     /// The number of PINGREQ packets in the input that were answered before they are handled, at most 255.
     pub(super) answered_pings: u8,
 }
@@ -342,6 +344,9 @@ impl MqttConnection {
             ));
         }
         let Some(body) = after_fixed.get(..fixed.remaining_len as usize) else {
+            if !is_open {
+                self.input.connect_len = fixed.packet_len() as u32;
+            }
             return Ok((Handled::NeedMore, 0));
         };
         let len = fixed.packet_len();

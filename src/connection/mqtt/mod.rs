@@ -28,6 +28,7 @@ use leveret_amqp::{Full, TableWriter, Writer};
 use leveret_core::batch::Batch;
 use leveret_core::command::{ChannelId, ConnectionId};
 use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::limits::FRAME_BYTES_MIN;
 use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::ByteChain;
 use leveret_core::time::{Deadline, Now};
@@ -243,6 +244,13 @@ impl MqttConnection {
 
     pub(super) const fn is_logged_in(&self) -> bool {
         self.is_logged_in
+    }
+
+    /// Returns how many bytes are read before the client has logged in: all of a CONNECT, once its length is known.
+    pub(super) const fn login_bytes_max(&self) -> usize {
+        let bytes =
+            if self.input.connect_len > FRAME_BYTES_MIN { self.input.connect_len } else { FRAME_BYTES_MIN };
+        bytes as usize
     }
 
     /// Returns whether no packet of the client was handled yet.

@@ -20,6 +20,8 @@ pub use memory::{
 
 /// Smallest frame size in bytes that AMQP allows a peer to negotiate.
 pub const FRAME_BYTES_MIN: u32 = 4096;
+/// Largest CONNECT of MQTT in bytes, with its will, if the input buffer has space for it ([`Limits::connect_bytes_max`]).
+pub const CONNECT_BYTES_MAX: u32 = 64 << 10;
 /// Maximum number of bridges, shovels included. It bounds addresses and descriptors; a bridge takes memory when it is added.
 pub const BRIDGES_MAX: u32 = 32;
 /// SO_RCVBUF and SO_SNDBUF in bytes of connections beyond the budget for larger ones. The kernel uses twice as much.
@@ -316,6 +318,11 @@ impl Limits {
     /// commit.
     pub const fn commit_bytes_min(frame_max: u32) -> u32 {
         (frame_max.saturating_add(96 << 10) / 3).saturating_mul(4).saturating_add(4095) / 4096 * 4096
+    }
+
+    /// Returns the largest CONNECT of MQTT in bytes. A third of the input buffer is left for a TLS record behind it.
+    pub fn connect_bytes_max(&self) -> u32 {
+        (self.input_buffer_bytes / 3 * 2).clamp(FRAME_BYTES_MIN, CONNECT_BYTES_MAX)
     }
 
     /// Checks that these limits fit into `memory_limit` bytes, and that the configurable ones do not contradict each other.

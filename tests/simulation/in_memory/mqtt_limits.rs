@@ -315,7 +315,7 @@ fn a_client_with_a_topic_or_connect_that_is_too_long_is_refused_slowly() {
             simulation.pass_ms(200);
             client.assert_closed(&mut simulation);
         }
-        let will = vec![7; 10_000];
+        let will = vec![7; 65_535];
         let login = Login { will: Some(("w", &will, 0, false)), ..of_level("c", level) };
         let mut client = MqttClient::open(&mut simulation, level);
         client.send(&mut simulation, &login.packet());

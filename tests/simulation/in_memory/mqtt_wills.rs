@@ -3,7 +3,7 @@
 use leveret_broker::Restored;
 use leveret_core::definition::Permission;
 use leveret_core::definition::{self, Definition};
-use leveret_core::limits::Limits;
+use leveret_core::limits::{CONNECT_BYTES_MAX, Limits};
 use leveret_storage::Settings;
 use leveret_test_support::simulated_server::mqtt::{Login, MqttClient, packet};
 use leveret_test_support::simulated_server::{Simulation, small_limits};
@@ -219,6 +219,87 @@ fn ready(simulation: &Simulation, name: &str) -> u64 {
     let views = simulation.engine.broker().views();
     let mut queues = views.queues();
     queues.find(|queue| queue.name == name).map_or(0, |queue| queue.messages_ready.into())
+}
+
+fn with_retained_will<'a>(login: &Login<'a>, payload: &'a [u8]) -> Login<'a> {
+    Login { will: Some(("will/x", payload, 1, true)), ..login.clone() }
+}
+
+/// Returns the payload of a retained will with which the CONNECT has this length.
+fn will_for_len(login: &Login<'_>, len: usize) -> Vec<u8> {
+    let without = with_retained_will(login, b"").packet().len();
+    // The length of a packet this long takes three bytes, and that of a short one takes one.
+    let payload: Vec<u8> = (0..len - without - 2).map(|at| at as u8).collect();
+    assert_eq!(with_retained_will(login, &payload).packet().len(), len);
+    payload
+}
+
+#[test]
+fn the_largest_connect_is_accepted_with_its_will() {
+    let (limits, settings) = (small_limits(), Settings::default());
+    for level in [4, 5] {
+        let expiry = [0x11, 0, 0, 0, 100];
+        let properties = if level == 5 { &expiry[..] } else { &[] };
+        let kept = Login { level, properties, clean_start: false, ..named("kept") };
+        let payload = will_for_len(&kept, CONNECT_BYTES_MAX as usize);
+        let longer = will_for_len(&kept, CONNECT_BYTES_MAX as usize + 1);
+        let login = with_retained_will(&kept, &payload);
+        let mut simulation = Simulation::new(limits.clone());
+        let disk = simulation.keep_on_disk(settings.clone());
+        // Octets that arrive in pieces, with the first packets behind CONNECT.
+        let packets = [&login.packet()[..], &[0xC0, 0]].concat();
+        let mut client = MqttClient::open(&mut simulation, level);
+        for octets in packets.chunks(1_000) {
+            client.send_octets(&mut simulation, octets);
+        }
+        assert_eq!(client.expect(&mut simulation, 0x20).body[1], 0);
+        client.expect(&mut simulation, 0xD0);
+        client.lose(&mut simulation);
+        let mut watcher = watcher(&mut simulation);
+        let will = watcher.receive(&mut simulation).expect("the will");
+        assert!((will.payload == payload) && will.retain);
+        // After a power cut, the will in the log is published.
+        let client = MqttClient::log_in(&mut simulation, &login);
+        drop((client, watcher, simulation));
+        let mut simulation = Simulation::restarted(limits.clone(), &disk, settings.clone());
+        let mut watcher = self::watcher(&mut simulation);
+        assert!(watcher.receive(&mut simulation).expect("the retained message").payload == payload);
+        simulation.pass_ms(95_000);
+        assert!(watcher.receive(&mut simulation).expect("the will").payload == payload);
+        let mut client = MqttClient::open(&mut simulation, level);
+        client.send(&mut simulation, &with_retained_will(&kept, &longer).packet());
+        simulation.pass_ms(5_100);
+        if level == 5 {
+            assert_eq!(client.expect(&mut simulation, 0x20).body[1], 0x95);
+        }
+        client.assert_closed(&mut simulation);
+    }
+}
+
+#[test]
+fn clients_that_do_not_complete_a_large_connect_keep_nobody_out() {
+    let mut simulation = Simulation::new(Limits { input_backlog_bytes_max: 192 << 10, ..small_limits() });
+    let payload = will_for_len(&named("slow"), CONNECT_BYTES_MAX as usize);
+    let connect = with_retained_will(&named("slow"), &payload).packet();
+    let mut slow: Vec<_> = (0..20).map(|_| MqttClient::open(&mut simulation, 4)).collect();
+    for client in &mut slow {
+        client.send_octets(&mut simulation, &connect[..60_000]);
+    }
+    let mut client = MqttClient::open(&mut simulation, 4);
+    let (first, rest) = (named("honest").packet(), [0xC0, 0]);
+    client.send_octets(&mut simulation, &first[..10]);
+    client.send_octets(&mut simulation, &[&first[10..], &rest].concat());
+    client.expect(&mut simulation, 0x20);
+    client.expect(&mut simulation, 0xD0);
+    // Those that complete it get in, one after the other.
+    for client in &mut slow {
+        client.send_octets(&mut simulation, &connect[60_000..]);
+    }
+    simulation.pass_ms(1_000);
+    for client in &mut slow {
+        client.expect(&mut simulation, 0x20);
+    }
+    assert_eq!(slow.iter().filter(|client| !client.is_closed(&simulation)).count(), 1, "each takes over");
 }
 
 /// While the disk is busy, only so many messages may wait for it. The wills of clients that are lost at the same time are
