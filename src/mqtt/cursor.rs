@@ -107,7 +107,16 @@ impl<'a> Reader<'a> {
     }
 }
 
-const TRUNCATED: PacketError = PacketError::malformed("a field reaches beyond the end of the packet");
+pub(crate) const TRUNCATED: PacketError =
+    PacketError::malformed("a field reaches beyond the end of the packet");
+
+/// Returns `None` if octets are missing at the end.
+pub(crate) fn unless_truncated<T>(result: Result<T, PacketError>) -> Result<Option<T>, PacketError> {
+    match result {
+        Err(error) if error == TRUNCATED => Ok(None),
+        result => result.map(Some),
+    }
+}
 
 /// Reads a variable byte integer (§1.5.5) at the start of `bytes`: its value, its number of octets (1 to 4), and
 /// whether that is the smallest possible number. `None`: it is incomplete.

@@ -54,8 +54,8 @@ pub use answer::{
 pub use connect::{Connect, Password, Will};
 pub use cursor::{Full, VARIABLE_INT_MAX, Writer, variable_int_len};
 pub use packet::{
-    Ack, AckKind, Disconnect, FIXED_HEADER_LEN_MAX, FixedHeader, Packet, PacketType, RetainHandling,
-    Subscribe, SubscriptionOptions, Unsubscribe,
+    Ack, AckKind, Disconnect, FIXED_HEADER_LEN_MAX, FiltersHead, FixedHeader, Packet, PacketType,
+    RetainHandling, Subscribe, SubscriptionOptions, Unsubscribe,
 };
 pub use properties::{Properties, Property};
 pub use publish::{HeaderLen, OutgoingPublish, OutgoingQoS, PACKET_LEN_MAX, PublishHeader, QoS};

@@ -3,7 +3,7 @@
 use core::num::NonZeroU16;
 
 use super::Version;
-use super::cursor::{Reader, variable_int};
+use super::cursor::{Reader, TRUNCATED, unless_truncated, variable_int};
 use super::properties::{Place, Properties, Property};
 use super::publish::QoS;
 use super::reason::{PacketError, ReasonCode};
@@ -269,6 +269,48 @@ impl Ack {
     }
 }
 
+/// The beginning of a SUBSCRIBE or UNSUBSCRIBE, before its topic filters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FiltersHead {
+    /// The packet identifier for the answer.
+    pub packet_id: NonZeroU16,
+    /// The subscription identifier of a SUBSCRIBE, 1 to 268,435,455.
+    pub subscription_id: Option<u32>,
+    /// Number of octets between the fixed header and the first topic filter.
+    pub len: usize,
+}
+
+impl FiltersHead {
+    /// Reads the head from `octets`, which begin after the fixed header. `None`: more octets are needed.
+    ///
+    /// # Errors
+    /// The fixed header or the head is not valid.
+    pub fn parse(header: FixedHeader, version: Version, octets: &[u8]) -> Result<Option<Self>, PacketError> {
+        header.check(version)?;
+        let body_len = header.remaining_len as usize;
+        match Self::read(header.kind, version, octets.get(..body_len).unwrap_or(octets)) {
+            Err(error) if error == TRUNCATED && octets.len() < body_len => Ok(None),
+            result => result.map(Some),
+        }
+    }
+
+    fn read(kind: PacketType, version: Version, body: &[u8]) -> Result<Self, PacketError> {
+        let mut reader = Reader::new(body);
+        let packet_id = read_packet_id(&mut reader)?;
+        let mut subscription_id = None;
+        if version == Version::V5 {
+            let is_subscribe = kind == PacketType::Subscribe;
+            let place = if is_subscribe { Place::Subscribe } else { Place::Unsubscribe };
+            let properties = Properties::read(&mut reader, place)?;
+            subscription_id = properties.iter().find_map(|property| match property {
+                Property::SubscriptionIdentifier(id) => Some(id),
+                _ => None,
+            });
+        }
+        Ok(Self { packet_id, subscription_id, len: body.len() - reader.len() })
+    }
+}
+
 /// MQTT-4.7.3-1: a filter has at least one character.
 const EMPTY_FILTER: PacketError = PacketError::protocol("a topic filter without a character");
 
@@ -285,39 +327,33 @@ pub struct Subscribe<'a> {
 
 impl<'a> Subscribe<'a> {
     fn parse(version: Version, body: &'a [u8]) -> Result<Self, PacketError> {
-        let mut reader = Reader::new(body);
-        let packet_id = read_packet_id(&mut reader)?;
-        let mut subscription_id = None;
-        if version == Version::V5 {
-            let properties = Properties::read(&mut reader, Place::Subscribe)?;
-            subscription_id = properties.iter().find_map(|property| match property {
-                Property::SubscriptionIdentifier(id) => Some(id),
-                _ => None,
-            });
-        }
-        let filters = reader.take(reader.len())?;
-        let subscribe = Self { packet_id, subscription_id, version, filters };
+        let FiltersHead { packet_id, subscription_id, len } =
+            FiltersHead::read(PacketType::Subscribe, version, body)?;
+        let filters = &body[len..];
         let mut rest = Reader::new(filters);
         if rest.is_empty() {
             // MQTT-3.8.3-2.
             return Err(PacketError::protocol("SUBSCRIBE without a topic filter"));
         }
         while !rest.is_empty() {
-            let (filter, options) = subscribe.read_filter(&mut rest)?;
-            if filter.is_empty() {
-                return Err(EMPTY_FILTER);
-            }
-            if options.no_local && TopicFilter::parse(filter).is_ok_and(|filter| filter.group.is_some()) {
-                // MQTT-3.8.3-4.
-                return Err(PacketError::protocol("No Local on a shared subscription"));
-            }
+            Self::read_filter(version, &mut rest)?;
         }
-        Ok(subscribe)
+        Ok(Self { packet_id, subscription_id, version, filters })
     }
 
-    fn read_filter(&self, reader: &mut Reader<'a>) -> Result<(&'a str, SubscriptionOptions), PacketError> {
+    fn read_filter(
+        version: Version,
+        reader: &mut Reader<'a>,
+    ) -> Result<(&'a str, SubscriptionOptions), PacketError> {
         let filter = reader.string()?;
-        let options = SubscriptionOptions::parse(reader.u8()?, self.version)?;
+        let options = SubscriptionOptions::parse(reader.u8()?, version)?;
+        if filter.is_empty() {
+            return Err(EMPTY_FILTER);
+        }
+        if options.no_local && TopicFilter::parse(filter).is_ok_and(|filter| filter.group.is_some()) {
+            // MQTT-3.8.3-4.
+            return Err(PacketError::protocol("No Local on a shared subscription"));
+        }
         Ok((filter, options))
     }
 
@@ -331,19 +367,23 @@ impl<'a> Subscribe<'a> {
         self.filters.len()
     }
 
-    /// Reads the topic filter and its options at the start of `octets`. Also returns how many octets they take. `None`: it
-    /// is incomplete or not valid.
-    pub fn next_filter(version: Version, octets: &'a [u8]) -> Option<(&'a str, SubscriptionOptions, usize)> {
+    /// Reads the topic filter and its options at the start of `octets`. Also returns how many octets they take.
+    ///
+    /// # Errors
+    /// They are not valid, or (`Ok(None)`) incomplete.
+    pub fn next_filter(
+        version: Version,
+        octets: &'a [u8],
+    ) -> Result<Option<(&'a str, SubscriptionOptions, usize)>, PacketError> {
         let mut reader = Reader::new(octets);
-        let filter = reader.string().ok()?;
-        let options = SubscriptionOptions::parse(reader.u8().ok()?, version).ok()?;
-        Some((filter, options, octets.len() - reader.len()))
+        let read = unless_truncated(Self::read_filter(version, &mut reader))?;
+        Ok(read.map(|(filter, options)| (filter, options, octets.len() - reader.len())))
     }
 
     /// Returns the texts of the topic filters, for [`TopicFilter::parse`], and the options of each.
     pub fn filters(self) -> impl Iterator<Item = (&'a str, SubscriptionOptions)> {
         let mut rest = Reader::new(self.filters);
-        core::iter::from_fn(move || self.read_filter(&mut rest).ok())
+        core::iter::from_fn(move || Self::read_filter(self.version, &mut rest).ok())
     }
 }
 
@@ -405,23 +445,22 @@ pub struct Unsubscribe<'a> {
 
 impl<'a> Unsubscribe<'a> {
     fn parse(version: Version, body: &'a [u8]) -> Result<Self, PacketError> {
-        let mut reader = Reader::new(body);
-        let packet_id = read_packet_id(&mut reader)?;
-        if version == Version::V5 {
-            Properties::read(&mut reader, Place::Unsubscribe)?;
-        }
-        let filters = reader.take(reader.len())?;
+        let FiltersHead { packet_id, len, .. } = FiltersHead::read(PacketType::Unsubscribe, version, body)?;
+        let filters = &body[len..];
         let mut rest = Reader::new(filters);
         if rest.is_empty() {
             // MQTT-3.10.3-2.
             return Err(PacketError::protocol("UNSUBSCRIBE without a topic filter"));
         }
         while !rest.is_empty() {
-            if rest.string()?.is_empty() {
-                return Err(EMPTY_FILTER);
-            }
+            Self::read_filter(&mut rest)?;
         }
         Ok(Self { packet_id, filters })
+    }
+
+    fn read_filter(reader: &mut Reader<'a>) -> Result<&'a str, PacketError> {
+        let filter = reader.string()?;
+        if filter.is_empty() { Err(EMPTY_FILTER) } else { Ok(filter) }
     }
 
     /// Returns the number of topic filters, which is the number of codes of the UNSUBACK.
@@ -434,18 +473,20 @@ impl<'a> Unsubscribe<'a> {
         self.filters.len()
     }
 
-    /// Reads the topic filter at the start of `octets`. Also returns how many octets it takes. `None`: it is incomplete or
-    /// not valid.
-    pub fn next_filter(octets: &'a [u8]) -> Option<(&'a str, usize)> {
+    /// Reads the topic filter at the start of `octets`. Also returns how many octets it takes.
+    ///
+    /// # Errors
+    /// It is not valid, or (`Ok(None)`) incomplete.
+    pub fn next_filter(octets: &'a [u8]) -> Result<Option<(&'a str, usize)>, PacketError> {
         let mut reader = Reader::new(octets);
-        let filter = reader.string().ok()?;
-        Some((filter, octets.len() - reader.len()))
+        let read = unless_truncated(Self::read_filter(&mut reader))?;
+        Ok(read.map(|filter| (filter, octets.len() - reader.len())))
     }
 
     /// Returns the texts of the topic filters, for [`TopicFilter::parse`].
     pub fn filters(self) -> impl Iterator<Item = &'a str> {
         let mut rest = Reader::new(self.filters);
-        core::iter::from_fn(move || rest.string().ok())
+        core::iter::from_fn(move || Self::read_filter(&mut rest).ok())
     }
 }
 

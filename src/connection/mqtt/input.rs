@@ -1,7 +1,7 @@
 //! Packets of an MQTT client become commands for the broker.
 //!
-//! The payload of a PUBLISH is appended to its message as it arrives. All other packets are handled when they are
-//! complete.
+//! The payload of a PUBLISH is appended to its message as it arrives. The topic filters of a SUBSCRIBE or UNSUBSCRIBE that is
+//! larger than `frame_max` are handled as they arrive, too. All other packets are handled when they are complete.
 
 use core::num::NonZeroU16;
 
@@ -13,10 +13,12 @@ use leveret_core::command::{
 use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::{ByteChain, MessageId, Messages, PoolFull, Share};
 use leveret_core::password::Secret;
+use leveret_core::time::Deadline;
 use leveret_core::topic::exchange_separators;
 use leveret_mqtt::{
-    Ack, AckKind, Connect, Disconnect, FixedHeader, HeaderLen, Packet, PacketError, PacketType,
-    PublishHeader, QoS, ReasonCode, Subscribe, TopicFilter, Unsubscribe, Version, Will,
+    Ack, AckKind, Connect, Disconnect, FIXED_HEADER_LEN_MAX, FiltersHead, FixedHeader, HeaderLen, Packet,
+    PacketError, PacketType, PublishHeader, QoS, ReasonCode, Subscribe, TopicFilter, Unsubscribe, Version,
+    Will,
 };
 
 use super::super::client::UnhandledMessages;
@@ -35,6 +37,10 @@ const SHORT_ANSWER_CODES_MAX: usize = 200;
 /// The most codes of a SUBACK or UNSUBACK. A stored packet has less than 2^16 octets. With the `frame_max` of the profiles,
 /// no packet has as many filters.
 const LONG_ANSWER_CODES_MAX: usize = 65_000;
+/// Octets of each filter, with its length and its options, for which a packet that is handled as it arrives reserves a code.
+const LARGE_FILTER_LEN_MIN: usize = 8;
+/// Such a packet may take this many times `content_timeout`.
+const LARGE_FILTERS_TIMES: u64 = 5;
 /// Bytes of a header frame of AMQP besides the properties of the message: the frame's overhead, class, weight and size of
 /// the body. The last 32 bytes are for the header `x-delivery-count`.
 const HEADER_FRAME_BYTES: usize = FRAME_OVERHEAD + 12 + 32;
@@ -123,6 +129,8 @@ pub(super) struct Filters {
     pub(super) batch: Batch,
     /// Number of octets of codes in the memory that all connections share.
     pub(super) shared_bytes: u16,
+    /// When the rest of a packet that is handled as it arrives must be there.
+    pub(super) due: Deadline,
 }
 
 /// The packet that has the filters.
@@ -262,7 +270,7 @@ impl MqttConnection {
             }
             let unread = &input[*at..];
             let handled = if self.input.filters.is_some() {
-                Ok(self.handle_filters(context, unread))
+                self.handle_filters(context, unread)
             } else {
                 let fixed = match FixedHeader::parse(unread) {
                     Ok(Some(fixed)) => fixed,
@@ -338,6 +346,10 @@ impl MqttConnection {
         }
         let len_max = if is_open { context.settings.frame_max } else { context.settings.connect_len_max };
         if fixed.packet_len() > len_max as usize {
+            if is_open && matches!(fixed.kind, PacketType::Subscribe | PacketType::Unsubscribe) {
+                let begun = self.begin_large_filters(context, fixed, after_fixed)?;
+                return Ok((begun.0, if begun.1 > 0 { header_len + begun.1 } else { 0 }));
+            }
             return Err(PacketError::new(
                 ReasonCode::PacketTooLarge,
                 "a packet larger than this broker accepts",
@@ -691,6 +703,43 @@ impl MqttConnection {
         Ok((handled, consumed))
     }
 
+    /// Begins to handle a SUBSCRIBE or UNSUBSCRIBE that is larger than the input of a connection may be: it is handled as it
+    /// arrives. Home Assistant subscribes to thousands of topics at once. Returns how many octets after the fixed header were
+    /// consumed.
+    fn begin_large_filters<'a>(
+        &mut self,
+        context: &mut Context<'_>,
+        fixed: FixedHeader,
+        after_fixed: &'a [u8],
+    ) -> Result<(Handled<'a>, usize), PacketError> {
+        let Some(head) = FiltersHead::parse(fixed, self.version, after_fixed)? else {
+            if after_fixed.len() >= context.settings.frame_max as usize - FIXED_HEADER_LEN_MAX {
+                let text = "a SUBSCRIBE or UNSUBSCRIBE with too many properties";
+                return Err(PacketError::new(ReasonCode::PacketTooLarge, text));
+            }
+            return Ok((Handled::NeedMore, 0));
+        };
+        let filters_len = (fixed.remaining_len as usize).saturating_sub(head.len);
+        // The number of filters is not known yet. Shorter filters than these are refused when the capacity is used up.
+        let count_max = (filters_len / LARGE_FILTER_LEN_MIN).max(SHORT_ANSWER_CODES_MAX + 1);
+        if count_max > context.settings.frame_max as usize {
+            let text = "a SUBSCRIBE or UNSUBSCRIBE larger than 8 times frame_max";
+            return Err(PacketError::new(ReasonCode::PacketTooLarge, text));
+        }
+        let kind = match fixed.kind {
+            PacketType::Subscribe => FiltersKind::Subscribe { id: head.subscription_id },
+            _ => FiltersKind::Unsubscribe,
+        };
+        let handled = self.begin_filters(context, kind, head.packet_id, (count_max, filters_len))?;
+        // Others may wait for the capacity, and every filter would extend the time for the rest of the packet.
+        let timeout_ms = LARGE_FILTERS_TIMES * context.settings.content_timeout_ms;
+        if let (Handled::Done, Some(filters)) = (&handled, &mut self.input.filters) {
+            filters.due = context.now.after_ms(timeout_ms);
+            return Ok((handled, head.len));
+        }
+        Ok((handled, 0))
+    }
+
     /// Begins to handle the filters of a packet, of which there are `count` in `len` octets. If there is no capacity for the
     /// codes of the answer now, the packet waits.
     ///
@@ -723,35 +772,51 @@ impl MqttConnection {
             refused: None,
             batch: Batch::NONE,
             shared_bytes: shared_bytes as u16,
+            due: Deadline::NEVER,
         };
         self.input.filters = Some(Box::new(filters));
         Ok(Handled::Done)
     }
 
     /// Handles the next filters of a packet, up to the first one that needs a command. `unread` begins with a filter.
-    fn handle_filters<'a>(&mut self, context: &mut Context<'_>, unread: &'a [u8]) -> (Handled<'a>, usize) {
+    fn handle_filters<'a>(
+        &mut self,
+        context: &mut Context<'_>,
+        unread: &'a [u8],
+    ) -> Result<(Handled<'a>, usize), PacketError> {
         let mut consumed = 0;
         let waits = self.has_partial_header();
         loop {
-            let Some(filters) = &mut self.input.filters else { return (Handled::Done, consumed) };
+            let Some(filters) = &mut self.input.filters else { return Ok((Handled::Done, consumed)) };
             if filters.left_len == 0 {
                 self.push_filter_answer(context);
-                return (Handled::Done, consumed);
+                return Ok((Handled::Done, consumed));
             }
             let octets = &unread[consumed..];
             let octets = &octets[..octets.len().min(filters.left_len as usize)];
             let next = match filters.kind {
-                FiltersKind::Subscribe { .. } => Subscribe::next_filter(self.version, octets)
+                FiltersKind::Subscribe { .. } => Subscribe::next_filter(self.version, octets)?
                     .map(|(text, options, len)| (text, Some(options), len)),
                 FiltersKind::Unsubscribe => {
-                    Unsubscribe::next_filter(octets).map(|(text, len)| (text, None, len))
+                    Unsubscribe::next_filter(octets)?.map(|(text, len)| (text, None, len))
                 }
             };
-            // The packet was complete and valid when it was begun. A part of it may have been left in the socket.
-            let Some((text, options, len)) = next else { return (Handled::NeedMore, consumed) };
+            // A part of the packet may have been left in the socket.
+            let Some((text, options, len)) = next else {
+                let (len, left_len) = (octets.len(), filters.left_len as usize);
+                if len == left_len || len >= context.settings.frame_max as usize {
+                    let text = "a topic filter that is longer than its packet or than frame_max";
+                    return Err(PacketError::new(ReasonCode::MalformedPacket, text));
+                }
+                return Ok((Handled::NeedMore, consumed));
+            };
+            if filters.shared_bytes > 0 && filters.codes.len() == usize::from(filters.shared_bytes) {
+                let text = "a packet larger than frame_max with too many short topic filters";
+                return Err(PacketError::new(ReasonCode::PacketTooLarge, text));
+            }
             if waits {
                 // The rest of the header depends on the subscriptions.
-                return (Handled::Wait(Suspension::ReplySpace), consumed);
+                return Ok((Handled::Wait(Suspension::ReplySpace), consumed));
             }
             filters.left_len -= len as u32;
             consumed += len;
@@ -790,7 +855,7 @@ impl MqttConnection {
                     continue;
                 }
             };
-            return (Handled::Command(self.channel, command), consumed);
+            return Ok((Handled::Command(self.channel, command), consumed));
         }
     }
 

@@ -406,6 +406,9 @@ impl MqttConnection {
         } else if has_handled || unhandled as u32 != self.timing.unhandled_bytes {
             self.timing.packet_due = context.now.after_ms(context.settings.content_timeout_ms);
         }
+        if let Some(filters) = &self.input.filters {
+            self.timing.packet_due = self.timing.packet_due.earlier(filters.due);
+        }
         self.timing.unhandled_bytes = unhandled as u32;
     }
 

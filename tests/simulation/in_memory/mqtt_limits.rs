@@ -356,3 +356,94 @@ fn clients_cannot_publish_to_the_topics_of_the_server() {
         client.assert_closed(&mut simulation);
     }
 }
+
+/// Sends octets in pieces as a slow link delivers them.
+fn send_in_pieces(client: &mut MqttClient, simulation: &mut Simulation, octets: &[u8]) {
+    for piece in octets.chunks(1_460) {
+        client.send_octets(simulation, piece);
+    }
+}
+
+/// Returns SUBSCRIBE with QoS 1, or UNSUBSCRIBE.
+fn filters_packet(level: u8, first_octet: u8, filters: &[String]) -> Vec<u8> {
+    let mut body = vec![0, 9];
+    body.extend((level == 5).then_some(0));
+    for filter in filters {
+        body.extend((filter.len() as u16).to_be_bytes());
+        body.extend(filter.as_bytes());
+        body.extend((first_octet == 0x82).then_some(1));
+    }
+    packet(first_octet, &body)
+}
+
+fn with_small_frames() -> Limits {
+    Limits { frame_max: 32 << 10, bindings_max: 4_096, ..wide_limits() }
+}
+
+/// Home Assistant subscribes to the topics of all its entities with one packet.
+#[test]
+fn a_subscribe_larger_than_a_frame_is_handled_as_it_arrives() {
+    let topics: Vec<String> =
+        (0..3_000).map(|number| format!("homes/{number:04}/{}", "x".repeat(50))).collect();
+    for level in [4, 5] {
+        let mut simulation = Simulation::new(with_small_frames());
+        let mut client = MqttClient::log_in(&mut simulation, &of_level("c", level));
+        let subscribe = filters_packet(level, 0x82, &topics);
+        assert!(subscribe.len() > 5 * 32 << 10);
+        send_in_pieces(&mut client, &mut simulation, &[&subscribe[..], &[0xC0, 0]].concat());
+        let suback = client.expect(&mut simulation, 0x90);
+        let head_len = if level == 5 { 3 } else { 2 };
+        assert_eq!((&suback.body[..2], suback.body.len()), (&[0, 9][..], head_len + topics.len()));
+        assert!(suback.body[head_len..].iter().all(|code| *code == 1));
+        client.expect(&mut simulation, 0xD0);
+        let mut publisher = MqttClient::log_in(&mut simulation, &of_level("publisher", level));
+        for topic in [&topics[0], &topics[2_999]] {
+            publisher.publish(&mut simulation, topic, b"on");
+            assert_eq!(client.receive(&mut simulation).expect("a message").topic, *topic);
+        }
+        send_in_pieces(&mut client, &mut simulation, &filters_packet(level, 0xA2, &topics));
+        let unsuback = client.expect(&mut simulation, 0xB0);
+        assert_eq!(unsuback.body.len(), if level == 5 { 3 + topics.len() } else { 2 });
+        publisher.publish(&mut simulation, &topics[7], b"on");
+        assert_eq!(client.receive(&mut simulation), None);
+        // The capacity for its codes is free again.
+        send_in_pieces(&mut client, &mut simulation, &subscribe);
+        client.expect(&mut simulation, 0x90);
+    }
+}
+
+#[test]
+fn a_large_subscribe_that_is_wrong_or_never_complete_ends_its_connection_only() {
+    let long = |count: usize| -> Vec<String> { (0..count).map(|number| format!("{number:060}")).collect() };
+    let subscribe = filters_packet(5, 0x82, &long(1_000));
+    let mut unterminated = subscribe.clone();
+    let at = unterminated.len() - 63;
+    unterminated[at + 1] += 1;
+    let mut not_text = subscribe.clone();
+    not_text[at + 10] = 0xFF;
+    let short: Vec<String> = (0..20_000).map(|number| format!("{}", number % 10)).collect();
+    for (what, packet, reason) in [
+        ("the last filter is too long", unterminated, 0x81),
+        ("not UTF-8", not_text, 0x81),
+        ("too many short filters", filters_packet(5, 0x82, &short), 0x95),
+        ("larger than 8 frames", filters_packet(5, 0x82, &long(5_000)), 0x95),
+        ("incomplete", subscribe[..50_000].to_vec(), 0x80),
+    ] {
+        let mut simulation = Simulation::new(with_small_frames());
+        let mut other = MqttClient::log_in(&mut simulation, &of_level("other", 5));
+        let login = Login { keep_alive_s: 600, ..of_level("c", 5) };
+        let mut client = MqttClient::log_in(&mut simulation, &login);
+        send_in_pieces(&mut client, &mut simulation, &packet);
+        // An octet now and then does not extend the time.
+        for octet in &subscribe[50_000..50_020] {
+            if !client.is_closed(&simulation) {
+                simulation.pass_ms(9_000);
+                client.send_octets(&mut simulation, &[*octet]);
+            }
+        }
+        assert_eq!(client.expect(&mut simulation, 0xE0).body[0], reason, "{what}");
+        client.assert_closed(&mut simulation);
+        send_in_pieces(&mut other, &mut simulation, &filters_packet(5, 0x82, &long(3_500)));
+        assert_eq!(other.expect(&mut simulation, 0x90).body.len(), 3 + 3_500, "{what}");
+    }
+}
