@@ -278,7 +278,7 @@ impl Broker {
             return self.unroutable(cx.messages, message, publish);
         }
         let routed = targets.len() as u64;
-        let (accepting_count, refused_by) = self.filter_targets(cx, message, targets);
+        let (mut accepting_count, refused_by) = self.filter_targets(cx, message, targets);
         if self.queues.take_slot_capacity_lack() {
             cx.messages.release(message);
             return Err(no_memory_for("a delay of this length"));
@@ -304,6 +304,16 @@ impl Broker {
             reserved =
                 self.queues.check_capacity(cx, &self.quota, message, &targets[..accepting_count], claim);
         }
+        while let Err(CannotPublish::Wait(Shortage::QueueMemory(queue))) = reserved
+            && let Some(at) = targets[..accepting_count].iter().position(|target| *target == queue)
+            && self.drops_for_full_session(cx.pending_writes.time_ms(), queue, publish.channel)
+        {
+            targets.remove(at);
+            accepting_count -= 1;
+            self.queues.count_dropped(queue);
+            reserved =
+                self.queues.check_capacity(cx, &self.quota, message, &targets[..accepting_count], claim);
+        }
         match reserved {
             Ok(()) => {
                 self.counters.routed += routed;
@@ -321,6 +331,19 @@ impl Broker {
             }
             Err(hindrance) => self.wait_or_refuse(cx, message, targets, publish.channel, hindrance),
         }
+    }
+
+    /// Returns whether the queue of a session that has used up its share of the memory gets no message: that of the publisher
+    /// itself, whose acknowledgements may come behind the message, or one for which publishers have waited long enough.
+    fn drops_for_full_session(&mut self, now_ms: u64, queue: QueueId, channel: Option<ChannelId>) -> bool {
+        let record = self.queues.at(queue);
+        // The messages of an absent client leave the memory, or are dropped for the limits of its session.
+        if record.session.is_none() || record.queue_consumers.is_empty() {
+            return false;
+        }
+        let publisher = channel.map(|channel| self.consumers.connection_of(channel));
+        let has_waited = self.queues.drops_for_share(queue, now_ms);
+        has_waited || publisher.is_some_and(|publisher| self.waits_for(queue, publisher))
     }
 
     /// Returns whether the publisher is a client of MQTT.
@@ -513,7 +536,9 @@ impl Broker {
             && self.revision() == full.revision;
         // A connection that got deliveries meanwhile may use more.
         let free = self.queues.free_memory(messages, self.publish_share(connection));
-        let must_wait = is_there && !self.queues.records().is_well_within_share(free, full.queue);
+        let must_wait = is_there
+            && !self.queues.records().is_well_within_share(free, full.queue)
+            && !self.queues.is_dropping_for_share(full.queue);
         if !must_wait {
             self.consumers.connection_mut(connection).waits_for = None;
         }

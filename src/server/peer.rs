@@ -25,17 +25,6 @@ use super::operators::OperatorClient;
 use super::platform::Socket;
 use super::stream::Stream;
 
-/// A check whether a blocked publisher wants to close its connection.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct CloseCheck {
-    /// What the publisher waited for.
-    pub(super) shortage: Shortage,
-    /// The value of the freed-capacity counter.
-    pub(super) freed_count: u64,
-    /// The time of the check at which this value was first seen.
-    pub(super) since: Now,
-}
-
 /// Why a peer is not read.
 ///
 /// The table lists when each kind of waiting ends, and how the loop notices that. The functions in the last column,
@@ -219,8 +208,9 @@ pub(super) struct Peer<S> {
     pub(super) write_stall: Deadline,
     /// When the loop next checks whether the blocked publisher wants to close its connection.
     pub(super) close_check_due: Deadline,
-    /// The last check for `connection.close`, of this or of an earlier wait.
-    pub(super) close_check_seen: Option<CloseCheck>,
+    /// The value of the freed-capacity counter at the last check for `connection.close`, and the time of the check
+    /// at which this value was first seen.
+    pub(super) close_check_seen: Option<(u64, Now)>,
     /// Since when a client is lost: it has closed the connection or only its writing side, or the connection broke.
     /// `None`: it is not lost.
     pub(super) lost: Option<Lost>,

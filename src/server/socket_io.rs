@@ -19,7 +19,7 @@ use leveret_core::time::Deadline;
 use super::blocked_publishers::BlockedOn;
 use super::lost_clients::Place;
 use super::password_checks::Login;
-use super::peer::{CloseCheck, CloseStage, PeerId, WaitReason};
+use super::peer::{CloseStage, PeerId, WaitReason};
 use super::platform::Platform;
 use super::sessions::DRAIN_MS;
 use super::state::Shared;
@@ -246,13 +246,8 @@ impl<P: Platform> Shared<P> {
                 peer.session.client().block(self.now, peer.blocked_on.shortage.is_log_full());
                 if peer.close_check_due == Deadline::NEVER || at > 0 {
                     let interval_ms = peer.session.client().ping_check_ms().unwrap_or(CLOSE_CHECK_MS);
-                    // The earlier check is kept. If nothing becomes free after a message was refused, those behind it
-                    // do not wait as long as it did.
-                    let has_timed_out = peer.close_check_seen.is_some_and(|seen| {
-                        seen.shortage == peer.blocked_on.shortage
-                            && self.now.ms_since(seen.since) >= SELF_WAIT_MS
-                    });
-                    peer.close_check_due = self.now.after_ms(if has_timed_out { 0 } else { interval_ms });
+                    peer.close_check_due = self.now.after_ms(interval_ms);
+                    peer.close_check_seen = None;
                 }
                 self.lists.for_capacity.push(id);
             }
@@ -314,10 +309,9 @@ impl<P: Platform> Shared<P> {
         };
         let now = self.now;
         let Some(peer) = self.peers.get_mut(id) else { return };
-        let is_same = |seen: &CloseCheck| seen.shortage == shortage && seen.freed_count == freed_count;
-        let unchanged_since = peer.close_check_seen.filter(is_same).map(|seen| seen.since);
-        let since = unchanged_since.unwrap_or(now);
-        peer.close_check_seen = Some(CloseCheck { shortage, freed_count, since });
+        let unchanged_since =
+            peer.close_check_seen.filter(|(seen, _)| *seen == freed_count).map(|(_, since)| since);
+        peer.close_check_seen = Some((freed_count, unchanged_since.unwrap_or(now)));
         if let Some(since) = unchanged_since
             && self.refuse_self_wait(id, now.ms_since(since))
         {

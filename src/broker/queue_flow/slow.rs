@@ -9,6 +9,10 @@
 //! A client that takes a little now and then, or that connects again and again, does not begin the 10 s anew. They begin anew
 //! only after its queue was within half of its limits.
 //!
+//! The messages that a client has not acknowledged do not count in these limits, but they can use up its queue's share of the
+//! memory. Then publishers cannot go on at all, AMQP publishers too. They wait 10 s for the queue, and afterwards the session
+//! gets no message while it is over its share. These 10 s begin anew when the queue was not full for a minute.
+//!
 //! # Invariants
 //! - A queue is on the list exactly while its pace is not [`Pace::InTime`], from one check to the next.
 
@@ -20,6 +24,9 @@ use crate::queue_records::{Pace, SessionPart};
 /// The longest time that publishers wait for a slow client, in milliseconds. Afterwards its session drops messages until the
 /// client has caught up, so that one slow client cannot stop all publishers again and again.
 const WAIT_MS_MAX: u64 = 10_000;
+
+/// A session that was over its share of the memory is forgotten after this time, in milliseconds.
+const FULL_FORGOTTEN_MS: u64 = 60_000;
 
 /// The most slow clients that publishers wait for. The sessions of further ones drop messages from twice their limits on.
 const SLOW_CLIENTS_MAX: usize = 256;
@@ -39,9 +46,24 @@ struct SlowQueue {
     publishers: Vec<ConnectionId>,
 }
 
+/// The queue of a session that is or was over its share of the memory.
+#[derive(Debug)]
+struct FullQueue {
+    queue: QueueId,
+    serial: u64,
+    /// When a publisher first and last found it full, in milliseconds of broker time.
+    since_ms: u64,
+    seen_ms: u64,
+    /// Publishers have waited long enough, and were told so.
+    has_waited: bool,
+}
+
 /// The queues of slow clients.
 #[derive(Debug, Default)]
-pub(super) struct SlowQueues(Vec<SlowQueue>);
+pub(super) struct SlowQueues {
+    slow: Vec<SlowQueue>,
+    full: Vec<FullQueue>,
+}
 
 /// What a check of the slow queues has found.
 #[derive(Debug, Default)]
@@ -56,13 +78,56 @@ impl Queues {
     /// Returns whether any connected client of MQTT does not keep up.
     #[inline]
     pub(crate) const fn has_slow_clients(&self) -> bool {
-        !self.slow.0.is_empty()
+        !self.slow.slow.is_empty() || !self.slow.full.is_empty()
+    }
+
+    /// Notes that a publisher found the queue of a session over its share of the memory. Returns whether the session gets no
+    /// message any more: publishers have waited long enough.
+    pub(crate) fn drops_for_share(&mut self, queue: QueueId, now_ms: u64) -> bool {
+        let serial = self.records[queue].serial;
+        let full = &mut self.slow.full;
+        if let Some(full) = full.iter_mut().find(|full| full.queue == queue && full.serial == serial) {
+            full.seen_ms = now_ms;
+            return full.has_waited;
+        }
+        let has_room = full.len() < SLOW_CLIENTS_MAX;
+        if has_room {
+            full.push(FullQueue { queue, serial, since_ms: now_ms, seen_ms: now_ms, has_waited: false });
+        }
+        !has_room
+    }
+
+    /// Returns whether a session gets no messages while it is over its share of the memory.
+    pub(crate) fn is_dropping_for_share(&self, queue: QueueId) -> bool {
+        self.slow.full.iter().any(|full| full.queue == queue && full.has_waited)
+    }
+
+    /// Notes which sessions publishers have waited for long enough, and which are not full any more.
+    fn check_full(&mut self, now_ms: u64) {
+        let before = self.slow.full.len();
+        self.slow.full.retain(|full| now_ms < full.seen_ms + FULL_FORGOTTEN_MS);
+        let is_due = |full: &&mut FullQueue| !full.has_waited && now_ms >= full.since_ms + WAIT_MS_MAX;
+        let due_count = self.slow.full.iter_mut().filter(is_due).map(|full| full.has_waited = true).count();
+        if due_count > 0 || self.slow.full.len() < before {
+            self.note_release();
+        }
+    }
+
+    fn has_full_changes(&self, now_ms: u64) -> bool {
+        let is_due = |full: &FullQueue| !full.has_waited && now_ms >= full.since_ms + WAIT_MS_MAX;
+        self.slow.full.iter().any(|full| is_due(full) || now_ms >= full.seen_ms + FULL_FORGOTTEN_MS)
     }
 
     /// Returns the queues of connected clients that were behind for too long, whose sessions drop messages.
     pub(crate) fn dropping_queues(&self) -> impl Iterator<Item = QueueId> {
         let is_dropping = |queue: &QueueId| self.records[*queue].pace == Pace::Dropping;
-        self.connected_slow_clients().filter(is_dropping)
+        let is_there = |full: &&FullQueue| {
+            let record = self.records.get(full.queue.index());
+            full.has_waited
+                && record.is_some_and(|record| record.serial == full.serial && !record.is_deleted())
+        };
+        let full = self.slow.full.iter().filter(is_there).map(|full| full.queue);
+        self.connected_slow_clients().filter(is_dropping).chain(full)
     }
 
     /// Returns the number of connected clients that do not keep up.
@@ -71,7 +136,7 @@ impl Queues {
     }
 
     fn connected_slow_clients(&self) -> impl Iterator<Item = QueueId> {
-        let existing = self.slow.0.iter().filter(|slow| self.pace_of(slow).is_some());
+        let existing = self.slow.slow.iter().filter(|slow| self.pace_of(slow).is_some());
         existing.map(|slow| slow.queue).filter(|queue| !self.records[*queue].queue_consumers.is_empty())
     }
 
@@ -80,7 +145,7 @@ impl Queues {
         let record = &self.records[queue];
         let (pace, serial) = (record.pace, record.serial);
         let is_noted = match pace {
-            Pace::InTime => self.slow.0.len() == SLOW_CLIENTS_MAX,
+            Pace::InTime => self.slow.slow.len() == SLOW_CLIENTS_MAX,
             Pace::CatchingUp => false,
             Pace::Behind | Pace::Dropping => true,
         };
@@ -88,9 +153,9 @@ impl Queues {
             return;
         }
         if pace == Pace::InTime {
-            self.slow.0.push(SlowQueue { queue, serial, since_ms: now_ms, publishers: Vec::new() });
+            self.slow.slow.push(SlowQueue { queue, serial, since_ms: now_ms, publishers: Vec::new() });
         }
-        let listed = self.slow.0.iter().find(|slow| slow.queue == queue && slow.serial == serial);
+        let listed = self.slow.slow.iter().find(|slow| slow.queue == queue && slow.serial == serial);
         let has_waited = listed.is_none_or(|slow| now_ms >= slow.since_ms + WAIT_MS_MAX);
         self.records[queue].pace = if has_waited { Pace::Dropping } else { Pace::Behind };
     }
@@ -108,8 +173,8 @@ impl Queues {
 
     /// Makes the acknowledgements of a publisher wait until the client of this queue has caught up. Returns whether it waits.
     pub(crate) fn wait_for_client(&mut self, queue: QueueId, publisher: ConnectionId) -> bool {
-        let at = self.slow.0.iter().position(|slow| slow.queue == queue && self.pace_of(slow).is_some());
-        let slow = at.map(|at| &mut self.slow.0[at]);
+        let at = self.slow.slow.iter().position(|slow| slow.queue == queue && self.pace_of(slow).is_some());
+        let slow = at.map(|at| &mut self.slow.slow[at]);
         let Some(slow) = slow.filter(|slow| slow.publishers.len() < PUBLISHERS_MAX) else { return false };
         slow.publishers.push(publisher);
         true
@@ -117,21 +182,28 @@ impl Queues {
 
     /// Returns whether [`Self::check_pace`] would change something.
     pub(crate) fn has_pace_changes(&self, now_ms: u64) -> bool {
-        self.slow
-            .0
-            .iter()
-            .any(|slow| self.next_pace(slow, now_ms).is_none_or(|next| Some(next) != self.pace_of(slow)))
+        self.has_full_changes(now_ms)
+            || self
+                .slow
+                .slow
+                .iter()
+                .any(|slow| self.next_pace(slow, now_ms).is_none_or(|next| Some(next) != self.pace_of(slow)))
     }
 
     /// Returns when publishers have waited long enough for a slow client, in milliseconds of broker time.
     pub fn next_pace_change_ms(&self) -> Option<u64> {
-        let behind = self.slow.0.iter().filter(|slow| self.pace_of(slow) == Some(Pace::Behind));
-        behind.map(|slow| slow.since_ms + WAIT_MS_MAX).min()
+        let behind = self.slow.slow.iter().filter(|slow| self.pace_of(slow) == Some(Pace::Behind));
+        let full = self.slow.full.iter().map(|full| match full.has_waited {
+            true => full.seen_ms + FULL_FORGOTTEN_MS,
+            false => full.since_ms + WAIT_MS_MAX,
+        });
+        behind.map(|slow| slow.since_ms + WAIT_MS_MAX).chain(full).min()
     }
 
     /// Updates the pace of all slow clients.
     pub(crate) fn check_pace(&mut self, now_ms: u64) -> PaceChanges {
-        let (mut changes, mut list) = (PaceChanges::default(), core::mem::take(&mut self.slow.0));
+        self.check_full(now_ms);
+        let (mut changes, mut list) = (PaceChanges::default(), core::mem::take(&mut self.slow.slow));
         list.retain_mut(|slow| {
             let next = self.next_pace(slow, now_ms);
             if next.is_some() && next == self.pace_of(slow) {
@@ -146,7 +218,7 @@ impl Queues {
             }
             next != Pace::InTime
         });
-        self.slow.0 = list;
+        self.slow.slow = list;
         changes
     }
 

@@ -51,7 +51,7 @@ impl Broker {
     }
 
     /// Returns whether the client of a queue is this publisher, or waits for it, be it through others.
-    fn waits_for(&self, queue: QueueId, publisher: ConnectionId) -> bool {
+    pub(crate) fn waits_for(&self, queue: QueueId, publisher: ConnectionId) -> bool {
         let mut queue = queue;
         for _ in 0..WAIT_CHAIN_MAX {
             let session = self.queues.records().get(queue.index()).and_then(|record| record.session);

@@ -93,6 +93,8 @@ struct Counts {
     shared: u64,
     retained: u64,
     refused: u64,
+    /// Sessions that have dropped messages in a life.
+    dropping_sessions: u64,
     /// Steps after which there was no memory for a message of a page.
     short_steps: u64,
 }
@@ -115,6 +117,7 @@ impl Counts {
         self.shared += other.shared;
         self.retained += other.retained;
         self.refused += other.refused;
+        self.dropping_sessions += other.dropping_sessions;
         self.short_steps += other.short_steps;
     }
 
@@ -283,6 +286,7 @@ impl MqttRun {
             let outcome = engine.turn();
             // Clients see nothing of what the engine does in the turn of a power cut.
             if self.disk.is_off() || outcome.is_err() {
+                self.engine = Some(engine);
                 return false;
             }
             moved = true;
@@ -368,7 +372,22 @@ impl MqttRun {
         self.life += 1;
     }
 
+    /// Tells the model which sessions have dropped messages. Only a client that does not acknowledge its messages can make the
+    /// session drop any, and only a small memory is used up by them.
+    fn note_drops(&mut self) {
+        let Some(engine) = &self.engine else { return };
+        for session in engine.broker().views().sessions() {
+            let number = session.client_id.strip_prefix("client-").and_then(|number| number.parse().ok());
+            if let Some(number) = number.filter(|_| session.messages_dropped > 0) {
+                assert!(self.plan.extents.is_some(), "there is memory for all messages");
+                self.model.dropped(number);
+                self.counts.dropping_sessions += 1;
+            }
+        }
+    }
+
     fn end_life(&mut self) {
+        self.note_drops();
         self.engine = None;
         self.silent.clear();
         self.lines.borrow_mut().clear();
@@ -415,6 +434,7 @@ impl MqttRun {
         if !self.model.complaints.is_empty() {
             return;
         }
+        self.note_drops();
         let is_connected: Vec<bool> = self.clients.iter().map(SessionClient::is_open).collect();
         self.model.check_received(&is_connected);
         // Before MQTT 5, a client is not told that there is no memory to retain its message.

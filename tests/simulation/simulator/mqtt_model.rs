@@ -238,6 +238,21 @@ impl Model {
         self.sessions.iter_mut().for_each(|session| session.is_lost |= !session.is_kept);
     }
 
+    /// Notes that the session of a client has dropped messages, because it had used up its share of a small memory.
+    pub fn dropped(&mut self, client: usize) {
+        let number = self.sessions[client].number;
+        for message in self.messages.values_mut() {
+            if let Some(pair) = message.pairs.get_mut(&(client, number)) {
+                pair.is_owed = false;
+            }
+            if let Some(group) =
+                message.group.as_mut().filter(|group| group.members.contains(&(client, number)))
+            {
+                group.is_owed = false;
+            }
+        }
+    }
+
     /// Notes that a client sends SUBSCRIBE, or with `None` UNSUBSCRIBE.
     pub fn request(&mut self, client: usize, filter: &'static str, grant: Option<Grant>) {
         let session = &mut self.sessions[client];
