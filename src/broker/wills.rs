@@ -35,6 +35,7 @@ use super::arguments::{expiration_ms, expiry_flags};
 use super::publish::Publish;
 use super::queue_records::Targets;
 use super::recovery::Restored;
+use super::reply_text::no_memory_for;
 use super::sessions::TOPIC_EXCHANGE;
 use super::{Broker, Context};
 
@@ -43,6 +44,10 @@ const RETRY_MS: u64 = 1_000;
 /// Maximum number of wills of ended sessions that wait for capacity. Each takes memory for messages; the oldest one is
 /// dropped for another one.
 const LATE_MAX: usize = 64;
+/// All wills with more bytes than this together may take a part of the memory for bodies, one in [`LARGE_DIVISOR`]. Wills stay
+/// in memory for days, and may use the reserve of others.
+const LARGE_BYTES_MIN: usize = 4 << 10;
+const LARGE_DIVISOR: usize = 8;
 /// The keep-alive time that is assumed after a start for a client without one, in seconds.
 const KEEP_ALIVE_ASSUMED_S: u16 = 60;
 
@@ -94,13 +99,26 @@ impl Broker {
     /// Checks whether the client may publish its will. RabbitMQ checks it at CONNECT, too.
     ///
     /// # Errors
-    /// The user has no permission for the topic.
+    /// The user has no permission for the topic, or large wills have used up their part of the memory.
     pub(crate) fn check_will(
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
         will: &SessionWill,
     ) -> Result<(), Fault> {
+        let is_large = |bytes: usize| bytes > LARGE_BYTES_MIN;
+        let bytes = cx.messages.body_len(will.message) as usize;
+        if is_large(bytes) {
+            let of_sessions = (0..self.sessions.places())
+                .filter_map(|place| self.sessions.id_at(place))
+                .filter_map(|session| self.sessions.will(session).map(|will| will.will.message));
+            let late = self.wills.late.iter().map(|late| late.will.message);
+            let large = of_sessions.chain(late).map(|message| cx.messages.body_len(message) as usize);
+            let used_bytes: usize = large.filter(|bytes| is_large(*bytes)).sum();
+            if used_bytes + bytes > cx.messages.body_bytes_max() / LARGE_DIVISOR {
+                return Err(no_memory_for("another large will"));
+            }
+        }
         self.allowed_exchange(cx, channel, will.message).map(drop)
     }
 

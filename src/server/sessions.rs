@@ -183,6 +183,15 @@ impl<P: Platform> Shared<P> {
         }
     }
 
+    /// Returns whether a peer that waited for memory for a long answer can go on. A connection that is closed frees memory after
+    /// [`Self::resume_after_jobs`].
+    pub(super) fn may_resume_long_answer(&self) -> bool {
+        self.lists.for_jobs.iter().any(|id| match self.peers.get(id).map(|peer| peer.waiting) {
+            Some(WaitReason::LongAnswer(bytes)) => self.resources.pools.has_long_answer_room(bytes),
+            _ => false,
+        })
+    }
+
     /// Resumes peers whose job at the broker is done, or that waited for memory for a long answer. Called after
     /// everything in a turn that applies commands, because a command may end another connection's job.
     pub(super) fn resume_after_jobs(&mut self) {

@@ -31,8 +31,8 @@
 //!
 //! # Invariants
 //! - A peer that has not logged in uses at most [`FRAME_BYTES_MIN`] bytes of the shared input backlog, or
-//!   [`CONNECT_BYTES_MAX`](leveret_core::limits::CONNECT_BYTES_MAX) with MQTT. All such peers together use at most half of
-//!   it.
+//!   [`CONNECT_BYTES_MAX`](leveret_core::limits::CONNECT_BYTES_MAX) with MQTT, and a record more over TLS. All such peers
+//!   together use at most half of it.
 //! - One record of a TLS connection can be decrypted without the shared input backlog.
 //! - A peer that needs input backlog stores the number of bytes ([`Stream::missing`]), and is read again when they
 //!   are free.

@@ -186,6 +186,7 @@ impl<P: Platform> Engine<P> {
             is_ready: |it| {
                 !it.shared.lists.to_write.is_empty()
                     || !it.shared.lists.to_read.is_empty() && !it.shared.pending_writes.is_crowded()
+                    || it.shared.may_resume_long_answer()
             },
             deadline: |it| it.shared.lists.deadlines.next(),
         },

@@ -259,8 +259,8 @@ impl Session {
         // this one are gone: they have expired or were purged.
         self.in_flight.retain(|delivery| !delivery.is_requeued() || !delivery.message.is_before(message));
         let packet_id = self.packet_id_of(tag);
-        // A message in front of a requeued one was sent on an earlier connection. It was sent with QoS 0 or 1, because
-        // `in_flight` lacks it. With QoS 2, such messages could push out deliveries whose PUBREL the client awaits.
+        // A message in front of a requeued one was most likely sent before it, with QoS 0 or 1, because `in_flight` lacks it.
+        // With QoS 2, such messages could push out deliveries whose PUBREL the client awaits.
         let awaits_pubrec = |delivery: &InFlight| delivery.step == Step::AwaitsPubrec;
         let is_before_requeued =
             self.in_flight.iter().any(|delivery| delivery.is_requeued() && awaits_pubrec(delivery));
@@ -504,6 +504,11 @@ impl Sessions {
 
     fn at_mut(&mut self, session: SessionId) -> &mut Session {
         &mut self.slab[session.index()]
+    }
+
+    /// Returns the will of a session.
+    pub(crate) fn will(&self, session: SessionId) -> Option<&Will> {
+        self.at(session).will.as_ref()
     }
 
     pub(crate) fn will_mut(&mut self, session: SessionId) -> &mut Option<Will> {

@@ -192,14 +192,14 @@ impl MqttConnection {
     // ---- CONNECT
 
     fn answer_connect(&mut self, context: &mut Context<'_>, outcome: Outcome, batch: Batch) {
-        let Phase::Connecting { due, step } = self.phase else { return };
+        let Phase::Connecting { due, step, len } = self.phase else { return };
         match (step, outcome) {
             (ConnectStep::Login, Outcome::Done) => {
                 self.is_logged_in = true;
-                self.phase = Phase::Connecting { due, step: ConnectStep::OpenVhost };
+                self.phase = Phase::Connecting { due, step: ConnectStep::OpenVhost, len };
             }
             (ConnectStep::OpenVhost, Outcome::Done) => {
-                self.phase = Phase::Connecting { due, step: ConnectStep::OpenSession };
+                self.phase = Phase::Connecting { due, step: ConnectStep::OpenSession, len };
             }
             (
                 ConnectStep::OpenSession,

@@ -34,13 +34,14 @@ const CLIENT_ID_BYTES_MAX: usize = NAME_BYTES_MAX - "mqtt-subscription-".len();
 /// The most codes of a SUBACK or UNSUBACK for which every connection has memory at any time. More codes take memory that all
 /// connections share ([`Suspension::LongAnswer`]).
 const SHORT_ANSWER_CODES_MAX: usize = 200;
-/// The most codes of a SUBACK or UNSUBACK. A stored packet has less than 2^16 octets. With the `frame_max` of the profiles,
-/// no packet has as many filters.
+/// The most codes of a SUBACK or UNSUBACK. A stored packet has less than 2^16 octets.
 const LONG_ANSWER_CODES_MAX: usize = 65_000;
+/// Octets of a refused filter that the log shows.
+const LOGGED_FILTER_LEN_MAX: usize = 100;
 /// Octets of each filter, with its length and its options, for which a packet that is handled as it arrives reserves a code.
 const LARGE_FILTER_LEN_MIN: usize = 8;
-/// Such a packet may take this many times `content_timeout`.
-const LARGE_FILTERS_TIMES: u64 = 5;
+/// Such a packet may take this many times `content_timeout`. Others may wait for the memory of its answer.
+pub(super) const LARGE_FILTERS_TIMES: u64 = 5;
 /// Bytes of a header frame of AMQP besides the properties of the message: the frame's overhead, class, weight and size of
 /// the body. The last 32 bytes are for the header `x-delivery-count`.
 const HEADER_FRAME_BYTES: usize = FRAME_OVERHEAD + 12 + 32;
@@ -62,8 +63,6 @@ pub(super) struct Input {
     /// The session is continued, and the client has published no new message with QoS 2. It sends PUBREL again that the
     /// broker may have handled, which is no error (§3.7.2.1). Some clients would report one to their programs.
     pub(super) is_recovering: bool,
-    /// The length of an incomplete CONNECT in bytes; 0 if none is known.
-    pub(super) connect_len: u32,
     /// The number of PINGREQ packets in the input that were answered before they are handled, at most 255.
     pub(super) answered_pings: u8,
 }
@@ -129,8 +128,8 @@ pub(super) struct Filters {
     pub(super) batch: Batch,
     /// Number of octets of codes in the memory that all connections share.
     pub(super) shared_bytes: u16,
-    /// When the rest of a packet that is handled as it arrives must be there.
-    pub(super) due: Deadline,
+    /// The packet is handled as it arrives.
+    pub(super) arrives_in_parts: bool,
 }
 
 /// The packet that has the filters.
@@ -141,6 +140,12 @@ pub(super) enum FiltersKind {
         id: Option<u32>,
     },
     Unsubscribe,
+}
+
+/// Returns the most bytes of the AMQP properties of a message. An AMQP consumer gets them in one frame.
+fn properties_len_max(context: &Context<'_>) -> usize {
+    let len_max = (context.settings.frame_max as usize).saturating_sub(HEADER_FRAME_BYTES);
+    context.pools.mqtt_properties.len().min(len_max)
 }
 
 /// Returns the code of a filter that is accepted with this QoS.
@@ -162,6 +167,11 @@ impl Input {
     }
 
     /// Returns whether a message is being received.
+    /// Returns whether a SUBSCRIBE or UNSUBSCRIBE is handled as it arrives.
+    pub(super) fn is_in_large_packet(&self) -> bool {
+        self.filters.as_ref().is_some_and(|filters| filters.arrives_in_parts)
+    }
+
     pub(super) const fn has_message(&self) -> bool {
         !matches!(self.publish, Publishing::None)
     }
@@ -356,8 +366,8 @@ impl MqttConnection {
             ));
         }
         let Some(body) = after_fixed.get(..fixed.remaining_len as usize) else {
-            if !is_open {
-                self.input.connect_len = fixed.packet_len() as u32;
+            if let Phase::Connecting { len, .. } = &mut self.phase {
+                *len = fixed.packet_len() as u32;
             }
             return Ok((Handled::NeedMore, 0));
         };
@@ -498,12 +508,17 @@ impl MqttConnection {
         // wait for messages that are still being received.
         let (share, no_memory) =
             (Share::Reserve, PacketError::new(ReasonCode::QuotaExceeded, "no memory for the will"));
+        if will.payload.len() > context.settings.message_size_max as usize {
+            let text = "a will larger than message_size_max";
+            return Err(PacketError::new(ReasonCode::PacketTooLarge, text));
+        }
         let Ok(message) = context.messages.begin(TOPIC_EXCHANGE, key.as_bytes(), share) else {
             return Err(no_memory);
         };
         context.pools.reserve_mqtt_properties(context.settings.frame_max);
+        let len_max = properties_len_max(context);
         let content_type = &context.settings.mqtt.content_type;
-        let buffer = &mut context.pools.mqtt_properties;
+        let buffer = &mut context.pools.mqtt_properties[..len_max];
         let written = write_amqp_properties((will.qos, will.retain), will.properties, content_type, buffer);
         let (properties, flags) = match written {
             Ok(written) => written,
@@ -593,13 +608,11 @@ impl MqttConnection {
             Publishing::Reserving { message } => message,
             _ => context.messages.begin(TOPIC_EXCHANGE, key.as_bytes(), context.share).map_err(refused)?,
         };
-        let len_max = (context.settings.frame_max as usize).saturating_sub(HEADER_FRAME_BYTES);
-        let buffer = &mut context.pools.mqtt_properties;
-        let buffer_len = buffer.len().min(len_max);
+        let len_max = properties_len_max(context);
+        let buffer = &mut context.pools.mqtt_properties[..len_max];
         let content_type = &context.settings.mqtt.content_type;
         let flags = (header.qos, header.retain);
-        let written =
-            write_amqp_properties(flags, header.properties, content_type, &mut buffer[..buffer_len]);
+        let written = write_amqp_properties(flags, header.properties, content_type, buffer);
         let (properties, flags) = match written {
             Ok(written) => written,
             Err(error) => {
@@ -712,6 +725,12 @@ impl MqttConnection {
         fixed: FixedHeader,
         after_fixed: &'a [u8],
     ) -> Result<(Handled<'a>, usize), PacketError> {
+        // The number of filters is not known yet. Shorter filters than these are refused when the capacity is used up.
+        let count_max = fixed.remaining_len as usize / LARGE_FILTER_LEN_MIN;
+        if count_max > LONG_ANSWER_CODES_MAX.min(context.settings.frame_max as usize) {
+            let text = "a SUBSCRIBE or UNSUBSCRIBE larger than 8 times frame_max, or than 520 kB";
+            return Err(PacketError::new(ReasonCode::PacketTooLarge, text));
+        }
         let Some(head) = FiltersHead::parse(fixed, self.version, after_fixed)? else {
             if after_fixed.len() >= context.settings.frame_max as usize - FIXED_HEADER_LEN_MAX {
                 let text = "a SUBSCRIBE or UNSUBSCRIBE with too many properties";
@@ -720,21 +739,17 @@ impl MqttConnection {
             return Ok((Handled::NeedMore, 0));
         };
         let filters_len = (fixed.remaining_len as usize).saturating_sub(head.len);
-        // The number of filters is not known yet. Shorter filters than these are refused when the capacity is used up.
-        let count_max = (filters_len / LARGE_FILTER_LEN_MIN).max(SHORT_ANSWER_CODES_MAX + 1);
-        if count_max > context.settings.frame_max as usize {
-            let text = "a SUBSCRIBE or UNSUBSCRIBE larger than 8 times frame_max";
-            return Err(PacketError::new(ReasonCode::PacketTooLarge, text));
+        if filters_len == 0 {
+            return Err(PacketError::new(ReasonCode::ProtocolError, "a packet without a topic filter"));
         }
         let kind = match fixed.kind {
             PacketType::Subscribe => FiltersKind::Subscribe { id: head.subscription_id },
             _ => FiltersKind::Unsubscribe,
         };
         let handled = self.begin_filters(context, kind, head.packet_id, (count_max, filters_len))?;
-        // Others may wait for the capacity, and every filter would extend the time for the rest of the packet.
-        let timeout_ms = LARGE_FILTERS_TIMES * context.settings.content_timeout_ms;
         if let (Handled::Done, Some(filters)) = (&handled, &mut self.input.filters) {
-            filters.due = context.now.after_ms(timeout_ms);
+            filters.arrives_in_parts = true;
+            self.timing.packet_due = Deadline::NEVER;
             return Ok((handled, head.len));
         }
         Ok((handled, 0))
@@ -772,7 +787,7 @@ impl MqttConnection {
             refused: None,
             batch: Batch::NONE,
             shared_bytes: shared_bytes as u16,
-            due: Deadline::NEVER,
+            arrives_in_parts: false,
         };
         self.input.filters = Some(Box::new(filters));
         Ok(Handled::Done)
@@ -849,7 +864,9 @@ impl MqttConnection {
                     Command::Unsubscribe { filter, group }
                 }
                 (Err(reason), ..) => {
-                    let text = format_args!("topic filter '{}': {}", text.escape_debug(), reason.name());
+                    let start =
+                        text.get(..text.floor_char_boundary(LOGGED_FILTER_LEN_MAX)).unwrap_or_default();
+                    let text = format_args!("topic filter '{}': {}", start.escape_debug(), reason.name());
                     self.note_refused_filter(text);
                     self.push_filter_code(context, reason, Batch::NONE);
                     continue;

@@ -96,7 +96,8 @@ struct CertificateName(Box<str>);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Phase {
     /// CONNECT is expected, or is being handled. It stays in the input until the last step is done.
-    Connecting { due: Deadline, step: ConnectStep },
+    /// `len` is its length in bytes, while a part of it is missing.
+    Connecting { due: Deadline, step: ConnectStep, len: u32 },
     /// The connection is in use.
     Open,
     /// The client is refused. It gets the answer after a delay, which slows down guessing passwords, and loops of connecting
@@ -200,7 +201,7 @@ impl MqttConnection {
             certificate_name: None,
             names: LogNames::default(),
             client: ClientProperties::default(),
-            phase: Phase::Connecting { due, step: ConnectStep::Login },
+            phase: Phase::Connecting { due, step: ConnectStep::Login, len: 0 },
             version: Version::V3_1_1,
             is_logged_in: false,
             long_answer_bytes: 0,
@@ -248,9 +249,10 @@ impl MqttConnection {
 
     /// Returns how many bytes are read before the client has logged in: all of a CONNECT, once its length is known.
     pub(super) const fn login_bytes_max(&self) -> usize {
-        let bytes =
-            if self.input.connect_len > FRAME_BYTES_MIN { self.input.connect_len } else { FRAME_BYTES_MIN };
-        bytes as usize
+        match self.phase {
+            Phase::Connecting { len, .. } if len > FRAME_BYTES_MIN => len as usize,
+            _ => FRAME_BYTES_MIN as usize,
+        }
     }
 
     /// Returns whether no packet of the client was handled yet.
@@ -384,7 +386,13 @@ impl MqttConnection {
             }
             Phase::Open => {
                 let ms = context.settings.content_timeout_ms;
-                let text = format_args!("a packet was begun and did not go on for {ms} ms");
+                let text = match self.input.is_in_large_packet() {
+                    true => format_args!(
+                        "a packet larger than frame_max was not complete after {} ms",
+                        ms * input::LARGE_FILTERS_TIMES
+                    ),
+                    false => format_args!("a packet was begun and did not go on for {ms} ms"),
+                };
                 self.end(context, ReasonCode::Unspecified, text);
                 Timeout::GoOn
             }
@@ -393,21 +401,29 @@ impl MqttConnection {
 
     /// Notes that `octets` bytes of input are not handled yet.
     fn note_input(&mut self, now: Now, octets: usize) {
-        if core::mem::take(&mut self.input.is_suspended) || octets > self.timing.unhandled_bytes as usize {
+        let was_suspended = core::mem::take(&mut self.input.is_suspended);
+        if was_suspended || octets > self.timing.unhandled_bytes as usize {
             self.timing.last_received = now;
+        }
+        if was_suspended && self.input.is_in_large_packet() {
+            // The rest may have arrived long ago.
+            self.timing.packet_due = Deadline::NEVER;
         }
     }
 
     /// Notes that `unhandled` bytes of an incomplete packet are left, and sets the deadline for the rest of it.
     fn note_progress(&mut self, context: &Context<'_>, has_handled: bool, unhandled: usize) {
-        let is_complete = unhandled == 0 && !self.input.has_message();
+        let is_complete = unhandled == 0 && !self.input.has_message() && self.input.filters.is_none();
+        let content_ms = context.settings.content_timeout_ms;
         if is_complete {
             self.timing.packet_due = Deadline::NEVER;
+        } else if self.input.is_in_large_packet() {
+            // Otherwise each filter would extend the time.
+            if self.timing.packet_due == Deadline::NEVER {
+                self.timing.packet_due = context.now.after_ms(content_ms * input::LARGE_FILTERS_TIMES);
+            }
         } else if has_handled || unhandled as u32 != self.timing.unhandled_bytes {
-            self.timing.packet_due = context.now.after_ms(context.settings.content_timeout_ms);
-        }
-        if let Some(filters) = &self.input.filters {
-            self.timing.packet_due = self.timing.packet_due.earlier(filters.due);
+            self.timing.packet_due = context.now.after_ms(content_ms);
         }
         self.timing.unhandled_bytes = unhandled as u32;
     }
@@ -422,7 +438,8 @@ impl MqttConnection {
     /// Like [`Self::defer`], for a login.
     pub(super) fn defer_login(&mut self, now: Now) {
         self.input.is_suspended = true;
-        self.phase = Phase::Connecting { due: now.after_ms(LOGIN_TIMEOUT_MS), step: ConnectStep::Login };
+        let due = now.after_ms(LOGIN_TIMEOUT_MS);
+        self.phase = Phase::Connecting { due, step: ConnectStep::Login, len: 0 };
     }
 
     pub(super) fn expects_answer(&self) -> bool {

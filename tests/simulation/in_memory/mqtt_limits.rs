@@ -376,6 +376,15 @@ fn filters_packet(level: u8, first_octet: u8, filters: &[String]) -> Vec<u8> {
     packet(first_octet, &body)
 }
 
+/// Returns a SUBSCRIBE of MQTT 5 that is larger than a frame because of its user properties, and has no filter.
+fn without_filters() -> Vec<u8> {
+    let property = [&[0x26, 0, 1, b'k', 0x10, 0][..], &[b'v'; 4_096]].concat();
+    let properties = property.repeat(9);
+    let len =
+        [properties.len() as u8 | 0x80, (properties.len() >> 7) as u8 | 0x80, (properties.len() >> 14) as u8];
+    packet(0x82, &[&[0, 9][..], &len, &properties].concat())
+}
+
 fn with_small_frames() -> Limits {
     Limits { frame_max: 32 << 10, bindings_max: 4_096, ..wide_limits() }
 }
@@ -389,7 +398,7 @@ fn a_subscribe_larger_than_a_frame_is_handled_as_it_arrives() {
         let mut simulation = Simulation::new(with_small_frames());
         let mut client = MqttClient::log_in(&mut simulation, &of_level("c", level));
         let subscribe = filters_packet(level, 0x82, &topics);
-        assert!(subscribe.len() > 5 * 32 << 10);
+        assert!(subscribe.len() > 5 * (32 << 10));
         send_in_pieces(&mut client, &mut simulation, &[&subscribe[..], &[0xC0, 0]].concat());
         let suback = client.expect(&mut simulation, 0x90);
         let head_len = if level == 5 { 3 } else { 2 };
@@ -428,6 +437,7 @@ fn a_large_subscribe_that_is_wrong_or_never_complete_ends_its_connection_only() 
         ("too many short filters", filters_packet(5, 0x82, &short), 0x95),
         ("larger than 8 frames", filters_packet(5, 0x82, &long(5_000)), 0x95),
         ("incomplete", subscribe[..50_000].to_vec(), 0x80),
+        ("properties larger than a frame", without_filters(), 0x95),
     ] {
         let mut simulation = Simulation::new(with_small_frames());
         let mut other = MqttClient::log_in(&mut simulation, &of_level("other", 5));
@@ -446,4 +456,20 @@ fn a_large_subscribe_that_is_wrong_or_never_complete_ends_its_connection_only() 
         send_in_pieces(&mut other, &mut simulation, &filters_packet(5, 0x82, &long(3_500)));
         assert_eq!(other.expect(&mut simulation, 0x90).body.len(), 3 + 3_500, "{what}");
     }
+}
+
+/// The rest of the packet is late because the whole machine was paused, and comes afterwards.
+#[test]
+fn a_pause_does_not_end_a_large_subscribe() {
+    let topics: Vec<String> = (0..1_000).map(|number| format!("{number:060}")).collect();
+    let subscribe = filters_packet(5, 0x82, &topics);
+    let mut simulation = Simulation::new(with_small_frames());
+    let login = Login { keep_alive_s: 0, ..of_level("c", 5) };
+    let mut client = MqttClient::log_in(&mut simulation, &login);
+    send_in_pieces(&mut client, &mut simulation, &subscribe[..50_000]);
+    simulation.pause_ms(500_000);
+    simulation.pass_ms(20_000);
+    assert!(!client.is_closed(&simulation));
+    send_in_pieces(&mut client, &mut simulation, &subscribe[50_000..]);
+    assert_eq!(client.expect(&mut simulation, 0x90).body.len(), 3 + 1_000);
 }

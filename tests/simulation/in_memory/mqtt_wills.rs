@@ -276,6 +276,37 @@ fn the_largest_connect_is_accepted_with_its_will() {
     }
 }
 
+/// Wills stay in memory while their clients are connected.
+#[test]
+fn large_wills_take_a_part_of_the_memory_only() {
+    let mut simulation = Simulation::new(small_limits());
+    let payload = vec![7; 60_000];
+    let mut connected = Vec::new();
+    for number in 0..40 {
+        let client_id = format!("client-{number}");
+        let login = with_retained_will(&Login { level: 5, ..named(&client_id) }, &payload);
+        let (client, connack) = MqttClient::connect(&mut simulation, &login);
+        if connack.body[1] == 0 {
+            connected.push(client);
+        } else {
+            assert_eq!(connack.body[1], 0x97);
+        }
+    }
+    // One eighth of 4 MiB.
+    assert_eq!(connected.len(), 8);
+    MqttClient::log_in(&mut simulation, &with_will("small"));
+    connected.pop().expect("a client").disconnect(&mut simulation);
+    let login = with_retained_will(&named("large"), &payload);
+    MqttClient::log_in(&mut simulation, &login);
+    let limits = Limits { message_size_max: 20_000, ..small_limits() };
+    let mut simulation = Simulation::new(limits);
+    let login = with_retained_will(&Login { level: 5, ..named("c") }, &payload);
+    let mut client = MqttClient::open(&mut simulation, 5);
+    client.send(&mut simulation, &login.packet());
+    simulation.pass_ms(5_100);
+    assert_eq!(client.expect(&mut simulation, 0x20).body[1], 0x95, "larger than message_size_max");
+}
+
 #[test]
 fn clients_that_do_not_complete_a_large_connect_keep_nobody_out() {
     let mut simulation = Simulation::new(Limits { input_backlog_bytes_max: 192 << 10, ..small_limits() });
