@@ -24,6 +24,8 @@ from harness.suite import Skip, Suite  # noqa: E402
 
 # The broker is killed this many times in the cases that publish in a loop.
 KILLS = {"gate": 5, "full": 40}
+# The longest time of the suite.
+WATCHDOG_S = {"gate": 300, "full": 1800}
 
 
 def prepare() -> str:
@@ -55,6 +57,7 @@ def main() -> int:
     import mapping
     import subscriptions
     import with_aiomqtt
+    import with_applications
     import with_go
     import with_mosquitto
     import with_mqttjs
@@ -62,11 +65,16 @@ def main() -> int:
     import with_paho
     import with_websocket
 
-    kills = KILLS[os.environ.get("LEVERET_TEST_MODE") or "gate"]
-    brokers.watchdog(300)
+    mode = os.environ.get("LEVERET_TEST_MODE") or "gate"
+    kills = KILLS[mode]
+    modules = [with_mosquitto, with_paho, with_aiomqtt, with_mqttjs, with_go, with_nodered, with_websocket,
+               between_protocols, login, mapping, subscriptions, devices]
+    if mode == "full":
+        modules.append(with_applications)
+    # Home Assistant takes minutes to be installed.
+    brokers.watchdog(WATCHDOG_S[mode])
     with tempfile.TemporaryDirectory(prefix="leveret-mqtt-") as folder:
-        for module in (with_mosquitto, with_paho, with_aiomqtt, with_mqttjs, with_go, with_nodered, with_websocket,
-                       between_protocols, login, mapping, subscriptions, devices):
+        for module in modules:
             for name, run in module.cases(kills).items():
                 home = Path(folder) / name
                 home.mkdir()

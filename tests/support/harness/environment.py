@@ -27,9 +27,17 @@ RABBITMQADMIN = "2.35.0"
 MQTTJS = "5.16.0"
 # The newest release for the Node.js of Debian 12.
 NODE_RED = "4.1.8"
+# Newer releases need a newer Node.js.
+ZIGBEE2MQTT = "2.2.1"
 MQTT_PACKAGES = [f"pika=={PIKA_NEW}", "paho-mqtt==2.1.0", "aiomqtt==2.3.0"]
 # With the libraries that the modules of its collection community.rabbitmq use.
 ANSIBLE_PACKAGES = ["ansible==12.3.0", "requests==2.32.5", f"pika=={PIKA_NEW}"]
+# Home Assistant by release of Python, with the MQTT library that its integration names, and what this imports besides.
+HOME_ASSISTANT = {
+    (3, 11): ["homeassistant==2024.3.3", "paho-mqtt==1.6.1", "janus==1.0.0", "numpy==1.26.0", "PyTurboJPEG==1.7.1",
+               "ha-av==10.1.1"],
+    (3, 13): ["homeassistant==2025.4.4", "paho-mqtt==2.1.0", "numpy==2.2.2", "PyTurboJPEG==1.7.5", "av==13.1.0"],
+}
 PAGE_PACKAGES = [f"pika=={PIKA_NEW}", "playwright==1.65.2", "axe-playwright-python==0.1.8"]
 TRIES = 3
 # The longest time of one attempt; a compilation takes longer than a download.
@@ -139,6 +147,14 @@ def ansible_python() -> Path:
     return python_with("ansible", *ANSIBLE_PACKAGES)
 
 
+def home_assistant_python() -> Path:
+    """Returns the interpreter of a virtual environment with Home Assistant. The first call creates it."""
+    release = sys.version_info[:2]
+    if release not in HOME_ASSISTANT:
+        raise Skip(f"no release of Home Assistant is known to run with Python {release[0]}.{release[1]}")
+    return python_with("home-assistant", *HOME_ASSISTANT[release])
+
+
 def have_mosquitto() -> None:
     """Installs mosquitto_pub and mosquitto_sub if they are missing."""
     have("mosquitto_sub", "mosquitto-clients")
@@ -202,6 +218,11 @@ def mqttjs() -> Path:
 def node_red() -> Path:
     """Returns a folder with Node-RED. The first call installs it."""
     return npm_folder("node-red", "node-red", NODE_RED)
+
+
+def zigbee2mqtt() -> Path:
+    """Returns a folder with Zigbee2MQTT. The first call installs it."""
+    return npm_folder("zigbee2mqtt", "zigbee2mqtt", ZIGBEE2MQTT)
 
 
 def npm_folder(name: str, package: str, version: str) -> Path:
