@@ -36,7 +36,7 @@ const CLIENT_ID_BYTES_MAX: usize = NAME_BYTES_MAX - "mqtt-subscription-".len();
 const SHORT_ANSWER_CODES_MAX: usize = 200;
 /// The most codes of a SUBACK or UNSUBACK. A stored packet has less than 2^16 octets.
 const LONG_ANSWER_CODES_MAX: usize = 65_000;
-/// Octets of a refused filter that the log shows.
+/// Characters of a refused filter that the log shows.
 const LOGGED_FILTER_LEN_MAX: usize = 100;
 /// Octets of each filter, with its length and its options, for which a packet that is handled as it arrives reserves a code.
 const LARGE_FILTER_LEN_MIN: usize = 8;
@@ -864,9 +864,9 @@ impl MqttConnection {
                     Command::Unsubscribe { filter, group }
                 }
                 (Err(reason), ..) => {
-                    let start =
-                        text.get(..text.floor_char_boundary(LOGGED_FILTER_LEN_MAX)).unwrap_or_default();
-                    let text = format_args!("topic filter '{}': {}", start.escape_debug(), reason.name());
+                    let start: String =
+                        text.chars().take(LOGGED_FILTER_LEN_MAX).flat_map(char::escape_debug).collect();
+                    let text = format_args!("topic filter '{start}': {}", reason.name());
                     self.note_refused_filter(text);
                     self.push_filter_code(context, reason, Batch::NONE);
                     continue;

@@ -1,4 +1,4 @@
-"""Programs of home automation with as many topics as a large house has, against a broker with the profile of a small board.
+"""Programs of home automation with as many topics as a large home has, against a broker with the profile of a small board.
 
 They need packages that are too large for the gate, so these cases run in `full` mode only. Home Assistant runs as a core
 with its MQTT integration, and Zigbee2MQTT with a simulated radio. Telegraf and Frigate are imitated with paho.
@@ -67,19 +67,19 @@ def discovery() -> Dict[str, bytes]:
         found[f"homeassistant/sensor/d{device}/e{number}/config"] = json.dumps({
             "name": f"E{number}", "unique_id": f"leveret_{number}", "state_topic": state_topic(number),
             "value_template": "{{ value_json.value }}",
-            "availability": [{"topic": f"house/d{device}/availability"}],
+            "availability": [{"topic": f"home/d{device}/availability"}],
             "device": {"identifiers": [f"leveret_d{device}"], "name": f"D{device}", "manufacturer": "Aqara",
                        "model": "Temperature and humidity sensor (WSDCGQ11LM)", "sw_version": "2.14.1"},
             "origin": {"name": "Zigbee2MQTT", "sw": "2.14.1", "url": "https://www.zigbee2mqtt.io"},
         }).encode()
     for device in range(ENTITIES // ENTITIES_PER_DEVICE):
-        found[f"house/d{device}/availability"] = b"online"
+        found[f"home/d{device}/availability"] = b"online"
     return found
 
 
 def state_topic(number: int) -> str:
     """Returns the topic of the state of a sensor."""
-    return f"house/d{number // ENTITIES_PER_DEVICE}/e{number}/state"
+    return f"home/d{number // ENTITIES_PER_DEVICE}/e{number}/state"
 
 
 def states(turn: int) -> Dict[str, bytes]:
