@@ -304,19 +304,18 @@ impl Broker {
             reserved =
                 self.queues.check_capacity(cx, &self.quota, message, &targets[..accepting_count], claim);
         }
-        while let Err(CannotPublish::Wait(Shortage::QueueMemory(queue))) = reserved
-            && let Some(at) = targets[..accepting_count].iter().position(|target| *target == queue)
-            && self.drops_for_full_session(cx.pending_writes.time_ms(), queue, publish.channel)
-        {
-            targets.remove(at);
-            accepting_count -= 1;
-            self.queues.count_dropped(queue);
-            reserved =
-                self.queues.check_capacity(cx, &self.quota, message, &targets[..accepting_count], claim);
+        let mut full_sessions = Vec::new();
+        if matches!(reserved, Err(CannotPublish::Wait(Shortage::QueueMemory(_)))) {
+            full_sessions = self.remove_full_sessions(cx, message, (targets, &mut accepting_count), publish);
+            if !full_sessions.is_empty() {
+                reserved =
+                    self.queues.check_capacity(cx, &self.quota, message, &targets[..accepting_count], claim);
+            }
         }
         match reserved {
             Ok(()) => {
                 self.counters.routed += routed;
+                full_sessions.into_iter().for_each(|queue| self.queues.count_dropped(queue));
                 if self.queues.push(cx, message, &targets[..accepting_count], publish.urgency) {
                     self.republisher().enforce_limits_after_push(cx, message, &targets[..accepting_count]);
                 }
@@ -333,17 +332,35 @@ impl Broker {
         }
     }
 
-    /// Returns whether the queue of a session that has used up its share of the memory gets no message: that of the publisher
-    /// itself, whose acknowledgements may come behind the message, or one for which publishers have waited long enough.
-    fn drops_for_full_session(&mut self, now_ms: u64, queue: QueueId, channel: Option<ChannelId>) -> bool {
-        let record = self.queues.at(queue);
-        // The messages of an absent client leave the memory, or are dropped for the limits of its session.
-        if record.session.is_none() || record.queue_consumers.is_empty() {
-            return false;
+    /// Removes the sessions from the targets that have used up their share of the memory and get no message: that of the
+    /// publisher itself, whose acknowledgements may come behind the message, and those for which publishers have waited long
+    /// enough. Returns them. The wait for the others begins, for all at once.
+    #[cold]
+    fn remove_full_sessions(
+        &mut self,
+        cx: &mut Context<'_>,
+        message: MessageId,
+        (targets, accepting_count): (&mut Vec<QueueId>, &mut usize),
+        publish: &Publish,
+    ) -> Vec<QueueId> {
+        let now_ms = cx.pending_writes.time_ms();
+        let publisher = publish.channel.map(|channel| self.consumers.connection_of(channel));
+        let own = publisher.and_then(|publisher| self.consumers.connection(publisher).session);
+        let free = self.queues.free_memory(cx.messages, publish.share).with(cx.messages, message);
+        let mut removed = Vec::new();
+        for at in (0..*accepting_count).rev() {
+            let (queue, record) = (targets[at], self.queues.at(targets[at]));
+            // The messages of an absent client leave the memory, or are dropped for the limits of its session.
+            let is_full = record.session.is_some()
+                && !record.queue_consumers.is_empty()
+                && !self.queues.records().is_within_share(free, queue);
+            let is_own = own.is_some() && record.session == own;
+            if is_full && (is_own || self.queues.drops_for_share(queue, now_ms)) {
+                removed.push(targets.remove(at));
+            }
         }
-        let publisher = channel.map(|channel| self.consumers.connection_of(channel));
-        let has_waited = self.queues.drops_for_share(queue, now_ms);
-        has_waited || publisher.is_some_and(|publisher| self.waits_for(queue, publisher))
+        *accepting_count -= removed.len();
+        removed
     }
 
     /// Returns whether the publisher is a client of MQTT.

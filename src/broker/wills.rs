@@ -100,21 +100,26 @@ impl Broker {
     ///
     /// # Errors
     /// The user has no permission for the topic, or large wills have used up their part of the memory.
+    ///
+    /// `earlier` is the session of the client, whose will is replaced.
     pub(crate) fn check_will(
         &mut self,
         cx: &mut Context<'_>,
-        channel: ChannelId,
+        (channel, earlier): (ChannelId, Option<SessionId>),
         will: &SessionWill,
     ) -> Result<(), Fault> {
         let is_large = |bytes: usize| bytes > LARGE_BYTES_MIN;
-        let bytes = cx.messages.body_len(will.message) as usize;
+        let bytes_of =
+            |id: MessageId| cx.messages.body_len(id) as usize + cx.messages.properties_len(id) as usize;
+        let bytes = bytes_of(will.message);
         if is_large(bytes) {
             let of_sessions = (0..self.sessions.places())
                 .filter_map(|place| self.sessions.id_at(place))
+                .filter(|session| Some(*session) != earlier)
                 .filter_map(|session| self.sessions.will(session).map(|will| will.will.message));
             let late = self.wills.late.iter().map(|late| late.will.message);
-            let large = of_sessions.chain(late).map(|message| cx.messages.body_len(message) as usize);
-            let used_bytes: usize = large.filter(|bytes| is_large(*bytes)).sum();
+            let used_bytes: usize =
+                of_sessions.chain(late).map(bytes_of).filter(|bytes| is_large(*bytes)).sum();
             if used_bytes + bytes > cx.messages.body_bytes_max() / LARGE_DIVISOR {
                 return Err(no_memory_for("another large will"));
             }

@@ -168,9 +168,9 @@ fn slow_client(context: &RequestContext<'_>) -> Option<Cow<'static, str>> {
         others => format!(", like {others} more"),
     };
     Some(Cow::from(format!(
-        "sessions: the MQTT client '{}' (virtual host '{}'){others} takes its messages more slowly than they arrive, and its \
-         session has dropped {}; check the client and its network, or let it subscribe to less; the alarm ends when half of \
-         the messages that wait are taken",
+        "sessions: the MQTT client '{}' (virtual host '{}'){others} takes or acknowledges its messages more slowly than they \
+         arrive, and its session has dropped {}; check the client and its network, or let it subscribe to less; the alarm \
+         ends when half of the messages that wait are taken, or enough are acknowledged",
         session.client_id.escape_debug(),
         session.vhost.escape_debug(),
         session.messages_dropped

@@ -187,7 +187,10 @@ impl<P: Platform> Shared<P> {
     /// [`Self::resume_after_jobs`].
     pub(super) fn may_resume_long_answer(&self) -> bool {
         self.lists.for_jobs.iter().any(|id| match self.peers.get(id).map(|peer| peer.waiting) {
-            Some(WaitReason::LongAnswer(bytes)) => self.resources.pools.has_long_answer_room(bytes),
+            Some(WaitReason::LongAnswer(bytes)) => {
+                let is_busy = id.connection().is_some_and(|id| self.broker.is_busy(id));
+                !is_busy && self.resources.pools.has_long_answer_room(bytes)
+            }
             _ => false,
         })
     }

@@ -11,7 +11,7 @@
 //!
 //! The messages that a client has not acknowledged do not count in these limits, but they can use up its queue's share of the
 //! memory. Then publishers cannot go on at all, AMQP publishers too. They wait 10 s for the queue, and afterwards the session
-//! gets no message while it is over its share. These 10 s begin anew when the queue was not full for a minute.
+//! gets no message while it is over its share. That ends when the queue uses so much less that publishers may go on.
 //!
 //! # Invariants
 //! - A queue is on the list exactly while its pace is not [`Pace::InTime`], from one check to the next.
@@ -19,14 +19,11 @@
 use leveret_core::command::{ConnectionId, QueueId};
 
 use super::Queues;
-use crate::queue_records::{Pace, SessionPart};
+use crate::queue_records::{FreeMemory, Pace, SessionPart};
 
 /// The longest time that publishers wait for a slow client, in milliseconds. Afterwards its session drops messages until the
 /// client has caught up, so that one slow client cannot stop all publishers again and again.
 const WAIT_MS_MAX: u64 = 10_000;
-
-/// A session that was over its share of the memory is forgotten after this time, in milliseconds.
-const FULL_FORGOTTEN_MS: u64 = 60_000;
 
 /// The most slow clients that publishers wait for. The sessions of further ones drop messages from twice their limits on.
 const SLOW_CLIENTS_MAX: usize = 256;
@@ -46,14 +43,13 @@ struct SlowQueue {
     publishers: Vec<ConnectionId>,
 }
 
-/// The queue of a session that is or was over its share of the memory.
+/// The queue of a session that was over its share of the memory, and does not yet use so much less that publishers may go on.
 #[derive(Debug)]
 struct FullQueue {
     queue: QueueId,
     serial: u64,
-    /// When a publisher first and last found it full, in milliseconds of broker time.
+    /// When a publisher found it full, in milliseconds of broker time.
     since_ms: u64,
-    seen_ms: u64,
     /// Publishers have waited long enough, and were told so.
     has_waited: bool,
 }
@@ -86,13 +82,12 @@ impl Queues {
     pub(crate) fn drops_for_share(&mut self, queue: QueueId, now_ms: u64) -> bool {
         let serial = self.records[queue].serial;
         let full = &mut self.slow.full;
-        if let Some(full) = full.iter_mut().find(|full| full.queue == queue && full.serial == serial) {
-            full.seen_ms = now_ms;
+        if let Some(full) = full.iter().find(|full| full.queue == queue && full.serial == serial) {
             return full.has_waited;
         }
         let has_room = full.len() < SLOW_CLIENTS_MAX;
         if has_room {
-            full.push(FullQueue { queue, serial, since_ms: now_ms, seen_ms: now_ms, has_waited: false });
+            full.push(FullQueue { queue, serial, since_ms: now_ms, has_waited: false });
         }
         !has_room
     }
@@ -103,28 +98,33 @@ impl Queues {
     }
 
     /// Notes which sessions publishers have waited for long enough, and which are not full any more.
-    fn check_full(&mut self, now_ms: u64) {
-        let before = self.slow.full.len();
-        self.slow.full.retain(|full| now_ms < full.seen_ms + FULL_FORGOTTEN_MS);
+    fn check_full(&mut self, now_ms: u64, free: FreeMemory) {
+        let Self { records, slow, .. } = self;
+        let before = slow.full.len();
+        slow.full.retain(|full| {
+            let record = records.get(full.queue.index());
+            let is_there = record.is_some_and(|record| record.serial == full.serial && !record.is_deleted());
+            is_there && !records.is_well_within_share(free, full.queue)
+        });
         let is_due = |full: &&mut FullQueue| !full.has_waited && now_ms >= full.since_ms + WAIT_MS_MAX;
-        let due_count = self.slow.full.iter_mut().filter(is_due).map(|full| full.has_waited = true).count();
-        if due_count > 0 || self.slow.full.len() < before {
+        let due_count = slow.full.iter_mut().filter(is_due).map(|full| full.has_waited = true).count();
+        if due_count > 0 || slow.full.len() < before {
             self.note_release();
         }
     }
 
     fn has_full_changes(&self, now_ms: u64) -> bool {
-        let is_due = |full: &FullQueue| !full.has_waited && now_ms >= full.since_ms + WAIT_MS_MAX;
-        self.slow.full.iter().any(|full| is_due(full) || now_ms >= full.seen_ms + FULL_FORGOTTEN_MS)
+        self.slow.full.iter().any(|full| !full.has_waited && now_ms >= full.since_ms + WAIT_MS_MAX)
     }
 
     /// Returns the queues of connected clients that were behind for too long, whose sessions drop messages.
     pub(crate) fn dropping_queues(&self) -> impl Iterator<Item = QueueId> {
         let is_dropping = |queue: &QueueId| self.records[*queue].pace == Pace::Dropping;
+        // A queue that is on both lists is named once.
         let is_there = |full: &&FullQueue| {
             let record = self.records.get(full.queue.index());
-            full.has_waited
-                && record.is_some_and(|record| record.serial == full.serial && !record.is_deleted())
+            let record = record.filter(|record| record.serial == full.serial && !record.is_deleted());
+            full.has_waited && record.is_some_and(|record| record.pace != Pace::Dropping)
         };
         let full = self.slow.full.iter().filter(is_there).map(|full| full.queue);
         self.connected_slow_clients().filter(is_dropping).chain(full)
@@ -193,16 +193,13 @@ impl Queues {
     /// Returns when publishers have waited long enough for a slow client, in milliseconds of broker time.
     pub fn next_pace_change_ms(&self) -> Option<u64> {
         let behind = self.slow.slow.iter().filter(|slow| self.pace_of(slow) == Some(Pace::Behind));
-        let full = self.slow.full.iter().map(|full| match full.has_waited {
-            true => full.seen_ms + FULL_FORGOTTEN_MS,
-            false => full.since_ms + WAIT_MS_MAX,
-        });
-        behind.map(|slow| slow.since_ms + WAIT_MS_MAX).chain(full).min()
+        let full = self.slow.full.iter().filter(|full| !full.has_waited).map(|full| full.since_ms);
+        behind.map(|slow| slow.since_ms).chain(full).min().map(|since_ms| since_ms + WAIT_MS_MAX)
     }
 
     /// Updates the pace of all slow clients.
-    pub(crate) fn check_pace(&mut self, now_ms: u64) -> PaceChanges {
-        self.check_full(now_ms);
+    pub(crate) fn check_pace(&mut self, now_ms: u64, free: FreeMemory) -> PaceChanges {
+        self.check_full(now_ms, free);
         let (mut changes, mut list) = (PaceChanges::default(), core::mem::take(&mut self.slow.slow));
         list.retain_mut(|slow| {
             let next = self.next_pace(slow, now_ms);

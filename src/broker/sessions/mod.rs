@@ -713,11 +713,11 @@ impl Broker {
         let record = self.consumers.channel_mut(channel);
         (record.mode, record.prefetch_count) = (Mode::Confirm, in_flight_max);
         let vhost = record.vhost;
+        let earlier = self.sessions.find(vhost, client_id);
         if let Some(will) = &request.will {
-            self.check_will(cx, channel, will)?;
+            self.check_will(cx, (channel, earlier), will)?;
         }
         let expiry_s = request.expiry_s.min(self.sessions.limits.expiry_max_s);
-        let earlier = self.sessions.find(vhost, client_id);
         // A client that is refused changes nothing.
         self.check_session_request(cx, (connection, vhost), earlier, (clean_start, expiry_s))?;
         if let Some(earlier) = earlier {

@@ -4,6 +4,7 @@
 //! publisher's input is read on, because its own acknowledgements are in it.
 
 use leveret_core::command::{ConnectionId, QueueId};
+use leveret_core::mem::Share;
 
 use crate::consumers::ClientWait;
 use crate::queue_records::Pace;
@@ -51,7 +52,7 @@ impl Broker {
     }
 
     /// Returns whether the client of a queue is this publisher, or waits for it, be it through others.
-    pub(crate) fn waits_for(&self, queue: QueueId, publisher: ConnectionId) -> bool {
+    fn waits_for(&self, queue: QueueId, publisher: ConnectionId) -> bool {
         let mut queue = queue;
         for _ in 0..WAIT_CHAIN_MAX {
             let session = self.queues.records().get(queue.index()).and_then(|record| record.session);
@@ -69,7 +70,8 @@ impl Broker {
     /// Releases the publishers whose wait has ended, and trims the sessions that begin to drop messages.
     pub(crate) fn check_pace(&mut self, cx: &mut Context<'_>) {
         let now_ms = cx.pending_writes.time_ms();
-        let changes = self.queues.check_pace(now_ms);
+        let free = self.queues.free_memory(cx.messages, Share::Ordinary);
+        let changes = self.queues.check_pace(now_ms, free);
         for (publisher, queue) in changes.released {
             let record = self.consumers.find_connection_mut(publisher);
             let wait = record.and_then(|record| record.client_wait.as_mut());

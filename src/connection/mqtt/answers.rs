@@ -18,6 +18,7 @@ use leveret_core::command::Outcome;
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::BLOCK_UNIT_BYTES;
+use leveret_core::time::Deadline;
 use leveret_mqtt::{
     ANSWER_HEAD_BYTES_MAX, AckKind, Property, ReasonCode, Version, Writer, suback_code, write_ack,
     write_connack, write_disconnect, write_suback, write_suback_head, write_unsuback, write_unsuback_head,
@@ -305,6 +306,10 @@ impl MqttConnection {
     /// Stores SUBACK or UNSUBACK, after all filters of the packet were handled.
     pub(super) fn push_filter_answer(&mut self, context: &mut Context<'_>) {
         let Some(mut filters) = self.input.filters.take() else { return };
+        if filters.arrives_in_parts {
+            // The next packet has its own time.
+            self.timing.packet_due = Deadline::NEVER;
+        }
         if let Some((first, count)) = &filters.refused {
             let text = format_args!(": {count} topic filters are refused, the first one: {first}");
             self.warn(context, LogKind::Channel, text);

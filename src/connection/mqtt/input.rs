@@ -166,12 +166,12 @@ impl Input {
         self.pending = Pending::Nothing;
     }
 
-    /// Returns whether a message is being received.
     /// Returns whether a SUBSCRIBE or UNSUBSCRIBE is handled as it arrives.
     pub(super) fn is_in_large_packet(&self) -> bool {
         self.filters.as_ref().is_some_and(|filters| filters.arrives_in_parts)
     }
 
+    /// Returns whether a message is being received.
     pub(super) const fn has_message(&self) -> bool {
         !matches!(self.publish, Publishing::None)
     }
