@@ -304,18 +304,19 @@ impl Broker {
             reserved =
                 self.queues.check_capacity(cx, &self.quota, message, &targets[..accepting_count], claim);
         }
-        let mut full_sessions = Vec::new();
         if matches!(reserved, Err(CannotPublish::Wait(Shortage::QueueMemory(_)))) {
-            full_sessions = self.remove_full_sessions(cx, message, (targets, &mut accepting_count), publish);
-            if !full_sessions.is_empty() {
+            let removed = self.remove_full_sessions(cx, message, (targets, &mut accepting_count), publish);
+            if !removed.is_empty() {
                 reserved =
                     self.queues.check_capacity(cx, &self.quota, message, &targets[..accepting_count], claim);
+            }
+            if reserved.is_ok() {
+                removed.into_iter().for_each(|queue| self.queues.count_dropped(queue));
             }
         }
         match reserved {
             Ok(()) => {
                 self.counters.routed += routed;
-                full_sessions.into_iter().for_each(|queue| self.queues.count_dropped(queue));
                 if self.queues.push(cx, message, &targets[..accepting_count], publish.urgency) {
                     self.republisher().enforce_limits_after_push(cx, message, &targets[..accepting_count]);
                 }
