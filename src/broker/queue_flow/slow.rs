@@ -14,7 +14,7 @@
 //! gets no message while it is over its share. That ends when the queue uses so much less that publishers may go on.
 //!
 //! # Invariants
-//! - A queue is on the list exactly while its pace is not [`Pace::InTime`], from one check to the next.
+//! - A queue is in `SlowQueues::slow` exactly while its pace is not [`Pace::InTime`], from one check to the next.
 
 use leveret_core::command::{ConnectionId, QueueId};
 
@@ -57,7 +57,9 @@ struct FullQueue {
 /// The queues of slow clients.
 #[derive(Debug, Default)]
 pub(super) struct SlowQueues {
+    /// Queues over the limits of their sessions, and those that catch up.
     slow: Vec<SlowQueue>,
+    /// Queues over their share of the memory.
     full: Vec<FullQueue>,
 }
 
@@ -78,7 +80,7 @@ impl Queues {
     }
 
     /// Notes that a publisher found the queue of a session over its share of the memory. Returns whether the session gets no
-    /// message any more: publishers have waited long enough.
+    /// message: publishers have waited long enough for it, or there are too many such sessions to wait for.
     pub(crate) fn drops_for_share(&mut self, queue: QueueId, now_ms: u64) -> bool {
         let serial = self.records[queue].serial;
         let full = &mut self.slow.full;
@@ -117,7 +119,7 @@ impl Queues {
         self.slow.full.iter().any(|full| !full.has_waited && now_ms >= full.since_ms + WAIT_MS_MAX)
     }
 
-    /// Returns the queues of connected clients that were behind for too long, whose sessions drop messages.
+    /// Returns the queues of sessions that drop messages, because publishers have waited long enough for their clients.
     pub(crate) fn dropping_queues(&self) -> impl Iterator<Item = QueueId> {
         let is_dropping = |queue: &QueueId| self.records[*queue].pace == Pace::Dropping;
         // A queue that is on both lists is named once.
