@@ -134,6 +134,7 @@ pub use queue_records::{
 pub use recovery::{Contents, Restored};
 pub use recovery::{First, restore, restore_messages};
 pub use republish::{parked_from, write_parked_properties, write_unparked_properties};
+pub use retained::{RetainedRead, RetainedReadEnd};
 pub use settle::Overdue;
 pub use shortage::{Pool, SHORTAGE_KINDS, Shortage, WaitingByKind, WaitingPublishers};
 pub use state::Entropy;

@@ -96,7 +96,10 @@ struct Costs {
     user: u64,
     queue: u64,
     binding: u64,
+    /// A retained message without its content.
     retained: u64,
+    /// All contents of retained messages in memory. The log has the others.
+    retained_contents_max: u64,
     /// A message of 100 bytes in memory.
     message: u64,
 }
@@ -121,6 +124,7 @@ impl Costs {
             queue,
             binding: subscription,
             retained: sizes.retained_bytes as u64 + NAME_BYTES * 5 / 4,
+            retained_contents_max: limits.retained_bytes_max.into(),
             message: (MESSAGE_SLOT_BYTES + BLOCK_UNIT_BYTES + CHUNK_BYTES / ENTRIES_PER_CHUNK) as u64,
         }
     }
@@ -140,7 +144,8 @@ impl Costs {
             + plan.users * self.user
             + plan.queues * self.queue
             + plan.bindings * self.binding
-            + plan.retained.0 * (self.retained + plan.retained.1 * 5 / 4);
+            + plan.retained.0 * self.retained
+            + self.retained_contents_max.min(plan.retained.0 * plan.retained.1) * 5 / 4;
         (clients, definitions)
     }
 }
@@ -158,7 +163,10 @@ pub(crate) fn costs_shown(config: &Config) -> String {
         (costs.user, "a user with permissions for a virtual host"),
         (costs.queue, "a queue"),
         (costs.binding, "a binding"),
-        (costs.retained, "a retained message, and 5/4 of its payload"),
+        (
+            costs.retained,
+            "a retained message; and 5/4 of its payload, up to a quarter of this memory for all of them",
+        ),
         (
             costs.message,
             "a message of 100 bytes in memory; in the log a message takes about 45 bytes more than its body",
@@ -296,6 +304,7 @@ mod tests {
             ("pi-zero-w", "mqtt=500,tls,users=500,queues=20"),
             ("pi-zero-w", "mqtt=3,subscriptions=1500,retained=1500x1000"),
             ("pi-zero-w", "mqtt=3,subscriptions=200,retained=1000x1000"),
+            ("router-64", "mqtt=3,subscriptions=200,retained=1500x1000"),
             ("pi-4", "amqp=50,queues=40,bindings=40"),
             ("pi-zero-w", "amqp=5,queues=5,backlog=6000000x256"),
             // `tests/faults/memory_limit/run plants` shows that these fit.

@@ -92,16 +92,17 @@ impl ListedKind for RetainedMessages {
         ("vhost", |message, writer| writer.json.text(message.vhost)),
         ("routing_key", |message, writer| writer.json.text(message.routing_key)),
         ("qos", |message, writer| writer.json.number(message.qos)),
-        ("payload_bytes", |message, writer| writer.json.number(message.payload.len() as u64)),
+        ("payload_bytes", |message, writer| writer.json.number(message.payload_bytes)),
+        ("in_memory", |message, writer| writer.json.truth(message.content.is_some())),
         ("expires", |message, writer| writer.json.truth(message.has_expiry)),
         // Seconds since it was published, or since the start of the broker.
         ("age", |message, writer| {
             writer.json.number(writer.context.time_ms.saturating_sub(message.arrived_ms) / 1_000);
         }),
-        // As the whole payload, only administrators see its start.
-        ("preview", |message, writer| match writer.viewer {
-            None => writer.json.text(&preview(message.payload)),
-            Some(_) => writer.json.text(""),
+        // As the whole payload, only administrators see its start, and only while it is in memory.
+        ("preview", |message, writer| match (writer.viewer, message.content) {
+            (None, Some((_, payload))) => writer.json.text(&preview(payload)),
+            (Some(_), _) | (None, None) => writer.json.text(""),
         }),
     ];
 
@@ -136,7 +137,7 @@ fn preview(payload: &[u8]) -> String {
     text
 }
 
-/// Shows a retained message with its properties and its payload. `payload_bytes` is the length of the whole payload. A
+/// Shows a retained message, with its properties and its payload if they are in memory. `payload_bytes` is the length of the whole payload. A
 /// payload that does not fit into the answer is shortened.
 pub(super) fn retained_message(call: &Call<'_>, context: &RequestContext<'_>) -> Answer {
     let (vhost, key) = (call.name("vhost"), exchange_separators(call.name("topic")));
@@ -167,17 +168,23 @@ fn write_retained(json: &mut Json<'_>, message: &RetainedView<'_>, tables: Table
         json.name(name, &mut is_first);
         json.text(text);
     }
-    for (name, number) in [("qos", usize::from(message.qos)), ("payload_bytes", message.payload.len())] {
+    for (name, number) in [("qos", u32::from(message.qos)), ("payload_bytes", message.payload_bytes)] {
         json.name(name, &mut is_first);
-        json.number(number as u64);
+        json.number(number);
     }
+    json.name("in_memory", &mut is_first);
+    json.truth(message.content.is_some());
+    let Some((properties, payload)) = message.content else {
+        json.raw(b"}");
+        return;
+    };
     json.name("properties", &mut is_first);
-    put_properties(json, message.properties, tables);
-    let shown = &message.payload[..message.payload.len().min(payload_bytes)];
+    put_properties(json, properties, tables);
+    let shown = &payload[..payload.len().min(payload_bytes)];
     // The last character of a payload that was shortened may be incomplete.
     let text = match core::str::from_utf8(shown) {
         Ok(text) => Some(text),
-        Err(error) if error.error_len().is_none() && shown.len() < message.payload.len() => {
+        Err(error) if error.error_len().is_none() && shown.len() < payload.len() => {
             core::str::from_utf8(&shown[..error.valid_up_to()]).ok()
         }
         Err(_) => None,

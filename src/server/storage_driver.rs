@@ -12,7 +12,7 @@
 
 use std::io;
 
-use leveret_broker::{Broker, Context, LogRead, PageInOutcome, ReadMessage, restore_messages};
+use leveret_broker::{Broker, Context, LogRead, PageInOutcome, ReadMessage, RetainedRead, restore_messages};
 use leveret_core::log_limiter::{LogKind, LogSource};
 use leveret_core::mem::{MessageId, Messages};
 use leveret_core::time::Now;
@@ -38,6 +38,7 @@ pub struct StorageDriver {
     /// The read that the reader thread is carrying out: for a queue, or for compaction.
     reading: QueuedRead,
     is_compaction_next: bool,
+    is_retained_next: bool,
     /// Reads for queues may start: no commit is being written that must finish first.
     may_read_queues: bool,
     /// Number of reads for queues that failed without a success in between.
@@ -55,6 +56,7 @@ impl StorageDriver {
             commit_writer: CommitWriter::new(log, frame_max),
             reading: QueuedRead::Nothing,
             is_compaction_next: false,
+            is_retained_next: false,
             may_read_queues: true,
             refused_reads: 0,
             is_evicting: false,
@@ -88,6 +90,7 @@ impl StorageDriver {
         messages: &Messages,
     ) -> bool {
         let wants_to_read = self.may_read_queues && broker.queues().wants_read_back(messages)
+            || broker.wants_retained_read()
             || self.log().wants_compaction();
         self.is_evicting
             || pending_writes.has_changes()
@@ -110,7 +113,7 @@ impl StorageDriver {
     }
 
     /// Returns the next read, if none is under way.
-    pub(crate) fn next_read(&mut self, broker: &mut Broker, messages: &Messages) -> Option<Read> {
+    pub(crate) fn next_read(&mut self, broker: &mut Broker, context: &mut Context<'_>) -> Option<Read> {
         self.restore_adopted(broker);
         if !matches!(self.reading, QueuedRead::Nothing) {
             return None;
@@ -122,8 +125,15 @@ impl StorageDriver {
         {
             return Some(job);
         }
+        // Likewise queues and retained messages.
+        self.is_retained_next = !self.is_retained_next;
+        if self.is_retained_next
+            && let Some(job) = self.next_retained_read(broker, context)
+        {
+            return Some(job);
+        }
         if self.may_read_queues
-            && let Some(fetch) = broker.queues_mut().next_read(messages)
+            && let Some(fetch) = broker.queues_mut().next_read(context.messages_mut())
         {
             let range = leveret_storage::Range { start: fetch.start, end: fetch.end };
             if let Some(job) = self.commit_writer.log_mut().fetch(fetch.incarnation, range, fetch.bytes_max) {
@@ -134,7 +144,46 @@ impl StorageDriver {
             broker.queues_mut().retry_read(&fetch);
             self.may_read_queues = false;
         }
-        self.start_compaction_read()
+        self.next_retained_read(broker, context).or_else(|| self.start_compaction_read())
+    }
+
+    fn next_retained_read(&mut self, broker: &mut Broker, context: &mut Context<'_>) -> Option<Read> {
+        if !broker.wants_retained_read() {
+            return None;
+        }
+        let log = self.commit_writer.log();
+        let read = broker.next_retained_read(context, |key| log.location_of_definition(key))?;
+        self.start_retained_read(read)
+    }
+
+    fn start_retained_read(&mut self, read: RetainedRead) -> Option<Read> {
+        let job = self.commit_writer.log_mut().fetch_definitions(read.locations());
+        // The buffers are in use only while `reading` says so.
+        let job = job.expect("one read is under way at a time");
+        self.reading = QueuedRead::Retained(read);
+        Some(Read::Fetch(job))
+    }
+
+    /// Takes retained messages that were read. Returns another read if a message is not complete.
+    fn take_retained(
+        &mut self,
+        broker: &mut Broker,
+        context: &mut Context<'_>,
+        mut read: RetainedRead,
+        done: leveret_storage::FetchDone,
+    ) -> Option<Read> {
+        let must_retry = self.must_retry(done.was_refused());
+        self.commit_writer.log_mut().definitions_done(done, |key, value| {
+            broker.take_retained_definition(context, &mut read, key, value);
+        });
+        let log = self.commit_writer.log();
+        let end = broker.end_retained_read(context, read, must_retry, |key| log.location_of_definition(key));
+        for topic in end.lost {
+            log::error!(
+                "the retained message of topic {topic:?} is not sent: it cannot be read from the log"
+            );
+        }
+        end.next.and_then(|next| self.start_retained_read(next))
     }
 
     /// Puts recovered messages into queues that adopted orphans, before consumers can get any of them.
@@ -170,6 +219,9 @@ impl StorageDriver {
             }
             (QueuedRead::Chunk(fetch, large), ReadOutcome::Fetch(done)) => {
                 self.take_chunk(broker, context, (fetch, large), done)
+            }
+            (QueuedRead::Retained(read), ReadOutcome::Fetch(done)) => {
+                self.take_retained(broker, context, read, done)
             }
             // One read is under way at a time, and `reading` is kept until its result arrives.
             _ => unreachable!("the result belongs to the read that was started"),
@@ -293,6 +345,7 @@ enum QueuedRead {
     Compaction,
     Queue(LogRead),
     Chunk(LogRead, LargeMessage),
+    Retained(RetainedRead),
 }
 
 /// A message with a large body that is being read chunk by chunk.
@@ -342,7 +395,7 @@ impl<P: Platform> Engine<P> {
         let shared = &mut self.shared;
         let (broker, mut context) = shared.broker_mut();
         store.set_evicting(broker.evict(&mut context));
-        if let Some(job) = store.next_read(broker, context.messages_mut()) {
+        if let Some(job) = store.next_read(broker, &mut context) {
             shared.platform.start_read(job);
         }
         let (queues, now) = (shared.broker.queues(), shared.now);

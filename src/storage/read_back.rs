@@ -1,7 +1,7 @@
-//! Reads messages back from the log, as jobs for the read helper.
+//! Reads messages and definitions back from the log, as jobs for the read helper.
 //!
 //! ```text
-//! fetch, fetch_chunk → FetchJob ~ helper ~ FetchDone → fetch_done, chunk_done → the caller's own memory
+//! fetch, fetch_chunk, fetch_definitions → FetchJob ~ helper ~ FetchDone → fetch_done, … → the caller's own memory
 //! ```
 //!
 //! The event loop determines from the index which offsets are live and in which segment they lie. The helper finds
@@ -107,6 +107,44 @@ impl Log {
             Some(place) => self.job(FetchSource::Chunk(place, body, index), place.segment, buffers),
             None => self.job(FetchSource::Nothing, 0, buffers),
         }
+    }
+
+    /// Returns the location of the newest durable version of a definition; `None` if there is none, or if that version is its
+    /// deletion.
+    pub fn location_of_definition(&self, key: &[u8]) -> Option<RecordLocation> {
+        let definition = self.index.definitions().get(key)?;
+        (!definition.deleted).then_some(definition.place)
+    }
+
+    /// Returns a job that reads definitions, or `None` while another fetch is in flight. `locations` are ascending and in one
+    /// segment.
+    pub fn fetch_definitions(&mut self, locations: impl Iterator<Item = RecordLocation>) -> Option<FetchJob> {
+        let mut buffers = self.reading.spare.take()?;
+        let mut segment = 0;
+        buffers.found.extend(locations.map(|location| {
+            segment = location.segment;
+            FetchedMessage { offset: location.at.into(), at: location.at, bytes: location.bytes }
+        }));
+        self.job(FetchSource::Definitions, segment, buffers)
+    }
+
+    /// Applies the result of [`Log::fetch_definitions`]. Calls `each` with the key and the value of every definition that was
+    /// read and is still the newest version.
+    pub fn definitions_done(&mut self, done: FetchDone, mut each: impl FnMut(&[u8], &[u8])) {
+        let FetchDone { job, error } = done;
+        self.has_refused_reads |= error.is_some();
+        for found in &job.buffers.found {
+            let Ok((Record::Defined { version, key, value: Some(value) }, _)) =
+                Record::parse_known(job.buffers.bytes_of(found))
+            else {
+                continue;
+            };
+            let known = self.index.definitions().get(key);
+            if known.is_some_and(|known| known.version == version && !known.deleted) {
+                each(key, value);
+            }
+        }
+        self.unpin(job);
     }
 
     /// Creates a fetch job for a segment and pins the segment's file.
@@ -320,7 +358,7 @@ impl FetchDone {
     }
 }
 
-/// Reads messages or a chunk.
+/// Reads messages, a chunk, or definitions.
 #[derive(Debug)]
 pub struct FetchJob {
     pub(super) source: FetchSource,
@@ -351,15 +389,20 @@ pub(super) enum FetchSource {
     Scan,
     /// The location of a chunk is already known. Contains it, the id of the body, and the index of the chunk.
     Chunk(RecordLocation, u64, u32),
+    /// The locations of definitions are already known. They are in [`FetchBuffers::found`].
+    Definitions,
 }
 
 impl FetchJob {
     /// Runs the job; blocks.
     pub fn run(mut self, disk: &mut impl Disk) -> FetchDone {
         let mut error = None;
-        self.buffers.found.clear();
+        if self.source != FetchSource::Definitions {
+            self.buffers.found.clear();
+        }
         match self.source {
             FetchSource::Nothing => {}
+            FetchSource::Definitions => self.read(disk, &mut error),
             FetchSource::Chunk(place, ..) => {
                 self.buffers.found.push(FetchedMessage { offset: 0, at: place.at, bytes: place.bytes });
                 self.read(disk, &mut error);
@@ -629,6 +672,7 @@ impl FetchJob {
             (Ok((Record::Chunk { body, index, .. }, _)), FetchSource::Chunk(_, asked, at)) => {
                 (body, index) == (asked, at)
             }
+            (parsed, FetchSource::Definitions) => matches!(parsed, Ok((Record::Defined { .. }, _))),
             (Ok((Record::Message(message), _)), _) => {
                 message.targets.iter().any(|target| (target.queue, target.offset) == (self.queue, offset))
             }

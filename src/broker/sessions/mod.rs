@@ -67,7 +67,7 @@ use super::deliveries::Delivered;
 use super::job::Job;
 use super::queue_records::Taken;
 use super::reply_text::no_memory_for;
-use super::retained::Replay;
+use super::retained::Replays;
 use super::state::IndexTable;
 use super::topology::Destination;
 use super::wills::{Will, Wills};
@@ -126,7 +126,7 @@ pub(crate) struct Session {
     /// A number by which a will is recognised that is in the log; `None` if the log has none.
     stored_will: Option<u64>,
     /// The subscriptions whose retained messages are not in the queue yet.
-    replays: VecDeque<Replay>,
+    replays: Replays,
     /// The largest packet that the client accepts, in bytes.
     packet_len_max: u32,
     used_options: UsedOptions,
@@ -229,7 +229,7 @@ impl Session {
             last_packet_id: 0,
             will: None,
             stored_will: None,
-            replays: VecDeque::new(),
+            replays: Replays::default(),
             packet_len_max: 0,
             used_options: UsedOptions::default(),
             last_chosen: 0,
@@ -582,7 +582,7 @@ impl Sessions {
     }
 
     /// Returns the subscriptions of a session whose retained messages are not in its queue yet.
-    pub(crate) fn replays_mut(&mut self, session: SessionId) -> &mut VecDeque<Replay> {
+    pub(crate) fn replays_mut(&mut self, session: SessionId) -> &mut Replays {
         &mut self.at_mut(session).replays
     }
 

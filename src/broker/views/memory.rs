@@ -72,7 +72,7 @@ impl<'b> Views<'b> {
     }
 
     fn largest_kind_of_definitions(self) -> Option<Holder<'b>> {
-        let (retained_count, retained_bytes) = self.retained.counts();
+        let (retained_count, retained_bytes) = self.retained.counts_in_memory();
         let [(binding_places, _), (exchanges, _), _] = self.quota.fills();
         // The index of the log has a second copy of names and arguments.
         let kinds = [

@@ -53,10 +53,10 @@ pub struct RetainedView<'a> {
     pub routing_key: &'a str,
     /// The QoS with which it was published.
     pub qos: u8,
-    /// The AMQP properties.
-    pub properties: Properties<'a>,
-    /// The payload.
-    pub payload: &'a [u8],
+    /// Bytes of the payload.
+    pub payload_bytes: u32,
+    /// The AMQP properties and the payload; `None` if only the log has them.
+    pub content: Option<(Properties<'a>, &'a [u8])>,
     /// Whether it expires.
     pub has_expiry: bool,
     /// When it was published, or the broker was started, in milliseconds of broker time.
@@ -152,14 +152,15 @@ impl<'b> Views<'b> {
     pub fn retained(self) -> impl Objects<RetainedView<'b>> {
         objects(self.retained.places(), move |place| {
             let (vhost, routing_key, content) = self.retained.at(place)?;
-            let properties = Properties::trusted(content.properties());
             Some(RetainedView {
                 vhost: self.access.vhost_name(vhost),
                 routing_key,
                 qos: content.qos(),
-                properties,
-                payload: content.payload(),
-                has_expiry: properties.expiration().is_some(),
+                payload_bytes: content.payload_len(),
+                content: content
+                    .in_memory()
+                    .map(|(properties, payload)| (Properties::trusted(properties), payload)),
+                has_expiry: content.has_expiry(),
                 arrived_ms: content.arrived_ms(),
             })
         })
@@ -189,7 +190,7 @@ impl<'b> Views<'b> {
     }
 
     /// Returns the number of retained messages, and the bytes of their topics, properties and payloads.
-    pub const fn retained_counts(self) -> (usize, usize) {
+    pub const fn retained_counts(self) -> (usize, u64) {
         self.retained.counts()
     }
 }

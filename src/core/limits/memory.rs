@@ -448,7 +448,7 @@ const SHARED_POOLS: [SharedPool; 19] = shared_pools! {
     unacknowledged_max: |sizes| sizes.unacknowledged_bytes, 4, 1 << 24, 3;
     mqtt_sessions_max: |sizes| sizes.session_bytes, 1, 1 << 16, 2;
     retained_max: |sizes| sizes.retained_bytes, 1, 1 << 17, 2;
-    retained_bytes_max: |_| 1, 1, 1 << 28, 0;
+    retained_bytes_max: |_| 1, 4, 1 << 28, 0;
 };
 
 impl Limits {

@@ -129,7 +129,7 @@ pub struct Limits {
     pub mqtt_session_bytes_max: u32,
     /// Maximum number of retained messages.
     pub retained_max: u32,
-    /// Bytes of all retained messages, with their topics and their properties.
+    /// Bytes of the properties and payloads of retained messages in memory. The log has further ones.
     pub retained_bytes_max: u32,
     /// Bytes read from one socket in one turn, and the longest contiguous input.
     pub input_buffer_bytes: u32,

@@ -1080,7 +1080,9 @@ impl PendingWrites {
         self.durable = self.durable.max(self.cover(settles_left));
         self.latency.note_durable(self.durable, self.time_ms);
         self.release_withheld(messages);
-        self.durable > before
+        let is_advanced = self.durable > before;
+        self.capacity_freed += u64::from(is_advanced);
+        is_advanced
     }
 
     /// Sets the bytes that may still be written, and those that may be written to an empty log.

@@ -4,6 +4,7 @@
 
 use std::io;
 
+use leveret_core::definition::{Definition, Retained};
 use leveret_core::time::Now;
 use leveret_storage::{
     AppendRefused, Body, Disk, Identity, Log, Message, Range, Record, Settings, Target, Targets, Urgency,
@@ -338,4 +339,53 @@ fn the_file_that_a_fetch_reads_is_kept_until_it_is_done() {
     }
     let slots: Vec<u32> = log.index().segments().values().map(|segment| segment.slot).collect();
     assert!(slots.contains(&0), "it is used again afterwards: {slots:?}");
+}
+
+/// Definitions that were written together come back with few reads. One that has changed since the read began, and one that is
+/// damaged, are left out.
+#[test]
+fn definitions_come_back_unless_they_have_changed_or_are_damaged() {
+    let mut disk = SimDisk::new(1, Mutant::None, IDENTITY);
+    let mut log = open(&disk);
+    let defined = |number: usize, payload: &'static [u8]| {
+        let key = format!("t{number:03}");
+        let retained = Retained { vhost: "/", key: &key, qos: 1, payload, ..Retained::default() };
+        let definition = Definition::Retained(retained);
+        (definition.key(), definition.value())
+    };
+    let define = |log: &mut Log, version: u64, (key, value): &(Box<[u8]>, Box<[u8]>)| {
+        let record = Record::Defined { version, key, value: Some(value) };
+        log.append(&record, Urgency::Awaited, NOW).expect("there is room");
+    };
+    let all: Vec<_> = (0..30).map(|number| defined(number, &[7; 1_000])).collect();
+    for (number, definition) in all.iter().enumerate() {
+        define(&mut log, number as u64 + 1, definition);
+    }
+    commit(&mut log, &mut disk);
+    let locations: Vec<_> = all.iter().map(|(key, _)| log.location_of_definition(key).unwrap()).collect();
+    assert!(locations.is_sorted() && log.location_of_definition(b"unknown").is_none());
+    let fetch = |log: &mut Log| log.fetch_definitions(locations.iter().copied()).expect("the buffer is free");
+    let done = |log: &mut Log, done| {
+        let mut found = Vec::new();
+        log.definitions_done(done, |key, value| found.push((key.into(), value.into())));
+        found
+    };
+    let before = disk.counts().reads;
+    let job = fetch(&mut log);
+    assert!(log.fetch(1, ALL, 1).is_none(), "there is one buffer");
+    assert!(done(&mut log, job.run(&mut disk)) == all);
+    assert!(disk.counts().reads - before <= 3, "{} reads", disk.counts().reads - before);
+    // The read is under way while two of them change.
+    let read = fetch(&mut log).run(&mut disk);
+    define(&mut log, 100, &defined(3, b"new"));
+    let record = Record::Defined { version: 101, key: &all[4].0, value: None };
+    log.append(&record, Urgency::Awaited, NOW).expect("there is room");
+    commit(&mut log, &mut disk);
+    assert!(done(&mut log, read) == [&all[..3], &all[5..]].concat());
+    assert!(log.location_of_definition(&all[3].0) != Some(locations[3]));
+    assert!(log.location_of_definition(&all[4].0).is_none());
+    let slot = log.index().segments()[&locations[0].segment].slot;
+    disk.flip(slot, locations[20].at as usize + 500);
+    let job = fetch(&mut log);
+    assert!(done(&mut log, job.run(&mut disk)) == [&all[..3], &all[5..20], &all[21..]].concat());
 }

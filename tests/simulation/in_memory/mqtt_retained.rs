@@ -1,4 +1,6 @@
-//! Retained messages that are too large for one definition of the log.
+//! Retained messages that are too large for one definition of the log, and those that are only in the log.
+
+use std::collections::HashSet;
 
 use leveret_amqp::Method;
 use leveret_amqp::field::Table;
@@ -40,10 +42,16 @@ fn publish_large(client: &mut MqttClient, simulation: &mut Simulation, topic: &s
 fn all_retained(simulation: &mut Simulation) -> Vec<(String, Vec<u8>)> {
     let mut reader = MqttClient::log_in(simulation, &new_client("reader"));
     reader.subscribe(simulation, &[("#", 1)]);
-    let mut received: Vec<(String, Vec<u8>)> = receive_all(&mut reader, simulation)
-        .into_iter()
-        .map(|(topic, payload, _)| (topic, payload))
-        .collect();
+    let mut received = Vec::new();
+    loop {
+        let messages = receive_all(&mut reader, simulation);
+        if messages.is_empty() {
+            break;
+        }
+        received.extend(messages.into_iter().map(|(topic, payload, _)| (topic, payload)));
+        // The next ones may have to be read from the log.
+        simulation.pass_ms(1_000);
+    }
     reader.disconnect(simulation);
     received.sort();
     received
@@ -63,6 +71,17 @@ fn parts_in_log(disk: &SimDisk, settings: &Settings) -> usize {
 #[test]
 fn large_retained_messages_are_the_same_after_restarts() {
     let (limits, settings) = small_commits();
+    compare_after_restarts(limits, settings);
+}
+
+/// With memory for one content, the others are read from the log.
+#[test]
+fn large_retained_messages_that_are_only_in_the_log_are_the_same_after_restarts() {
+    let (limits, settings) = small_commits();
+    compare_after_restarts(Limits { retained_bytes_max: 1, ..limits }, settings);
+}
+
+fn compare_after_restarts(limits: Limits, settings: Settings) {
     let mut simulation = Simulation::new(limits.clone());
     let disk = simulation.keep_on_disk(settings.clone());
     let mut publisher = MqttClient::log_in(&mut simulation, &new_client("publisher"));
@@ -257,7 +276,7 @@ fn all_of_many_large_retained_messages_are_acknowledged() {
     }
     let bytes: usize = found.iter().map(|(topic, body)| topic.len() + body.len()).sum();
     let (count, counted) = simulation.engine.broker().views().retained_counts();
-    assert!(count == 4 && (bytes..bytes + 400).contains(&counted), "{counted} of {bytes}");
+    assert!(count == 4 && (bytes..bytes + 400).contains(&(counted as usize)), "{counted} of {bytes}");
 }
 
 /// Retained messages leave three quarters of the disk to the queues. The others are refused by name.
@@ -279,4 +298,180 @@ fn retained_messages_take_at_most_a_quarter_of_the_disk() {
     let refused = simulation.engine.broker().views().refused_retained().map(|(.., limit)| limit);
     assert!(refused.is_some_and(|limit| limit.contains("disk_limit")), "{refused:?}");
     assert_eq!(all_retained(&mut simulation).len(), accepted);
+}
+
+fn reads(simulation: &mut Simulation) -> u64 {
+    simulation.engine.platform_mut().helpers.reads
+}
+
+/// Publishes retained messages with QoS 1, several at a time. Returns their topics and payloads.
+fn publish_many(
+    publisher: &mut MqttClient,
+    simulation: &mut Simulation,
+    numbers: core::ops::Range<usize>,
+    len: usize,
+) -> Vec<(String, Vec<u8>)> {
+    let messages: Vec<_> =
+        numbers.map(|number| (format!("devices/{number}/config"), payload(number, len))).collect();
+    for group in messages.chunks(20) {
+        for (at, (topic, body)) in group.iter().enumerate() {
+            let publish = publisher.publish_packet(0x33, topic, at as u16 + 1, body);
+            publisher.send(simulation, &publish);
+        }
+        simulation.pass_ms(1_000);
+        for _ in group {
+            let puback = publisher.expect(simulation, 0x40);
+            assert!(puback.body.get(2).is_none_or(|code| *code < 0x80), "{puback:?}");
+        }
+    }
+    messages
+}
+
+/// 1,500 retained messages of 1 KB, with memory for 64 of them. They are read from the log in its order, so that few reads are
+/// enough, for a fast and for a slow subscriber.
+#[test]
+fn thousands_of_retained_messages_are_read_from_the_log_with_few_reads() {
+    let (limits, settings) = small_commits();
+    let limits = Limits { retained_max: 2_000, retained_bytes_max: 64 << 10, ..limits };
+    let mut simulation = Simulation::new(limits.clone());
+    let disk = simulation.keep_on_disk(settings.clone());
+    let mut publisher = MqttClient::log_in(&mut simulation, &new_client("publisher"));
+    let mut expected = publish_many(&mut publisher, &mut simulation, 0..1_500, 1_000);
+    expected.sort();
+    for start in 0..2 {
+        let retained = simulation.engine.broker().views().retained();
+        let in_memory = retained.filter(|message| message.content.is_some()).count();
+        assert!((30..=64).contains(&in_memory), "{in_memory} in memory");
+        for is_slow in [false, true] {
+            let before = reads(&mut simulation);
+            let mut reader = MqttClient::log_in(&mut simulation, &new_client("slow"));
+            reader.subscribe(&mut simulation, &[("devices/+/config", 1)]);
+            let mut found = Vec::new();
+            while let Some(message) = reader.receive(&mut simulation) {
+                found.push((message.topic, message.payload));
+                reader.acknowledge(&mut simulation, message.packet_id.unwrap());
+                if is_slow {
+                    simulation.pass_ms(20);
+                }
+            }
+            reader.disconnect(&mut simulation);
+            found.sort();
+            assert!(found == expected, "{} messages after start {start}", found.len());
+            let count = reads(&mut simulation) - before;
+            assert!((40..=100).contains(&count), "{count} reads");
+        }
+        drop(simulation);
+        simulation = Simulation::restarted(limits.clone(), &disk, settings.clone());
+        simulation.pass_ms(1_000);
+    }
+}
+
+/// While a subscriber gets retained messages from the log, some are replaced and some are deleted. The subscriber gets each of
+/// the others once, and the new content of those that were replaced.
+#[test]
+fn retained_messages_may_change_while_they_are_read_from_the_log() {
+    let (limits, settings) = small_commits();
+    let limits = Limits { retained_max: 2_000, retained_bytes_max: 10_000, ..limits };
+    let mut simulation = Simulation::new(limits);
+    simulation.keep_on_disk(settings);
+    let mut publisher = MqttClient::log_in(&mut simulation, &new_client("publisher"));
+    publish_many(&mut publisher, &mut simulation, 0..600, 1_000);
+    let mut reader = MqttClient::log_in(&mut simulation, &new_client("reader"));
+    reader.subscribe(&mut simulation, &[("devices/#", 1)]);
+    let (mut old, mut new, mut changed) = (HashSet::new(), HashSet::new(), 0);
+    loop {
+        let Some(message) = reader.receive(&mut simulation) else {
+            simulation.pass_ms(1_000);
+            match reader.receive(&mut simulation) {
+                Some(message) => panic!("it comes late: {}", message.topic),
+                None => break,
+            }
+        };
+        reader.acknowledge(&mut simulation, message.packet_id.unwrap());
+        let number: usize = message.topic.split('/').nth(1).unwrap().parse().unwrap();
+        if message.payload == b"new" {
+            new.insert(number);
+        } else if !message.payload.is_empty() {
+            assert!(message.payload == payload(number, 1_000) && old.insert(number), "{number}");
+        }
+        if old.len().is_multiple_of(10) && changed < 300 {
+            // Each tenth of the first half is replaced, and another one is deleted.
+            publish_retained(
+                &mut publisher,
+                &mut simulation,
+                (&format!("devices/{changed}/config"), 1),
+                b"new",
+            );
+            publish_retained(
+                &mut publisher,
+                &mut simulation,
+                (&format!("devices/{}/config", changed + 1), 1),
+                b"",
+            );
+            changed += 10;
+        }
+    }
+    assert_eq!(changed, 300);
+    let replaced: HashSet<usize> = (0..300).step_by(10).collect();
+    assert_eq!(new, replaced);
+    let deleted = |number: &usize| *number < 300 && number % 10 == 1;
+    assert!((0..600).all(|number| old.contains(&number) || replaced.contains(&number) || deleted(&number)));
+}
+
+/// Twenty subscribers at once: eight collect messages from the log at a time, and the others have their turn.
+#[test]
+fn many_subscribers_get_retained_messages_from_the_log() {
+    let (limits, settings) = small_commits();
+    let limits = Limits { retained_max: 2_000, retained_bytes_max: 10_000, ..limits };
+    let mut simulation = Simulation::new(limits);
+    simulation.keep_on_disk(settings);
+    let mut publisher = MqttClient::log_in(&mut simulation, &new_client("publisher"));
+    publish_many(&mut publisher, &mut simulation, 0..200, 500);
+    let mut readers: Vec<MqttClient> = (0..20)
+        .map(|number| MqttClient::log_in(&mut simulation, &new_client(&format!("reader-{number}"))))
+        .collect();
+    for reader in &mut readers {
+        let mut subscribe = vec![0x82, 15, 0, 7, 0, 0, 9];
+        subscribe.extend(b"devices/#\x01");
+        reader.send_without_turn(&mut simulation, &subscribe);
+    }
+    // Some leave before they have received all.
+    simulation.pass_ms(20);
+    readers.drain(..5).for_each(|reader| reader.lose(&mut simulation));
+    for (number, reader) in readers.iter_mut().enumerate() {
+        let mut topics = HashSet::new();
+        for _ in 0..50 {
+            while let Some(packet) = reader.next(&mut simulation) {
+                if packet.first_octet >> 4 == 3 {
+                    let (message, _) = reader.parse_publish(&packet);
+                    reader.acknowledge(&mut simulation, message.packet_id.unwrap());
+                    assert!(topics.insert(message.topic));
+                }
+            }
+            simulation.pass_ms(100);
+        }
+        assert_eq!(topics.len(), 200, "reader {number}");
+    }
+}
+
+/// A content that the disk does not return is named in the log, and the others are sent.
+#[test]
+fn a_retained_message_that_cannot_be_read_is_left_out() {
+    for (len, retained_bytes_max) in [(1_000, 3_000), (150_000, 200_000)] {
+        let (limits, settings) = small_commits();
+        let mut simulation = Simulation::new(Limits { retained_bytes_max, ..limits });
+        let disk = simulation.keep_on_disk(settings);
+        let mut publisher = MqttClient::log_in(&mut simulation, &new_client("publisher"));
+        let body = |number: usize| [format!("content {number}").into_bytes(), vec![7; len]].concat();
+        let bodies: Vec<_> = (0..8).map(body).collect();
+        for (number, body) in bodies.iter().enumerate() {
+            assert!(publish_large(&mut publisher, &mut simulation, &format!("t/{number}"), body) < 0x80);
+        }
+        let marks = disk.find(&bodies[2][..300]);
+        assert!(!marks.is_empty());
+        marks.iter().for_each(|(slot, at)| disk.flip(*slot, *at));
+        let found = all_retained(&mut simulation);
+        assert_eq!(found.len(), 7, "of {len} bytes");
+        assert!(found.iter().all(|(topic, body)| topic != "t/2" && bodies.contains(body)));
+    }
 }

@@ -319,7 +319,7 @@ PLACES = [
     ),
     # A retained message is not written to the log.
     (
-        "src/broker/retained.rs",
+        "src/broker/retained/mod.rs",
         "        let RetainedMessage { vhost, key, content, stored, before, .. } = &self.slab[at];\n",
         "        if PLANTED(\"retained-message-not-written\") {\n"
         "            return Batch::NONE;\n"

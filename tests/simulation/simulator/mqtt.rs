@@ -171,6 +171,8 @@ impl MqttRun {
             assembly_bytes_max: 1 << 20,
             message_size_max: 64 << 10,
             mqtt_session_messages_max: 4_000,
+            // All contents of retained messages in memory, a few, or one.
+            retained_bytes_max: [1 << 20, 40, 1][seed as usize % 3],
             ..plan.limits
         };
         let window_ms = random.one_of(&[0, 5, 20, 200]);

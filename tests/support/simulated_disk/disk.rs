@@ -206,6 +206,16 @@ impl SimDisk {
         }
     }
 
+    /// Returns slot and byte offset of each copy of some bytes on the media.
+    pub fn find(&self, bytes: &[u8]) -> Vec<(u32, usize)> {
+        let mut found = Vec::new();
+        for (slot, file) in &self.0.borrow().files {
+            let is_copy = |(at, window): (usize, &[u8])| (window == bytes).then_some((*slot, at));
+            found.extend(file.media.windows(bytes.len()).enumerate().filter_map(is_copy));
+        }
+        found
+    }
+
     /// Describes each write to a block that was already synced.
     pub fn violations(&self) -> Vec<String> {
         self.0.borrow().violations.clone()

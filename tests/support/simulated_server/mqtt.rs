@@ -333,7 +333,8 @@ impl MqttClient {
         Some(self.parse_publish(&packet))
     }
 
-    fn parse_publish(&self, packet: &FromServer) -> (Received, Vec<u8>) {
+    /// Returns the message of a PUBLISH, and its encoded properties without their length.
+    pub fn parse_publish(&self, packet: &FromServer) -> (Received, Vec<u8>) {
         let flags = packet.first_octet & 15;
         let (topic_len, rest) = packet.body.split_first_chunk::<2>().unwrap();
         let (topic, mut rest) = rest.split_at(usize::from(u16::from_be_bytes(*topic_len)));

@@ -1,14 +1,11 @@
 //! Retained messages: the last message of each topic that an MQTT client has published with RETAIN.
 //!
-//! A retained message is in memory, and it is a definition in the log ([`Definition::Retained`]). A message with QoS 1 or
-//! 2 is in the log before its publisher gets the acknowledgement. A message with QoS 0 promises nothing, and devices
-//! publish such messages often. So it is written within [`WRITE_DELAY_MS`], and only the last one of its topic, which
-//! spares the flash.
+//! A retained message is a definition in the log ([`Definition::Retained`]). A message with QoS 1 or 2 is in the log before
+//! its publisher gets the acknowledgement. A message with QoS 0 promises nothing, and devices publish such messages often.
+//! So it is written within [`WRITE_DELAY_MS`], and only the last one of its topic, which spares the flash.
 //!
-//! A subscriber gets the retained messages that match its filter as messages in the queue of its session. Their exchange
-//! has no name, which distinguishes them from other messages ([`leveret_core::command::Delivery`]). Only some of them are
-//! in the queue at a time; when the client has received these, the next ones are added. So a client gets thousands of
-//! them in many turns, and they take little memory.
+//! The topics of all retained messages are in memory. Their contents are in memory, too, up to `retained_bytes_max`. When
+//! they exceed it, those that are durable are removed from memory, and [`replay`] reads them from the log for a subscriber.
 //!
 //! A retained message whose message expiry interval has passed is not sent, and is deleted when a subscription matches it.
 //! The time since its publication is not in the log: after a restart, the interval begins again.
@@ -19,34 +16,35 @@
 //! memory of the retained message itself.
 //!
 //! # Invariants
-//! - All retained messages together take at most the memory that is free, and a quarter of `disk_limit`.
+//! - A content that is not durable is in memory.
+//! - The topics take at most the memory that is free, and all retained messages a quarter of `disk_limit`.
 //! - A start finds the parts of one whole message for each topic: of the last one that was acknowledged, or of a later one.
 
+mod replay;
+
 use core::num::NonZeroU16;
-use std::collections::VecDeque;
 use std::rc::Rc;
 
-use leveret_amqp::field::Table;
 use leveret_amqp::props::Properties;
 use leveret_core::batch::Batch;
-use leveret_core::command::{BindingId, ChannelId, ConnectionId, Name, Outcome, QueueId, SessionId, VhostId};
+use leveret_core::command::{ChannelId, ConnectionId, Name, Outcome, VhostId};
 use leveret_core::definition::{self, Definition, RetainedPart, RetainedParts};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
-use leveret_core::mem::{Class, HeapBytes, Memory, MessageFlags, MessageId, Messages, Share, Slab};
+use leveret_core::mem::{Class, HeapBytes, Memory, MessageFlags, MessageId, Messages, Slab};
 use leveret_core::topic::exchange_separators;
-use leveret_storage::{Mode, PART_BYTES, PendingWrites, SplitDefinition, Urgency};
+use leveret_storage::{Mode, PART_BYTES, PendingWrites, SplitDefinition};
 
 use super::access::Access;
 use super::arguments::expiration_ms;
-use super::queue_flow::Claim;
 use super::recovery::Restored;
 use super::reply_text::check_deletable;
-use super::sessions::matches;
 use super::shortage::Shortage;
 use super::state::{ALLOCATION_BYTES, IndexTable};
-use super::topology::{Binding, Destination};
 use super::{Broker, Context};
+use replay::Replaying;
+pub(crate) use replay::{FROM_LOG_BYTES, Replay, Replays};
+pub use replay::{RetainedRead, RetainedReadEnd};
 
 /// The longest time between the publication of a retained message with QoS 0 and its write, in milliseconds.
 const WRITE_DELAY_MS: u64 = 60_000;
@@ -63,13 +61,6 @@ const NO_DISK_SHARE: &str = "a quarter of disk_limit: raise it, or delete retain
 /// Retained messages may take this part of `disk_limit`. They stay until a client deletes them, so without a limit they could
 /// leave nothing to the queues.
 const DISK_DIVISOR: u64 = 4;
-/// The number of messages in the queue of a session up to which retained messages are added.
-const READY_MAX: u32 = 32;
-/// The number of retained messages that are compared with a filter before other sessions have their turn.
-const EXAMINED_MAX: usize = 4096;
-/// The number of comparisons that count as one unit of work.
-const EXAMINED_PER_UNIT: usize = 8;
-
 /// One retained message.
 #[derive(Debug)]
 struct RetainedMessage {
@@ -79,6 +70,8 @@ struct RetainedMessage {
     content: Content,
     /// When the message is to be written, in milliseconds of broker time; [`NOT_DUE`] if the log has it.
     due_ms: u64,
+    /// The content that was appended last is durable with this batch, unless it is in parts.
+    batch: Batch,
     /// The parts of the content that was appended last, and of the one before.
     stored: StoredParts,
     before: StoredParts,
@@ -90,12 +83,15 @@ struct StoredParts {
     side: u8,
     /// 0 if the content is not in parts.
     count: u32,
+    /// CRC32C of all parts.
+    checksum: u32,
 }
 
 impl StoredParts {
     /// Returns the parts of a content that is written after this one.
-    const fn next(self, len: usize) -> Self {
-        Self { side: self.side ^ 1, count: Self::count_for(len) }
+    fn next(self, octets: &[u8]) -> Self {
+        let count = Self::count_for(octets.len());
+        Self { side: self.side ^ 1, count, checksum: if count > 0 { crc32c::crc32c(octets) } else { 0 } }
     }
 
     const fn has(self, side: u8, index: u32) -> bool {
@@ -112,7 +108,7 @@ impl StoredParts {
 
     /// Returns the keys of the definitions.
     fn keys<'a>(self, vhost: &'a str, key: &'a str) -> impl Iterator<Item = Box<[u8]>> + use<'a> {
-        let Self { side, count } = self;
+        let Self { side, count, .. } = self;
         let part = move |index| RetainedPart { vhost, key, side, index, bytes: &[] };
         (0..count).map(move |index| Definition::RetainedPart(part(index)).key())
     }
@@ -129,23 +125,38 @@ impl StoredParts {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Content {
     qos: u8,
-    /// The AMQP properties, followed by the payload. Parts that wait for their commit share them.
-    octets: Rc<[u8]>,
+    /// Whether the message has a message expiry interval.
+    has_expiry: bool,
+    /// Bytes of the AMQP properties and of the payload together.
+    len: u32,
     properties_len: u32,
+    /// The AMQP properties, followed by the payload; `None` if only the log has them. Parts that wait for their commit share
+    /// them.
+    octets: Option<Rc<[u8]>>,
     /// When the message was published or restored, in milliseconds of broker time.
     arrived_ms: u64,
 }
 
 impl Content {
-    fn new(qos: u8, properties: &[u8], payload: &[u8], arrived_ms: u64) -> Self {
-        let octets = [properties, payload].concat().into();
-        Self { qos, octets, properties_len: properties.len() as u32, arrived_ms }
+    fn new(qos: u8, octets: Rc<[u8]>, properties_len: u32, arrived_ms: u64) -> Self {
+        let len = octets.len() as u32;
+        let properties_len = properties_len.min(len);
+        let properties = Properties::trusted(&octets[..properties_len as usize]);
+        let has_expiry = properties.expiration().is_some();
+        Self { qos, has_expiry, len, properties_len, octets: Some(octets), arrived_ms }
     }
 
     /// Returns a content of zeros, for parts that follow.
     fn for_parts(qos: u8, parts: &RetainedParts, arrived_ms: u64) -> Self {
         let RetainedParts { len, properties_len, .. } = *parts;
-        Self { qos, octets: zeros(len as usize), properties_len: properties_len.min(len), arrived_ms }
+        let octets = Some(zeros(len as usize));
+        Self { qos, has_expiry: false, len, properties_len: properties_len.min(len), octets, arrived_ms }
+    }
+
+    /// Notes that all parts are there.
+    fn note_complete(&mut self) {
+        let properties = self.in_memory().map(|(properties, _)| Properties::trusted(properties));
+        self.has_expiry = properties.is_some_and(|properties| properties.expiration().is_some());
     }
 
     pub(crate) const fn arrived_ms(&self) -> u64 {
@@ -154,7 +165,7 @@ impl Content {
 
     /// Returns whether parts of the content wait for their commit.
     fn is_being_written(&self) -> bool {
-        Rc::strong_count(&self.octets) > 1
+        self.octets.as_ref().is_some_and(|octets| Rc::strong_count(octets) > 1)
     }
 
     /// Returns the content of a message that arrived at `arrived_ms`.
@@ -169,25 +180,29 @@ impl Content {
             () if flags.has(MessageFlags::PERSISTENT) => 1,
             () => 0,
         };
-        Self { qos, octets, properties_len, arrived_ms }
+        Self::new(qos, octets, properties_len, arrived_ms)
     }
 
     pub(crate) const fn qos(&self) -> u8 {
         self.qos
     }
 
-    pub(crate) fn properties(&self) -> &[u8] {
-        &self.octets[..self.properties_len as usize]
+    pub(crate) const fn has_expiry(&self) -> bool {
+        self.has_expiry
     }
 
-    pub(crate) fn payload(&self) -> &[u8] {
-        &self.octets[self.properties_len as usize..]
+    pub(crate) const fn payload_len(&self) -> u32 {
+        self.len - self.properties_len
     }
 
-    /// Returns when the message expires, in milliseconds of broker time; `None` if it does not.
-    fn expires_ms(&self) -> Option<u64> {
-        let expiration_ms = expiration_ms(&Properties::trusted(self.properties())).ok().flatten()?;
-        Some(self.arrived_ms.saturating_add(expiration_ms))
+    /// Returns the AMQP properties and the payload, if they are in memory.
+    pub(crate) fn in_memory(&self) -> Option<(&[u8], &[u8])> {
+        self.octets.as_ref().map(|octets| octets.split_at(self.properties_len as usize))
+    }
+
+    /// Returns the bytes that the content takes in memory.
+    fn memory_bytes(&self) -> usize {
+        if self.octets.is_some() { self.len as usize } else { 0 }
     }
 
     /// Returns the flags of a message with this content.
@@ -197,8 +212,14 @@ impl Content {
             1 => MessageFlags::PERSISTENT,
             _ => MessageFlags::PERSISTENT.with(MessageFlags::EXACTLY_ONCE),
         };
-        if self.expires_ms().is_some() { flags.with(MessageFlags::EXPIRES) } else { flags }
+        if self.has_expiry { flags.with(MessageFlags::EXPIRES) } else { flags }
     }
+}
+
+/// Returns when a message with these properties expires, in milliseconds of broker time; `None` if it does not.
+fn expires_ms(properties: &[u8], arrived_ms: u64) -> Option<u64> {
+    let expiration_ms = expiration_ms(&Properties::trusted(properties)).ok().flatten()?;
+    Some(arrived_ms.saturating_add(expiration_ms))
 }
 
 /// Returns zeros in one allocation, which neither `vec!` nor `Box` can pass to an `Rc` without a copy.
@@ -212,9 +233,18 @@ pub(crate) struct Retained {
     slab: Slab<RetainedMessage>,
     /// By virtual host and routing key.
     table: IndexTable,
-    /// Bytes of topics, properties and payloads.
+    /// Bytes of topics, properties and payloads in memory.
     bytes: HeapBytes,
-    bytes_max: usize,
+    /// Bytes of the contents in memory, replaced ones included.
+    content_bytes: usize,
+    /// The contents in memory take at most this number of bytes, unless it is a single one.
+    content_bytes_max: usize,
+    /// Bytes of topics, properties and payloads, also of contents that only the log has.
+    stored_bytes: u64,
+    /// The place at which the search for a content that can be removed from memory goes on.
+    evict_place: usize,
+    /// Number of times that contents have left memory, except for those that a publisher has removed for its own content.
+    freed_count: u64,
     /// Contents that no topic has any more, and of which parts wait for their commit. Until then, their bytes are counted.
     replaced: Vec<Rc<[u8]>>,
     /// While the broker restores its definitions: messages of which parts are missing.
@@ -230,6 +260,14 @@ pub(crate) struct Retained {
     refused_count: u64,
 }
 
+/// Whether there is memory for a content.
+enum Room {
+    Free,
+    /// Contents that are being written can be removed from memory after their commit.
+    AfterCommit,
+    None,
+}
+
 /// A topic with a message that only the log has.
 #[derive(Debug)]
 struct LeftOut {
@@ -242,7 +280,6 @@ struct LeftOut {
 #[derive(Debug)]
 struct Incomplete {
     at: usize,
-    checksum: u32,
     missing_count: u32,
 }
 
@@ -280,7 +317,11 @@ impl Retained {
             slab: Slab::in_memory(count, memory, Class::Definitions).with_side_bytes(Self::SIDE_BYTES),
             table: IndexTable::in_memory(count, memory, Class::Definitions, seed),
             bytes: HeapBytes::with_gaps(memory, Class::Definitions),
-            bytes_max: limits.retained_bytes_max as usize,
+            content_bytes: 0,
+            content_bytes_max: limits.retained_bytes_max as usize,
+            stored_bytes: 0,
+            evict_place: 0,
+            freed_count: 0,
             replaced: Vec::new(),
             incomplete: Vec::new(),
             left_out: Vec::new(),
@@ -323,7 +364,12 @@ impl Retained {
     }
 
     /// Returns the number of retained messages, and the bytes of their topics and contents.
-    pub(crate) const fn counts(&self) -> (usize, usize) {
+    pub(crate) const fn counts(&self) -> (usize, u64) {
+        (self.slab.len(), self.stored_bytes)
+    }
+
+    /// Returns the number of retained messages, and the bytes of their topics and contents in memory.
+    pub(crate) const fn counts_in_memory(&self) -> (usize, usize) {
         (self.slab.len(), self.bytes.used())
     }
 
@@ -341,37 +387,131 @@ impl Retained {
         len: usize,
     ) -> Option<&'static str> {
         let disk_max = pending_writes.disk_bytes_max() / DISK_DIVISOR;
-        let replaced = self.find(vhost, key).map(|at| self.bytes_of(at));
-        let sum = (self.bytes.used() - replaced.unwrap_or(0) + key.len() + len) as u64;
-        let is_larger = replaced.is_none_or(|before| before < key.len() + len);
-        match self.lacks_memory(vhost, key, len) {
-            true => Some(NO_MEMORY),
-            false if !has_log_space(pending_writes, len, replaced.is_some()) => Some(NO_DISK),
-            false if is_larger && disk_max > 0 && sum > disk_max => Some(NO_DISK_SHARE),
-            false => None,
+        let replaced = self.find(vhost, key).map(|at| self.stored_bytes_of(at));
+        let bytes = (key.len() + len) as u64;
+        let sum = self.stored_bytes - replaced.unwrap_or(0) + bytes;
+        let is_larger = replaced.is_none_or(|before| before < bytes);
+        match () {
+            () if !has_log_space(pending_writes, len, replaced.is_some()) => Some(NO_DISK),
+            () if is_larger && disk_max > 0 && sum > disk_max => Some(NO_DISK_SHARE),
+            () => None,
         }
     }
 
-    /// Returns whether there is no memory for a retained message.
-    fn lacks_memory(&self, vhost: VhostId, key: &str, len: usize) -> bool {
-        let Some(at) = self.find(vhost, key) else {
-            let bytes = key.len() + len;
-            return self.slab.free_count() == 0
-                || self.bytes.used() + bytes > self.bytes_max
-                || bytes > self.bytes.free();
-        };
-        let before = self.slab[at].content.octets.len();
-        // The memory of the previous content is in use when a large one is copied, or until it is written.
-        let freed = if len > PART_BYTES || self.slab[at].content.is_being_written() { 0 } else { before };
-        self.bytes.used() - before + len > self.bytes_max || len.saturating_sub(freed) > self.bytes.free()
+    /// Returns whether there is memory for a retained message whose content is only in the log.
+    fn has_memory_for_topic(&self, vhost: VhostId, key: &str) -> bool {
+        let has_memory = self.slab.free_count() > 0 && key.len() <= self.bytes.free();
+        has_memory || self.find(vhost, key).is_some()
     }
 
-    fn bytes_of(&self, at: usize) -> usize {
-        self.slab[at].key.len() + self.slab[at].content.octets.len()
+    /// Returns whether there is memory for a retained message with the present contents.
+    fn has_memory(&self, vhost: VhostId, key: &str, len: usize) -> bool {
+        let (added, freed) = match self.find(vhost, key) {
+            None if self.slab.free_count() == 0 => return false,
+            None => (key.len() + len, 0),
+            // The memory of the previous content is in use when a large one is copied, or until it is written.
+            Some(at) if len > PART_BYTES || self.slab[at].content.is_being_written() => (len, 0),
+            Some(at) => (len, self.slab[at].content.memory_bytes()),
+        };
+        let others = self.content_bytes - freed;
+        (others == 0 || others + len <= self.content_bytes_max)
+            && added.saturating_sub(freed) <= self.bytes.free()
+    }
+
+    /// Finds memory for a retained message. For this, it removes contents from memory that are durable.
+    fn make_room(
+        &mut self,
+        pending_writes: &mut PendingWrites,
+        access: &Access,
+        (vhost, key): (VhostId, &str),
+        len: usize,
+    ) -> Room {
+        loop {
+            if self.has_memory(vhost, key, len) {
+                return Room::Free;
+            }
+            if !self.evict_next(pending_writes, access) {
+                break;
+            }
+        }
+        if pending_writes.mode() != Mode::On {
+            return Room::None;
+        }
+        // Contents that are written now can be removed after their commit.
+        let now_ms = pending_writes.time_ms();
+        for at in 0..self.slab.places() {
+            if let Some(record) = self.slab.get_mut(at).filter(|record| record.due_ms != NOT_DUE) {
+                record.due_ms = now_ms;
+                self.write_ms = Some(now_ms);
+            }
+        }
+        self.write_due(pending_writes, access, false);
+        let durable = pending_writes.durable();
+        let is_any_written =
+            self.slab.iter().any(|(_, record)| record.batch > durable || record.content.is_being_written());
+        if is_any_written || !self.replaced.is_empty() { Room::AfterCommit } else { Room::None }
+    }
+
+    /// Removes a content from memory that the log has. Returns `false` if there is none.
+    fn evict_next(&mut self, pending_writes: &PendingWrites, access: &Access) -> bool {
+        if pending_writes.mode() == Mode::Off {
+            return false;
+        }
+        let places = self.slab.places();
+        for _ in 0..places {
+            let at = self.evict_place;
+            self.evict_place = if at + 1 < places { at + 1 } else { 0 };
+            if self.is_evictable(pending_writes, access, at) {
+                let content = &mut self.slab[at].content;
+                content.octets = None;
+                let len = content.len as usize;
+                self.bytes.subtract(len);
+                self.content_bytes -= len;
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Returns whether the content in a place is in memory, and the log has it.
+    fn is_evictable(&self, pending_writes: &PendingWrites, access: &Access, at: usize) -> bool {
+        let Some(record) = self.slab.get(at) else { return false };
+        let RetainedMessage { vhost, key, content, due_ms, batch, stored, .. } = record;
+        if content.memory_bytes() == 0
+            || *due_ms != NOT_DUE
+            || *batch > pending_writes.durable()
+            || content.is_being_written()
+        {
+            return false;
+        }
+        let retained = definition::Retained { vhost: access.vhost_name(*vhost), key, ..Default::default() };
+        stored.count == 0 || !pending_writes.is_split_pending(&Definition::Retained(retained).key())
+    }
+
+    fn stored_bytes_of(&self, at: usize) -> u64 {
+        let record = &self.slab[at];
+        record.key.len() as u64 + u64::from(record.content.len)
+    }
+
+    fn add_content(&mut self, bytes: usize) {
+        self.bytes.add(bytes);
+        self.content_bytes += bytes;
+    }
+
+    fn subtract_content(&mut self, bytes: usize) {
+        self.bytes.subtract(bytes);
+        self.content_bytes -= bytes;
+        self.freed_count += 1;
+    }
+
+    /// Returns a counter that rises whenever there may be memory for a content that a publisher waits with.
+    pub(crate) const fn freed_count(&self) -> u64 {
+        self.freed_count
     }
 
     /// Sets the retained message of a topic, for which there is memory.
     fn put(&mut self, vhost: VhostId, key: &str, content: Content) -> usize {
+        let in_memory = content.memory_bytes();
         let Some(at) = self.find(vhost, key) else {
             let stored = self.take_left_out(vhost, key).unwrap_or_default();
             let record = RetainedMessage {
@@ -379,22 +519,27 @@ impl Retained {
                 key: key.into(),
                 content,
                 due_ms: NOT_DUE,
+                batch: Batch::NONE,
                 stored,
                 before: StoredParts::default(),
             };
             let at = self.slab.insert_checked(record);
             self.table.insert((vhost, key), at, self.slab.touched());
-            self.bytes.add(self.bytes_of(at));
+            self.bytes.add(key.len());
+            self.add_content(in_memory);
+            self.stored_bytes += self.stored_bytes_of(at);
             return at;
         };
-        let len = content.octets.len();
+        self.stored_bytes -= self.stored_bytes_of(at);
         let before = core::mem::replace(&mut self.slab[at].content, content);
-        if len > PART_BYTES {
-            self.bytes.add(len);
+        self.stored_bytes += self.stored_bytes_of(at);
+        // The order is that of [`Self::has_memory`].
+        if in_memory > PART_BYTES {
+            self.add_content(in_memory);
             self.free(before);
         } else {
             self.free(before);
-            self.bytes.add(len);
+            self.add_content(in_memory);
         }
         at
     }
@@ -405,6 +550,7 @@ impl Retained {
         let Some(at) = self.find(vhost, key) else {
             return self.take_left_out(vhost, key).map(|stored| [stored, StoredParts::default()]);
         };
+        self.stored_bytes -= self.stored_bytes_of(at);
         let removed = self.slab.remove(at);
         self.table.remove((vhost, key), at);
         self.bytes.subtract(removed.key.len());
@@ -421,22 +567,23 @@ impl Retained {
 
     /// Frees a content that no topic has any more, as soon as no part of it waits for its commit.
     fn free(&mut self, content: Content) {
-        if content.is_being_written() {
-            self.replaced.push(content.octets);
-        } else {
-            self.bytes.subtract(content.octets.len());
+        match content.octets {
+            Some(octets) if Rc::strong_count(&octets) > 1 => self.replaced.push(octets),
+            Some(octets) => self.subtract_content(octets.len()),
+            None => {}
         }
     }
 
     /// Frees the replaced contents that are written now.
     fn free_replaced(&mut self) {
-        self.replaced.retain(|octets| {
-            let is_being_written = Rc::strong_count(octets) > 1;
-            if !is_being_written {
-                self.bytes.subtract(octets.len());
-            }
-            is_being_written
-        });
+        let freed: usize = self
+            .replaced
+            .extract_if(.., |octets| Rc::strong_count(octets) == 1)
+            .map(|octets| octets.len())
+            .sum();
+        if freed > 0 {
+            self.subtract_content(freed);
+        }
     }
 
     /// Notes that a retained message has changed and is to be written later.
@@ -450,35 +597,6 @@ impl Retained {
         self.write_ms.get_or_insert(due_ms);
     }
 
-    /// Returns the place of the next retained message that matches a subscription, from `place` on. Advances `place` by at
-    /// most `examined_max`.
-    fn next_match(
-        &self,
-        vhost: VhostId,
-        subscription: &Binding,
-        place: &mut usize,
-        examined_max: usize,
-    ) -> NextMatch {
-        let key = &*subscription.key;
-        if !key.contains(['*', '#']) {
-            let found = self.find(vhost, key).filter(|at| *at >= *place);
-            *place = self.slab.places();
-            return found.map_or(NextMatch::None, NextMatch::At);
-        }
-        let arguments = Table::trusted(&subscription.arguments);
-        let end = self.slab.places().min(*place + examined_max);
-        while *place < end {
-            let at = *place;
-            *place += 1;
-            let is_match =
-                |found: &RetainedMessage| found.vhost == vhost && matches(key, arguments, &found.key);
-            if self.slab.get(at).is_some_and(is_match) {
-                return NextMatch::At(at);
-            }
-        }
-        if end < self.slab.places() { NextMatch::ExamineMore } else { NextMatch::None }
-    }
-
     /// Appends a retained message to the log. A small one is durable with the returned batch, and one in parts when it is no
     /// [pending](PendingWrites::is_split_pending) split definition any more.
     fn append(&mut self, pending_writes: &mut PendingWrites, access: &Access, at: usize) -> Batch {
@@ -486,24 +604,27 @@ impl Retained {
         let names = (access.vhost_name(*vhost), &**key);
         let mut retained =
             definition::Retained { vhost: names.0, key, qos: content.qos, ..Default::default() };
-        let len = content.octets.len();
+        // A content that is to be written is in memory.
+        let (Some(octets), Some((properties, payload))) = (&content.octets, content.in_memory()) else {
+            return Batch::NONE;
+        };
         // If the last content was withdrawn, the log still has the one before it, and may have parts of both sides. Its side must
         // stay as it is until the new content is complete.
         let is_withdrawn = pending_writes.withdraw_split(&Definition::Retained(retained).key());
         let (named, unused) =
             if is_withdrawn { (*before, *stored) } else { (*stored, StoredParts::default()) };
-        let next = named.next(len);
+        let next = named.next(octets);
         let batch = if next.count > 0 {
             unused.delete(pending_writes, names, next.count);
             retained.parts = Some(RetainedParts {
                 side: next.side,
-                len: len as u32,
+                len: content.len,
                 properties_len: content.properties_len,
-                checksum: crc32c::crc32c(&content.octets),
+                checksum: next.checksum,
             });
             let definition = Definition::Retained(retained);
             pending_writes.define_split(SplitDefinition {
-                content: Rc::clone(&content.octets),
+                content: Rc::clone(octets),
                 part_prefix: next.key_prefix(names.0, key),
                 key: definition.key(),
                 value: definition.value(),
@@ -512,14 +633,14 @@ impl Retained {
             });
             Batch::NONE
         } else {
-            (retained.properties, retained.payload) = (content.properties(), content.payload());
+            (retained.properties, retained.payload) = (properties, payload);
             let batch = pending_writes.write_definition(&Definition::Retained(retained), true);
             named.delete(pending_writes, names, 0);
             unused.delete(pending_writes, names, 0);
             batch
         };
         let record = &mut self.slab[at];
-        (record.stored, record.before, record.due_ms) = (next, named, NOT_DUE);
+        (record.stored, record.before, record.due_ms, record.batch) = (next, named, NOT_DUE, batch);
         batch
     }
 
@@ -541,7 +662,7 @@ impl Retained {
                 continue;
             }
             // Without space in the log, a message with QoS 0 is not written at a stop either: it promises nothing.
-            let has_space = has_log_space(pending_writes, self.slab[at].content.octets.len(), true);
+            let has_space = has_log_space(pending_writes, self.slab[at].content.len as usize, true);
             if has_space && (all || due_ms <= now_ms && !pending_writes.is_crowded()) {
                 self.append(pending_writes, access, at);
             } else {
@@ -578,33 +699,6 @@ fn has_log_space(pending_writes: &PendingWrites, len: usize, is_update: bool) ->
     is_small_update || pending_writes.can_define() && pending_writes.log_free_bytes() > 2 * len as u64
 }
 
-/// Progress in sending the retained messages that match a subscription.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Replay {
-    /// The subscription.
-    binding: BindingId,
-    /// The place of the next retained message to examine.
-    place: usize,
-}
-
-/// The result of [`Retained::next_match`].
-enum NextMatch {
-    /// The message at this place matches.
-    At(usize),
-    /// No further message matches.
-    None,
-    /// There are further messages to examine.
-    ExamineMore,
-}
-
-/// Sessions with retained messages to be added to their queues, in the order of their turns.
-#[derive(Debug, Default)]
-pub(crate) struct Replaying {
-    sessions: VecDeque<SessionId>,
-    /// The counter of freed capacity when no session could get a message.
-    stuck_at: Option<u64>,
-}
-
 impl Broker {
     /// Publishes a message of an MQTT client, and makes it the retained message of its topic, or deletes that one if the
     /// message has no payload. See [`leveret_core::command::Command::PublishRetained`].
@@ -635,6 +729,12 @@ impl Broker {
             let text =
                 format_args!("a message with RETAIN to '{}' that exceeds {limit}", topic.escape_debug());
             return Err(Fault::new(ReplyCode::ResourceError, text));
+        }
+        if let Update::Wait = change.update {
+            let allowed = self.allowed_exchange(cx, channel, message);
+            allowed.inspect_err(|_| cx.messages.release(message))?;
+            self.publishing.shortage = Shortage::Commit;
+            return Ok(Outcome::Wait);
         }
         if !is_repeated && self.must_await_retained(cx, (connection, channel), message, &mut change)? {
             self.publishing.shortage = Shortage::Commit;
@@ -716,12 +816,12 @@ impl Broker {
 
     /// Returns the change of the retained message that a message with RETAIN makes.
     pub(crate) fn retained_change(
-        &self,
-        cx: &Context<'_>,
+        &mut self,
+        cx: &mut Context<'_>,
         vhost: VhostId,
         message: MessageId,
     ) -> RetainedChange {
-        let (messages, pending_writes) = (&*cx.messages, &*cx.pending_writes);
+        let (messages, pending_writes) = (&*cx.messages, &mut *cx.pending_writes);
         let key = core::str::from_utf8(messages.routing_key(message)).unwrap_or_default();
         let key = Name::try_from(key).unwrap_or_default();
         let len = messages.properties_len(message) as usize + messages.body_len(message) as usize;
@@ -731,7 +831,11 @@ impl Broker {
             _ if is_persistent && pending_writes.mode() == Mode::Unwritable => Update::Refuse(UNWRITABLE),
             _ => match self.retained.exceeded_limit(pending_writes, vhost, &key, len) {
                 Some(limit) => Update::Refuse(limit),
-                None => Update::Set,
+                None => match self.retained.make_room(pending_writes, &self.access, (vhost, &key), len) {
+                    Room::Free => Update::Set,
+                    Room::AfterCommit => Update::Wait,
+                    Room::None => Update::Refuse(NO_MEMORY),
+                },
             },
         };
         RetainedChange { vhost, key, update }
@@ -759,8 +863,14 @@ impl Broker {
             // Publishing may have taken memory since the message was checked.
             Update::Set => {
                 let len = cx.messages.properties_len(message) + cx.messages.body_len(message);
-                self.retained.lacks_memory(vhost, &key, len as usize).then_some(NO_MEMORY)
+                let names = (vhost, &*key);
+                match self.retained.make_room(cx.pending_writes, &self.access, names, len as usize) {
+                    Room::Free => None,
+                    Room::AfterCommit | Room::None => Some(NO_MEMORY),
+                }
             }
+            // A will cannot wait.
+            Update::Wait => Some(NO_MEMORY),
         };
         if let Some(limit) = exceeded {
             self.retained.note_refused(vhost, &key, limit);
@@ -796,20 +906,28 @@ impl Broker {
         let definition::Retained { vhost, key, qos, parts, properties, payload } = *stored;
         let Some(vhost) = self.access.find_vhost(vhost) else { return self.access.result_without_owner() };
         let len = parts.map_or(properties.len() + payload.len(), |parts| parts.len as usize);
-        let stored = parts.map(|parts| StoredParts { side: parts.side, count: StoredParts::count_for(len) });
-        if self.retained.lacks_memory(vhost, key, len) {
-            let left_out = stored.map(|stored| LeftOut { vhost, key: key.into(), stored });
-            self.retained.left_out.extend(left_out);
+        let stored = parts.map_or(StoredParts::default(), |RetainedParts { side, checksum, .. }| {
+            StoredParts { side, count: StoredParts::count_for(len), checksum }
+        });
+        if !self.retained.has_memory_for_topic(vhost, key) {
+            if stored.count > 0 {
+                self.retained.left_out.push(LeftOut { vhost, key: key.into(), stored });
+            }
             return Restored::NoCapacity;
         }
-        let content = match &parts {
-            None => Content::new(qos, properties, payload, arrived_ms),
+        let mut content = match &parts {
+            None => {
+                Content::new(qos, [properties, payload].concat().into(), properties.len() as u32, arrived_ms)
+            }
             Some(parts) => Content::for_parts(qos, parts, arrived_ms),
         };
+        if !self.retained.has_memory(vhost, key, len) {
+            content.octets = None;
+        }
         let at = self.retained.put(vhost, key, content);
-        if let (Some(RetainedParts { checksum, .. }), Some(stored)) = (parts, stored) {
-            self.retained.slab[at].stored = stored;
-            self.retained.incomplete.push(Incomplete { at, checksum, missing_count: stored.count });
+        self.retained.slab[at].stored = stored;
+        if stored.count > 0 {
+            self.retained.incomplete.push(Incomplete { at, missing_count: stored.count });
         }
         Restored::Exists(None)
     }
@@ -831,11 +949,12 @@ impl Broker {
         if !stored.has(side, index) {
             return Restored::Orphaned;
         }
-        let octets = Rc::make_mut(&mut content.octets);
         let start = index as usize * PART_BYTES;
-        let end = octets.len().min(start + PART_BYTES);
+        let end = (content.len as usize).min(start + PART_BYTES);
         if bytes.len() == end - start {
-            octets[start..end].copy_from_slice(bytes);
+            if let Some(octets) = &mut content.octets {
+                Rc::make_mut(octets)[start..end].copy_from_slice(bytes);
+            }
             let incomplete = retained.incomplete.iter_mut().find(|incomplete| incomplete.at == at);
             if let Some(incomplete) = incomplete {
                 incomplete.missing_count = incomplete.missing_count.saturating_sub(1);
@@ -854,9 +973,11 @@ impl Broker {
         is_suspect: bool,
     ) -> Vec<(String, Box<str>)> {
         let mut lost = Vec::new();
-        for Incomplete { at, checksum, missing_count } in core::mem::take(&mut self.retained.incomplete) {
-            let record = &self.retained.slab[at];
-            if missing_count == 0 && crc32c::crc32c(&record.content.octets) == checksum {
+        for Incomplete { at, missing_count } in core::mem::take(&mut self.retained.incomplete) {
+            let record = &mut self.retained.slab[at];
+            let checksum = record.content.octets.as_deref().map(crc32c::crc32c);
+            if missing_count == 0 && checksum.is_none_or(|checksum| checksum == record.stored.checksum) {
+                record.content.note_complete();
                 continue;
             }
             let (vhost, key) = (record.vhost, record.key.clone());
@@ -925,187 +1046,6 @@ impl Broker {
     pub const fn next_retained_write_ms(&self) -> Option<u64> {
         self.retained.write_ms
     }
-
-    // ---- subscriptions
-
-    /// Begins to send the retained messages that match a subscription, at the end of this turn.
-    pub(crate) fn begin_replay(&mut self, session: SessionId, binding: BindingId) {
-        let replays = self.sessions.replays_mut(session);
-        replays.retain(|replay| replay.binding != binding);
-        replays.push_back(Replay { binding, place: 0 });
-        self.retained.replaying.add(session);
-    }
-
-    /// Continues with the sessions that wait for their turn, or for capacity.
-    pub(crate) fn continue_replays(&mut self, cx: &mut Context<'_>) {
-        let replaying = &mut self.retained.replaying;
-        let (mut sessions_left, mut examined_left) = (replaying.sessions.len(), EXAMINED_MAX);
-        let mut is_any_examined = sessions_left == 0;
-        while sessions_left > 0 && examined_left > 0 {
-            let Some(session) = self.retained.replaying.sessions.pop_front() else { break };
-            sessions_left -= 1;
-            is_any_examined |= self.replay_retained(cx, session, &mut examined_left);
-        }
-        let has_given_up = !is_any_examined && sessions_left == 0;
-        self.retained.replaying.stuck_at = has_given_up.then(|| self.all_capacity_freed(cx));
-    }
-
-    fn all_capacity_freed(&self, cx: &Context<'_>) -> u64 {
-        self.capacity_freed() + cx.pending_writes.capacity_freed() + cx.messages.capacity_freed()
-    }
-
-    /// Returns whether sessions wait for their turn to get retained messages, and may get some.
-    pub(crate) fn may_replay(&self, capacity_freed: impl FnOnce() -> u64) -> bool {
-        let Replaying { sessions, stuck_at } = &self.retained.replaying;
-        !sessions.is_empty() && stuck_at.is_none_or(|stuck_at| stuck_at != capacity_freed())
-    }
-
-    /// Adds retained messages to the queue of a session whose client has received others.
-    pub(crate) fn refill_retained(&mut self, cx: &mut Context<'_>, session: SessionId) {
-        if !self.sessions.replays_mut(session).is_empty() {
-            let mut examined_left = EXAMINED_MAX;
-            self.replay_retained(cx, session, &mut examined_left);
-        }
-    }
-
-    /// Adds retained messages to the queue of a session, unless it has enough messages for its client. Examines at most
-    /// `examined_left` messages, and subtracts their number. Returns `false` if there is no capacity.
-    fn replay_retained(
-        &mut self,
-        cx: &mut Context<'_>,
-        session: SessionId,
-        examined_left: &mut usize,
-    ) -> bool {
-        loop {
-            let Some((vhost, queue)) = self.sessions.replay_target(session) else { return true };
-            let Some(replay) = self.sessions.replays_mut(session).front().copied() else { return true };
-            if self.queues.records().ready_in(queue) >= READY_MAX.min(self.sessions.messages_max()) {
-                // `refill_retained` continues.
-                return true;
-            }
-            if *examined_left == 0 {
-                self.retained.replaying.add(session);
-                return true;
-            }
-            let subscription = self.topology.binding_at(replay.binding.index());
-            let is_own = |binding: &&Binding| binding.destination == Destination::Queue(queue);
-            let mut place = replay.place;
-            let found = match subscription.filter(is_own) {
-                Some(binding) => self.retained.next_match(vhost, binding, &mut place, *examined_left),
-                // The subscription has ended.
-                None => NextMatch::None,
-            };
-            let examined = (place - replay.place).max(1);
-            cx.work.charge(examined / EXAMINED_PER_UNIT);
-            *examined_left = examined_left.saturating_sub(examined);
-            match found {
-                // `refill_retained` continues. More than the session may have would be dropped.
-                NextMatch::At(at) if self.exceeds_session_bytes(queue, at) => return true,
-                NextMatch::At(at) if !self.push_retained(cx, queue, at) => {
-                    self.retained.replaying.add(session);
-                    return false;
-                }
-                NextMatch::At(_) | NextMatch::ExamineMore => {
-                    if let Some(replay) = self.sessions.replays_mut(session).front_mut() {
-                        replay.place = place;
-                    }
-                }
-                NextMatch::None => {
-                    self.sessions.replays_mut(session).pop_front();
-                }
-            }
-        }
-    }
-
-    /// Returns whether a retained message is too large for a session that has other messages.
-    fn exceeds_session_bytes(&self, queue: QueueId, at: usize) -> bool {
-        let record = self.queues.at(queue);
-        let bytes = record.backlog.body_bytes() + self.retained.slab[at].content.payload().len() as u64;
-        record.backlog.ready() > 0 && bytes > record.settings.max_length_bytes
-    }
-
-    /// Pushes a copy of a retained message to the queue of a session, or deletes the message if it has expired. Returns
-    /// `false` if there is no capacity.
-    fn push_retained(&mut self, cx: &mut Context<'_>, queue: QueueId, at: usize) -> bool {
-        let RetainedMessage { vhost, key, content, .. } = &self.retained.slab[at];
-        if content.expires_ms().is_some_and(|expires_ms| expires_ms <= cx.pending_writes.time_ms()) {
-            let (vhost, key) = (*vhost, key.clone());
-            if !cx.pending_writes.is_crowded() {
-                let stored = self.retained.remove(vhost, &key).unwrap_or_default();
-                append_removal(cx.pending_writes, &self.access, (vhost, &key), stored);
-            }
-            return true;
-        }
-        let (properties, payload) = (content.properties(), content.payload());
-        cx.work.charge_octets(payload.len());
-        let parts = ("", &**key, properties, payload);
-        let Some(message) = new_message(cx, parts, content.flags()) else { return false };
-        if content.flags().has(MessageFlags::EXPIRES) {
-            cx.messages.set_arrived_ms(message, content.arrived_ms.max(1));
-        }
-        self.push_to_session(cx, queue, message)
-    }
-
-    /// Creates a message with QoS 0 and without properties for a session. Returns `None` if there is no memory.
-    pub(crate) fn message_for_session(
-        &self,
-        cx: &mut Context<'_>,
-        (exchange, key): (&str, &str),
-        payload: &[u8],
-    ) -> Option<MessageId> {
-        new_message(cx, (exchange, key, &NO_PROPERTIES, payload), MessageFlags::NONE)
-    }
-
-    /// Pushes a message that is only for one session to its queue. Returns `false`, and drops the message, if there is no
-    /// capacity.
-    pub(crate) fn push_to_session(
-        &mut self,
-        cx: &mut Context<'_>,
-        queue: QueueId,
-        message: MessageId,
-    ) -> bool {
-        let claim = Claim { share: Share::Ordinary, may_wait: true, has_shares: true, has_timed_out: false };
-        let targets = [queue];
-        if self.queues.check_capacity(cx, &self.quota, message, &targets, claim).is_err() {
-            cx.messages.discard(message);
-            return false;
-        }
-        if self.queues.push(cx, message, &targets, Urgency::Window) {
-            self.republisher().enforce_limits_after_push(cx, message, &targets);
-        }
-        cx.messages.release(message);
-        true
-    }
-}
-
-/// The AMQP properties of a message that has none: the flags.
-const NO_PROPERTIES: [u8; 2] = [0; 2];
-
-/// Creates a message with these names, properties and payload. Returns `None` if there is no memory.
-fn new_message(
-    cx: &mut Context<'_>,
-    (exchange, key, properties, payload): (&str, &str, &[u8], &[u8]),
-    flags: MessageFlags,
-) -> Option<MessageId> {
-    let (messages, share) = (&mut *cx.messages, Share::Ordinary);
-    messages.check_extents(exchange.len() + key.len() + properties.len() + payload.len(), share).ok()?;
-    let message = messages.begin(exchange, key.as_bytes(), share).ok()?;
-    if messages.reserve_content(message, properties, flags, payload.len() as u32, share).is_err() {
-        messages.discard(message);
-        return None;
-    }
-    messages.append_body(message, payload);
-    messages.finish(message);
-    Some(message)
-}
-
-impl Replaying {
-    /// Adds a session, unless it is on the list.
-    fn add(&mut self, session: SessionId) {
-        if !self.sessions.contains(&session) {
-            self.sessions.push_back(session);
-        }
-    }
 }
 
 /// A change of the retained message of a topic.
@@ -1121,7 +1061,7 @@ impl RetainedChange {
     const fn exceeded_limit(&self) -> Option<&'static str> {
         match self.update {
             Update::Refuse(limit) => Some(limit),
-            Update::Set | Update::Written | Update::Delete => None,
+            Update::Set | Update::Wait | Update::Written | Update::Delete => None,
         }
     }
 }
@@ -1130,6 +1070,8 @@ impl RetainedChange {
 #[derive(Debug)]
 enum Update {
     Set,
+    /// There will be memory after a commit.
+    Wait,
     /// The content was set, and is durable, before the message is published.
     Written,
     Delete,
