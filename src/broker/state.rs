@@ -315,10 +315,15 @@ impl Broker {
     /// Returns a counter that rises when capacity becomes free that a publisher may wait for.
     ///
     /// This is capacity for queue entries and deliveries, in the share of a queue, in an outbox, or in the
-    /// log, or for retained messages. The counter also rises when routes change, because a message may then be routed to queues that
+    /// log. The counter also rises when routes change, because a message may then be routed to queues that
     /// have capacity.
     pub fn capacity_freed(&self) -> u64 {
-        self.queues.capacity_freed() + self.retained.freed_count() + self.revision()
+        self.queues.capacity_freed() + self.revision()
+    }
+
+    /// Returns a counter that rises whenever there may be memory for a retained message.
+    pub const fn retained_freed(&self) -> u64 {
+        self.retained.freed_count()
     }
 
     /// Returns how much of the pools is in use.
@@ -701,9 +706,7 @@ pub(crate) const ALLOCATION_BYTES: usize = 16;
 /// Returns the bytes of the buffers that exist once, and of hash tables whose size does not follow their records.
 pub const fn buffer_bytes(limits: &Limits) -> usize {
     let frame_max = limits.frame_max as usize;
-    let once = orphans::ORPHANS_BYTES
-        + DelayWheel::held_bytes(limits.messages_max as usize)
-        + super::retained::FROM_LOG_BYTES;
+    let once = orphans::ORPHANS_BYTES + DelayWheel::held_bytes(limits.messages_max as usize);
     let tables = Deliveries::table_bytes(limits.unacknowledged_max as usize)
         + Topology::pair_table_bytes(limits.bindings_max as usize);
     2 * frame_max + 256 + Topology::header_positions_bytes(frame_max) + once + tables

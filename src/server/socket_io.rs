@@ -372,6 +372,7 @@ impl<P: Platform> Shared<P> {
     /// [`Engine::check_no_missed_wakeup`](super::state::Engine) detects events that are not counted.
     pub(super) fn capacity_freed(&self) -> u64 {
         self.broker.capacity_freed()
+            + self.broker.retained_freed()
             + self.pending_writes.capacity_freed()
             + self.resources.messages.capacity_freed()
     }

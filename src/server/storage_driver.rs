@@ -39,6 +39,8 @@ pub struct StorageDriver {
     reading: QueuedRead,
     is_compaction_next: bool,
     is_retained_next: bool,
+    /// A retained message of which further parts have to be read.
+    unfinished_retained: Option<RetainedRead>,
     /// Reads for queues may start: no commit is being written that must finish first.
     may_read_queues: bool,
     /// Number of reads for queues that failed without a success in between.
@@ -57,6 +59,7 @@ impl StorageDriver {
             reading: QueuedRead::Nothing,
             is_compaction_next: false,
             is_retained_next: false,
+            unfinished_retained: None,
             may_read_queues: true,
             refused_reads: 0,
             is_evicting: false,
@@ -91,6 +94,7 @@ impl StorageDriver {
     ) -> bool {
         let wants_to_read = self.may_read_queues && broker.queues().wants_read_back(messages)
             || broker.wants_retained_read()
+            || self.unfinished_retained.is_some()
             || self.log().wants_compaction();
         self.is_evicting
             || pending_writes.has_changes()
@@ -148,6 +152,9 @@ impl StorageDriver {
     }
 
     fn next_retained_read(&mut self, broker: &mut Broker, context: &mut Context<'_>) -> Option<Read> {
+        if let Some(read) = self.unfinished_retained.take() {
+            return self.start_retained_read(read);
+        }
         if !broker.wants_retained_read() {
             return None;
         }
@@ -164,14 +171,14 @@ impl StorageDriver {
         Some(Read::Fetch(job))
     }
 
-    /// Takes retained messages that were read. Returns another read if a message is not complete.
+    /// Takes retained messages that were read.
     fn take_retained(
         &mut self,
         broker: &mut Broker,
         context: &mut Context<'_>,
         mut read: RetainedRead,
         done: leveret_storage::FetchDone,
-    ) -> Option<Read> {
+    ) {
         let must_retry = self.must_retry(done.was_refused());
         self.commit_writer.log_mut().definitions_done(done, |key, value| {
             broker.take_retained_definition(context, &mut read, key, value);
@@ -183,7 +190,8 @@ impl StorageDriver {
                 "the retained message of topic {topic:?} is not sent: it cannot be read from the log"
             );
         }
-        end.next.and_then(|next| self.start_retained_read(next))
+        // Other reads come between the parts of a long content.
+        self.unfinished_retained = end.next;
     }
 
     /// Puts recovered messages into queues that adopted orphans, before consumers can get any of them.
@@ -221,7 +229,8 @@ impl StorageDriver {
                 self.take_chunk(broker, context, (fetch, large), done)
             }
             (QueuedRead::Retained(read), ReadOutcome::Fetch(done)) => {
-                self.take_retained(broker, context, read, done)
+                self.take_retained(broker, context, read, done);
+                None
             }
             // One read is under way at a time, and `reading` is kept until its result arrives.
             _ => unreachable!("the result belongs to the read that was started"),

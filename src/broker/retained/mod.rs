@@ -42,8 +42,8 @@ use super::reply_text::check_deletable;
 use super::shortage::Shortage;
 use super::state::{ALLOCATION_BYTES, IndexTable};
 use super::{Broker, Context};
-use replay::Replaying;
-pub(crate) use replay::{FROM_LOG_BYTES, Replay, Replays};
+use replay::{EXAMINED_PER_UNIT, Replaying};
+pub(crate) use replay::{Replay, Replays};
 pub use replay::{RetainedRead, RetainedReadEnd};
 
 /// The longest time between the publication of a retained message with QoS 0 and its write, in milliseconds.
@@ -146,10 +146,16 @@ impl Content {
         Self { qos, has_expiry, len, properties_len, octets: Some(octets), arrived_ms }
     }
 
-    /// Returns a content of zeros, for parts that follow.
-    fn for_parts(qos: u8, parts: &RetainedParts, arrived_ms: u64) -> Self {
+    /// Returns a content that is only in the log.
+    fn in_log(qos: u8, (len, properties): (u32, &[u8]), arrived_ms: u64) -> Self {
+        let has_expiry = Properties::trusted(properties).expiration().is_some();
+        Self { qos, has_expiry, len, properties_len: properties.len() as u32, octets: None, arrived_ms }
+    }
+
+    /// Returns a content whose parts follow: of zeros if it is to be in memory.
+    fn for_parts(qos: u8, parts: &RetainedParts, is_in_memory: bool, arrived_ms: u64) -> Self {
         let RetainedParts { len, properties_len, .. } = *parts;
-        let octets = Some(zeros(len as usize));
+        let octets = is_in_memory.then(|| zeros(len as usize));
         Self { qos, has_expiry: false, len, properties_len: properties_len.min(len), octets, arrived_ms }
     }
 
@@ -205,14 +211,15 @@ impl Content {
         if self.octets.is_some() { self.len as usize } else { 0 }
     }
 
-    /// Returns the flags of a message with this content.
-    fn flags(&self) -> MessageFlags {
+    /// Returns the flags of a message with this content, which has these AMQP properties.
+    fn flags_with(&self, properties: &[u8]) -> MessageFlags {
         let flags = match self.qos {
             0 => MessageFlags::NONE,
             1 => MessageFlags::PERSISTENT,
             _ => MessageFlags::PERSISTENT.with(MessageFlags::EXACTLY_ONCE),
         };
-        if self.has_expiry { flags.with(MessageFlags::EXPIRES) } else { flags }
+        let has_expiry = expires_ms(properties, self.arrived_ms).is_some();
+        if has_expiry { flags.with(MessageFlags::EXPIRES) } else { flags }
     }
 }
 
@@ -237,8 +244,10 @@ pub(crate) struct Retained {
     bytes: HeapBytes,
     /// Bytes of the contents in memory, replaced ones included.
     content_bytes: usize,
-    /// The contents in memory take at most this number of bytes, unless it is a single one.
+    /// Contents that are durable are removed from memory when the contents in memory have more bytes.
     content_bytes_max: usize,
+    /// The last durable batch when contents were removed from memory because of this.
+    evicted_at: Batch,
     /// Bytes of topics, properties and payloads, also of contents that only the log has.
     stored_bytes: u64,
     /// The place at which the search for a content that can be removed from memory goes on.
@@ -320,13 +329,14 @@ impl Retained {
             content_bytes: 0,
             content_bytes_max: limits.retained_bytes_max as usize,
             stored_bytes: 0,
+            evicted_at: Batch::NONE,
             evict_place: 0,
             freed_count: 0,
             replaced: Vec::new(),
             incomplete: Vec::new(),
             left_out: Vec::new(),
             write_ms: None,
-            replaying: Replaying::default(),
+            replaying: Replaying::new(memory),
             refused: None,
             refused_count: 0,
         }
@@ -404,36 +414,35 @@ impl Retained {
         has_memory || self.find(vhost, key).is_some()
     }
 
-    /// Returns whether there is memory for a retained message with the present contents.
-    fn has_memory(&self, vhost: VhostId, key: &str, len: usize) -> bool {
-        let (added, freed) = match self.find(vhost, key) {
-            None if self.slab.free_count() == 0 => return false,
-            None => (key.len() + len, 0),
+    /// Returns the bytes that a retained message needs in addition to those that are in use; `None` if there is no place for it.
+    fn needed_bytes(&self, vhost: VhostId, key: &str, len: usize) -> Option<usize> {
+        match self.find(vhost, key) {
+            None => (self.slab.free_count() > 0).then_some(key.len() + len),
             // The memory of the previous content is in use when a large one is copied, or until it is written.
-            Some(at) if len > PART_BYTES || self.slab[at].content.is_being_written() => (len, 0),
-            Some(at) => (len, self.slab[at].content.memory_bytes()),
-        };
-        let others = self.content_bytes - freed;
-        (others == 0 || others + len <= self.content_bytes_max)
-            && added.saturating_sub(freed) <= self.bytes.free()
+            Some(at) if len > PART_BYTES || self.slab[at].content.is_being_written() => Some(len),
+            Some(at) => Some(len.saturating_sub(self.slab[at].content.memory_bytes())),
+        }
     }
 
     /// Finds memory for a retained message. For this, it removes contents from memory that are durable.
     fn make_room(
         &mut self,
-        pending_writes: &mut PendingWrites,
+        cx: &mut Context<'_>,
         access: &Access,
         (vhost, key): (VhostId, &str),
         len: usize,
     ) -> Room {
-        loop {
-            if self.has_memory(vhost, key, len) {
-                return Room::Free;
-            }
-            if !self.evict_next(pending_writes, access) {
-                break;
-            }
+        let pending_writes = &mut *cx.pending_writes;
+        let Some(needed) = self.needed_bytes(vhost, key, len) else { return Room::None };
+        if needed > self.bytes.free() + self.content_bytes {
+            return Room::None;
         }
+        while self.content_bytes + len > self.content_bytes_max && self.evict_next(pending_writes, access) {}
+        while needed > self.bytes.free() && self.evict_next(pending_writes, access) {}
+        if needed <= self.bytes.free() {
+            return Room::Free;
+        }
+        cx.work.charge(self.slab.places() / EXAMINED_PER_UNIT);
         if pending_writes.mode() != Mode::On {
             return Room::None;
         }
@@ -450,6 +459,15 @@ impl Retained {
         let is_any_written =
             self.slab.iter().any(|(_, record)| record.batch > durable || record.content.is_being_written());
         if is_any_written || !self.replaced.is_empty() { Room::AfterCommit } else { Room::None }
+    }
+
+    /// Removes contents from memory that have become durable, if contents have more than their part of it.
+    fn evict_excess(&mut self, pending_writes: &PendingWrites, access: &Access) {
+        if self.content_bytes <= self.content_bytes_max || self.evicted_at == pending_writes.durable() {
+            return;
+        }
+        self.evicted_at = pending_writes.durable();
+        while self.content_bytes > self.content_bytes_max && self.evict_next(pending_writes, access) {}
     }
 
     /// Removes a content from memory that the log has. Returns `false` if there is none.
@@ -533,7 +551,7 @@ impl Retained {
         self.stored_bytes -= self.stored_bytes_of(at);
         let before = core::mem::replace(&mut self.slab[at].content, content);
         self.stored_bytes += self.stored_bytes_of(at);
-        // The order is that of [`Self::has_memory`].
+        // The order is that of [`Self::needed_bytes`].
         if in_memory > PART_BYTES {
             self.add_content(in_memory);
             self.free(before);
@@ -650,6 +668,7 @@ impl Retained {
         if !self.replaced.is_empty() {
             self.free_replaced();
         }
+        self.evict_excess(pending_writes, access);
         let now_ms = pending_writes.time_ms();
         let is_due = self.write_ms.is_some_and(|at_ms| all || at_ms <= now_ms);
         if !is_due {
@@ -662,7 +681,9 @@ impl Retained {
                 continue;
             }
             // Without space in the log, a message with QoS 0 is not written at a stop either: it promises nothing.
-            let has_space = has_log_space(pending_writes, self.slab[at].content.len as usize, true);
+            // A store that cannot be written has the message before, so this one must stay in memory.
+            let has_space = pending_writes.mode() != Mode::Unwritable
+                && has_log_space(pending_writes, self.slab[at].content.len as usize, true);
             if has_space && (all || due_ms <= now_ms && !pending_writes.is_crowded()) {
                 self.append(pending_writes, access, at);
             } else {
@@ -712,10 +733,12 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         let vhost = self.consumers.channel(channel).vhost;
         self.retained.free_replaced();
-        let mut change = self.retained_change(cx, vhost, message);
-        if self.consumers.connection(connection).retained_first == Some(message) {
-            change.update = Update::Written;
-        }
+        let is_written = self.consumers.connection(connection).retained_first == Some(message);
+        let mut change = if is_written {
+            RetainedChange { vhost, key: key_of(cx, message), update: Update::Written }
+        } else {
+            self.retained_change(cx, vhost, message)
+        };
         let exceeded = change.exceeded_limit();
         // A message that was published before is not refused: its packet identifier would be free for the client only.
         let is_repeated = packet_id.is_some_and(|packet_id| self.is_received(connection, packet_id));
@@ -730,7 +753,9 @@ impl Broker {
                 format_args!("a message with RETAIN to '{}' that exceeds {limit}", topic.escape_debug());
             return Err(Fault::new(ReplyCode::ResourceError, text));
         }
-        if let Update::Wait = change.update {
+        if let Update::Wait = change.update
+            && !is_repeated
+        {
             let allowed = self.allowed_exchange(cx, channel, message);
             allowed.inspect_err(|_| cx.messages.release(message))?;
             self.publishing.shortage = Shortage::Commit;
@@ -821,17 +846,16 @@ impl Broker {
         vhost: VhostId,
         message: MessageId,
     ) -> RetainedChange {
-        let (messages, pending_writes) = (&*cx.messages, &mut *cx.pending_writes);
-        let key = core::str::from_utf8(messages.routing_key(message)).unwrap_or_default();
-        let key = Name::try_from(key).unwrap_or_default();
-        let len = messages.properties_len(message) as usize + messages.body_len(message) as usize;
-        let is_persistent = messages.flags(message).has(MessageFlags::PERSISTENT);
-        let update = match messages.body_len(message) {
+        let key = key_of(cx, message);
+        let body_len = cx.messages.body_len(message);
+        let len = cx.messages.properties_len(message) as usize + body_len as usize;
+        let is_persistent = cx.messages.flags(message).has(MessageFlags::PERSISTENT);
+        let update = match body_len {
             0 => Update::Delete,
-            _ if is_persistent && pending_writes.mode() == Mode::Unwritable => Update::Refuse(UNWRITABLE),
-            _ => match self.retained.exceeded_limit(pending_writes, vhost, &key, len) {
+            _ if is_persistent && cx.pending_writes.mode() == Mode::Unwritable => Update::Refuse(UNWRITABLE),
+            _ => match self.retained.exceeded_limit(cx.pending_writes, vhost, &key, len) {
                 Some(limit) => Update::Refuse(limit),
-                None => match self.retained.make_room(pending_writes, &self.access, (vhost, &key), len) {
+                None => match self.retained.make_room(cx, &self.access, (vhost, &key), len) {
                     Room::Free => Update::Set,
                     Room::AfterCommit => Update::Wait,
                     Room::None => Update::Refuse(NO_MEMORY),
@@ -864,7 +888,7 @@ impl Broker {
             Update::Set => {
                 let len = cx.messages.properties_len(message) + cx.messages.body_len(message);
                 let names = (vhost, &*key);
-                match self.retained.make_room(cx.pending_writes, &self.access, names, len as usize) {
+                match self.retained.make_room(cx, &self.access, names, len as usize) {
                     Room::Free => None,
                     Room::AfterCommit | Room::None => Some(NO_MEMORY),
                 }
@@ -915,15 +939,16 @@ impl Broker {
             }
             return Restored::NoCapacity;
         }
-        let mut content = match &parts {
-            None => {
+        let needed = self.retained.needed_bytes(vhost, key, len);
+        let is_in_memory = needed.is_some_and(|needed| needed <= self.retained.bytes.free())
+            && self.retained.content_bytes + len <= self.retained.content_bytes_max;
+        let content = match &parts {
+            None if is_in_memory => {
                 Content::new(qos, [properties, payload].concat().into(), properties.len() as u32, arrived_ms)
             }
-            Some(parts) => Content::for_parts(qos, parts, arrived_ms),
+            None => Content::in_log(qos, (len as u32, properties), arrived_ms),
+            Some(parts) => Content::for_parts(qos, parts, is_in_memory, arrived_ms),
         };
-        if !self.retained.has_memory(vhost, key, len) {
-            content.octets = None;
-        }
         let at = self.retained.put(vhost, key, content);
         self.retained.slab[at].stored = stored;
         if stored.count > 0 {
@@ -1064,6 +1089,12 @@ impl RetainedChange {
             Update::Set | Update::Wait | Update::Written | Update::Delete => None,
         }
     }
+}
+
+/// Returns the routing key of a message.
+fn key_of(cx: &Context<'_>, message: MessageId) -> Name {
+    let key = core::str::from_utf8(cx.messages.routing_key(message)).unwrap_or_default();
+    Name::try_from(key).unwrap_or_default()
 }
 
 /// The effect of a message with RETAIN on the retained message of its topic.

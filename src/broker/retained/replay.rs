@@ -5,24 +5,22 @@
 //! received these, the next ones are added. So a client gets thousands of them in many turns, and they take little memory.
 //!
 //! Messages whose contents are only in the log are collected, up to [`FROM_LOG_MAX`] at a time, and read in the order in
-//! which they are in the log. A read has up to [`READY_MAX`] of them. [`COLLECTORS_MAX`] sessions do this at a time, and the
-//! others wait.
+//! which they are in the log. A read has up to [`READY_MAX`] of them. A content in parts is read into a message directly.
 //!
 //! A retained message whose message expiry interval has passed is not sent, and is deleted when a subscription matches it.
 //! The time since its publication is not in the log: after a restart, the interval begins again.
 
 use core::cmp::Reverse;
 use std::collections::VecDeque;
-use std::rc::Rc;
 
 use leveret_amqp::field::Table;
 use leveret_core::command::{BindingId, QueueId, SessionId, VhostId};
 use leveret_core::definition::{self, Definition, RetainedPart};
-use leveret_core::mem::{MessageFlags, MessageId, Share};
+use leveret_core::mem::{Class, HeapBytes, Memory, MessageFlags, MessageId, Share};
 use leveret_core::topic::exchange_separators;
-use leveret_storage::{PART_BYTES, PendingWrites, RecordLocation, Urgency};
+use leveret_storage::{RecordLocation, Urgency};
 
-use super::{Content, Retained, RetainedMessage, Room, StoredParts, append_removal, expires_ms, zeros};
+use super::{Content, Retained, RetainedMessage, StoredParts, append_removal, expires_ms};
 use crate::access::Access;
 use crate::queue_flow::Claim;
 use crate::sessions::matches;
@@ -37,14 +35,10 @@ const READY_MAX_BEFORE_READ: u32 = READY_MAX / 2;
 /// The number of retained messages that are compared with a filter before other sessions have their turn.
 const EXAMINED_MAX: usize = 4096;
 /// The number of comparisons that count as one unit of work.
-const EXAMINED_PER_UNIT: usize = 8;
+pub(super) const EXAMINED_PER_UNIT: usize = 8;
 /// The number of messages that a session collects before they are read from the log. More would take more memory, and
 /// fewer would lie further apart in the log.
-const FROM_LOG_MAX: usize = 512;
-/// The number of sessions that collect messages at a time.
-const COLLECTORS_MAX: usize = 8;
-/// Bytes of the lists of collected messages.
-pub(crate) const FROM_LOG_BYTES: usize = COLLECTORS_MAX * FROM_LOG_MAX * size_of::<u32>();
+const FROM_LOG_MAX: usize = 1024;
 /// The largest sum of the records of one read in bytes.
 const READ_BYTES_MAX: u32 = leveret_storage::FETCH_BYTES as u32;
 
@@ -52,7 +46,8 @@ const READ_BYTES_MAX: u32 = leveret_storage::FETCH_BYTES as u32;
 #[derive(Debug, Default)]
 pub(crate) struct Replays {
     subscriptions: VecDeque<Replay>,
-    from_log: ReplayFromLog,
+    /// `None` if no message of the first subscription has to be read from the log.
+    from_log: Option<Box<ReplayFromLog>>,
 }
 
 /// Progress in sending the retained messages that match a subscription.
@@ -65,16 +60,18 @@ pub(crate) struct Replay {
 }
 
 /// Retained messages that match the first subscription, and whose contents are only in the log.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct ReplayFromLog {
-    /// Places of the messages. When they are sorted, the next one is the last.
+    /// Places of the messages, up to [`FROM_LOG_MAX`]. When they are sorted, the next one is the last. Another topic may have a
+    /// place since.
     places: Vec<u32>,
     step: FromLogStep,
+    /// The memory of `places`.
+    _bytes: HeapBytes,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum FromLogStep {
-    #[default]
     Collecting,
     Collected,
     /// The messages are in the order of the log, and are being read.
@@ -87,10 +84,7 @@ impl Replays {
     }
 
     fn begin(&mut self, binding: BindingId) {
-        if self.subscriptions.front().is_some_and(|replay| replay.binding == binding) {
-            self.end_first();
-        }
-        self.subscriptions.retain(|replay| replay.binding != binding);
+        self.forget(binding);
         self.subscriptions.push_back(Replay { binding, place: 0 });
     }
 
@@ -103,20 +97,37 @@ impl Replays {
 
     fn end_first(&mut self) {
         self.subscriptions.pop_front();
-        self.from_log = ReplayFromLog::default();
+        self.from_log = None;
     }
 
-    /// Removes a message that was read from the log, and returns whether it was on the list.
-    fn remove_read(&mut self, place: usize) -> bool {
-        let from_log = &mut self.from_log;
-        let is_sorted = from_log.step == FromLogStep::Sorted;
-        let found = from_log.places.iter().rposition(|other| is_sorted && *other as usize == place);
-        found.map(|at| from_log.places.remove(at)).is_some()
+    /// Forgets a subscription that is to get no retained messages any more.
+    pub(crate) fn forget(&mut self, binding: BindingId) {
+        if self.subscriptions.front().is_some_and(|replay| replay.binding == binding) {
+            self.end_first();
+        }
+        self.subscriptions.retain(|replay| replay.binding != binding);
     }
 
-    fn is_awaiting(&self, place: usize) -> bool {
-        self.from_log.step == FromLogStep::Sorted
-            && self.from_log.places.iter().any(|other| *other as usize == place)
+    /// Returns the places of the messages that are read from the log, if they are in its order.
+    fn being_read(&mut self) -> Option<&mut Vec<u32>> {
+        let from_log = self.from_log.as_mut().filter(|from_log| from_log.step == FromLogStep::Sorted);
+        from_log.map(|from_log| &mut from_log.places)
+    }
+
+    /// Removes a message that was read from the log.
+    fn remove_read(&mut self, place: usize) {
+        if let Some(places) = self.being_read()
+            && let Some(at) = places.iter().rposition(|other| *other as usize == place)
+        {
+            places.remove(at);
+        }
+    }
+
+    /// Removes the next message from the log.
+    fn pop_from_log(&mut self) {
+        if let Some(from_log) = &mut self.from_log {
+            from_log.places.pop();
+        }
     }
 }
 
@@ -131,21 +142,18 @@ enum NextMatch {
 }
 
 /// Sessions with retained messages to be added to their queues.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Replaying {
+    memory: Memory,
     /// In the order of their turns.
     sessions: VecDeque<SessionId>,
     /// The counter of freed capacity when no session could get a message.
     stuck_at: Option<u64>,
     /// Sessions whose next retained messages have to be read from the log.
     readers: VecDeque<SessionId>,
-    /// Sessions that had no capacity for messages that were read, and the counter of freed capacity at that time.
+    /// Sessions that had no capacity to read messages, and the counter of freed capacity when the first of them had none.
     refused: Vec<SessionId>,
     refused_at: u64,
-    /// Sessions that collect messages that are only in the log. Some may have ended since.
-    collectors: Vec<SessionId>,
-    /// Sessions that wait until they may collect messages.
-    waiting: VecDeque<SessionId>,
 }
 
 /// A read of retained messages from the log, for one session.
@@ -158,7 +166,9 @@ pub struct RetainedRead {
     assembly: Option<Assembly>,
     /// There is no capacity for further messages.
     is_refused: bool,
-    /// The queue has as many bytes as the session may have.
+    /// The part of the counter of freed capacity that comes from messages of this read that were refused.
+    freed_by_refusal: u64,
+    /// The queue has as many messages or bytes as the session may have.
     is_full: bool,
 }
 
@@ -171,14 +181,20 @@ struct Wanted {
     is_found: bool,
 }
 
-/// A content whose parts are being read. Its bytes are counted.
+/// A content in parts that is being read.
 #[derive(Debug)]
 struct Assembly {
     place: usize,
     stored: StoredParts,
-    octets: Rc<[u8]>,
     /// The index of the next part.
     next: u32,
+    /// CRC32C of the parts before it.
+    checksum: u32,
+    /// The AMQP properties, until all of them were read.
+    properties: Vec<u8>,
+    properties_len: usize,
+    /// The message, which is begun when all properties were read.
+    message: Option<MessageId>,
 }
 
 /// What follows a read.
@@ -192,7 +208,14 @@ pub struct RetainedReadEnd {
 
 impl RetainedRead {
     fn new(session: SessionId) -> Self {
-        Self { session, wanted: Vec::new(), assembly: None, is_refused: false, is_full: false }
+        Self {
+            session,
+            wanted: Vec::new(),
+            assembly: None,
+            is_refused: false,
+            freed_by_refusal: 0,
+            is_full: false,
+        }
     }
 
     /// Returns where the definitions are: ascending, in one segment.
@@ -263,6 +286,15 @@ impl Retained {
         Some(Definition::Retained(definition::Retained { vhost, key, ..Default::default() }).key())
     }
 
+    /// Returns whether the parts that are read are still those of the message in a place.
+    fn has_parts(&self, place: usize, parts: StoredParts) -> bool {
+        let is_same = |record: &RetainedMessage| {
+            let StoredParts { side, count, checksum } = record.stored;
+            (side, count, checksum) == (parts.side, parts.count, parts.checksum)
+        };
+        self.is_only_in_log(place) && self.slab.get(place).is_some_and(is_same)
+    }
+
     fn is_only_in_log(&self, place: usize) -> bool {
         self.slab.get(place).is_some_and(|record| record.content.octets.is_none())
     }
@@ -272,18 +304,20 @@ impl Retained {
         exchange_separators(key).unwrap_or_default().to_string()
     }
 
-    /// Begins to read the content in a place, which is in parts; `None` if there is no memory for it.
-    fn begin_assembly(
-        &mut self,
-        pending_writes: &mut PendingWrites,
-        access: &Access,
-        place: usize,
-    ) -> Option<Assembly> {
-        let RetainedMessage { vhost, key, content, stored, .. } = self.slab.get(place)?;
-        let (vhost, key, len, stored) = (*vhost, key.clone(), content.len as usize, *stored);
-        let Room::Free = self.make_room(pending_writes, access, (vhost, &key), len) else { return None };
-        self.add_content(len);
-        Some(Assembly { place, stored, octets: zeros(len), next: 0 })
+    /// Begins to read the content in a place, which is in parts.
+    fn begin_assembly(&self, place: usize) -> Option<Assembly> {
+        let RetainedMessage { content, stored, .. } = self.slab.get(place)?;
+        let properties_len = content.properties_len as usize;
+        let properties = Vec::with_capacity(properties_len);
+        Some(Assembly {
+            place,
+            stored: *stored,
+            next: 0,
+            checksum: 0,
+            properties,
+            properties_len,
+            message: None,
+        })
     }
 }
 
@@ -303,15 +337,7 @@ impl Broker {
                 replaying.add(session);
             }
         }
-        if !replaying.waiting.is_empty() && self.has_free_collector() {
-            while let Some(next) = self.retained.replaying.waiting.pop_front() {
-                if self.sessions.replay_target(next).is_some() {
-                    self.retained.replaying.add(next);
-                    break;
-                }
-            }
-        }
-        let (mut sessions_left, mut examined_left) = (self.retained.replaying.sessions.len(), EXAMINED_MAX);
+        let (mut sessions_left, mut examined_left) = (replaying.sessions.len(), EXAMINED_MAX);
         let mut is_any_examined = sessions_left == 0;
         while sessions_left > 0 && examined_left > 0 {
             let Some(session) = self.retained.replaying.sessions.pop_front() else { break };
@@ -322,37 +348,23 @@ impl Broker {
         self.retained.replaying.stuck_at = has_given_up.then(|| self.all_capacity_freed(cx));
     }
 
-    /// Returns whether another session may collect messages.
-    fn has_free_collector(&mut self) -> bool {
-        let Self { sessions, retained, .. } = self;
-        let is_collecting = |session: &SessionId| {
-            sessions.replay_target(*session).is_some()
-                && !sessions.replays_mut(*session).from_log.places.is_empty()
-        };
-        let collectors = &mut retained.replaying.collectors;
-        if collectors.len() >= COLLECTORS_MAX {
-            collectors.retain(is_collecting);
-        }
-        collectors.len() < COLLECTORS_MAX
-    }
-
-    /// Lets a session collect messages, or makes it wait. Returns whether it may.
-    fn may_collect(&mut self, session: SessionId) -> bool {
-        if self.retained.replaying.collectors.contains(&session) {
-            return true;
-        }
-        let is_free = self.has_free_collector();
-        let Replaying { collectors, waiting, .. } = &mut self.retained.replaying;
-        if is_free {
-            collectors.push(session);
-        } else if !waiting.contains(&session) {
-            waiting.push_back(session);
-        }
-        is_free
-    }
-
     fn all_capacity_freed(&self, cx: &Context<'_>) -> u64 {
         self.capacity_freed() + cx.pending_writes.capacity_freed() + cx.messages.capacity_freed()
+    }
+
+    /// Returns the list of messages that a session gets from the log; `None` if there is no memory for one.
+    fn from_log(&mut self, session: SessionId) -> Option<&mut ReplayFromLog> {
+        let from_log = &mut self.sessions.replays_mut(session).from_log;
+        if from_log.is_none() {
+            let mut bytes = HeapBytes::in_memory(&self.retained.replaying.memory, Class::Clients);
+            if !bytes.try_add(FROM_LOG_MAX * size_of::<u32>()) {
+                return None;
+            }
+            let places = Vec::with_capacity(FROM_LOG_MAX);
+            *from_log =
+                Some(Box::new(ReplayFromLog { places, step: FromLogStep::Collecting, _bytes: bytes }));
+        }
+        from_log.as_deref_mut()
     }
 
     /// Returns whether sessions wait for their turn to get retained messages, and may get some.
@@ -399,21 +411,22 @@ impl Broker {
                 replays.end_first();
                 continue;
             };
-            let next_from_log = match replays.from_log.step {
-                FromLogStep::Collecting => None,
-                FromLogStep::Collected | FromLogStep::Sorted => Some(replays.from_log.places.last()),
+            let next_from_log = match &replays.from_log {
+                None => None,
+                Some(from_log) if from_log.step == FromLogStep::Collecting => None,
+                Some(from_log) => Some(from_log.places.last()),
             };
+            let is_from_log = next_from_log.is_some();
             let found = match next_from_log {
                 Some(None) => {
-                    replays.from_log = ReplayFromLog::default();
-                    self.retained.replaying.collectors.retain(|other| *other != session);
+                    replays.from_log = None;
                     continue;
                 }
                 Some(Some(place)) => {
                     let place = *place as usize;
                     if !self.retained.is_match(vhost, subscription, place) {
                         // It was deleted.
-                        replays.from_log.places.pop();
+                        replays.pop_from_log();
                         continue;
                     }
                     if self.retained.is_only_in_log(place) {
@@ -438,19 +451,22 @@ impl Broker {
                     *examined_left = examined_left.saturating_sub(examined);
                     match found {
                         NextMatch::At(at) if self.retained.is_only_in_log(at) => {
-                            if !self.may_collect(session) {
+                            let Some(from_log) = self.from_log(session) else {
+                                let capacity_freed = self.all_capacity_freed(cx);
+                                self.retained.replaying.refuse(session, capacity_freed, 0);
                                 return true;
+                            };
+                            from_log.places.push(at as u32);
+                            if from_log.places.len() >= FROM_LOG_MAX {
+                                from_log.step = FromLogStep::Collected;
                             }
-                            let replays = self.sessions.replays_mut(session);
-                            replays.from_log.places.push(at as u32);
-                            if replays.from_log.places.len() >= FROM_LOG_MAX {
-                                replays.from_log.step = FromLogStep::Collected;
-                            }
-                            replays.advance(place);
+                            self.sessions.replays_mut(session).advance(place);
                             continue;
                         }
-                        NextMatch::None if !replays.from_log.places.is_empty() => {
-                            replays.from_log.step = FromLogStep::Collected;
+                        NextMatch::None if replays.from_log.is_some() => {
+                            if let Some(from_log) = &mut replays.from_log {
+                                from_log.step = FromLogStep::Collected;
+                            }
                             replays.advance(place);
                             continue;
                         }
@@ -476,9 +492,9 @@ impl Broker {
                 return false;
             }
             let replays = self.sessions.replays_mut(session);
-            match replays.from_log.step {
-                FromLogStep::Collecting => replays.advance(at + 1),
-                FromLogStep::Collected | FromLogStep::Sorted => _ = replays.from_log.places.pop(),
+            match is_from_log {
+                true => replays.pop_from_log(),
+                false => replays.advance(at + 1),
             }
         }
     }
@@ -497,29 +513,34 @@ impl Broker {
         location_of: impl Fn(&[u8]) -> Option<RecordLocation>,
     ) -> Option<RetainedRead> {
         while let Some(session) = self.retained.replaying.readers.pop_front() {
-            match self.retained_read_for(cx.pending_writes, session, &location_of) {
+            match self.retained_read_for(cx, session, &location_of) {
                 Some(read) if read.is_refused => {
                     let capacity_freed = self.all_capacity_freed(cx);
-                    self.retained.replaying.refuse(session, capacity_freed);
+                    self.retained.replaying.refuse(session, capacity_freed, 0);
                 }
                 Some(read) => return Some(read),
-                None => {}
+                // The turn decides again.
+                None => self.retained.replaying.add(session),
             }
         }
         None
     }
 
-    /// Returns the next read for a session, which is refused without memory for a content in parts. `None` if there is nothing
+    /// Returns the next read for a session, which is refused without memory for the first message. `None` if there is nothing
     /// to read.
     fn retained_read_for(
         &mut self,
-        pending_writes: &mut PendingWrites,
+        cx: &mut Context<'_>,
         session: SessionId,
         location_of: &impl Fn(&[u8]) -> Option<RecordLocation>,
     ) -> Option<RetainedRead> {
-        let Self { sessions, retained, access, .. } = self;
-        sessions.replay_target(session)?;
-        let from_log = &mut sessions.replays_mut(session).from_log;
+        let (vhost, queue) = self.sessions.replay_target(session)?;
+        let ready = self.queues.records().ready_in(queue);
+        let most = READY_MAX.min(self.sessions.messages_max().saturating_sub(ready)) as usize;
+        let Self { sessions, retained, access, topology, .. } = self;
+        let replays = sessions.replays_mut(session);
+        let subscription = topology.binding_at(replays.subscriptions.front()?.binding.index())?;
+        let from_log = replays.from_log.as_mut()?;
         let location_at = |retained: &Retained, place: usize| {
             retained.definition_key(access, place).and_then(|key| location_of(&key))
         };
@@ -531,32 +552,31 @@ impl Broker {
         while from_log.places.pop_if(|place| location_at(retained, *place as usize).is_none()).is_some() {}
         let mut read = RetainedRead::new(session);
         for place in from_log.places.iter().rev().map(|place| *place as usize) {
-            // Another content is in memory since, or there is none.
-            let Some(record) = retained.slab.get(place).filter(|record| record.content.octets.is_none())
-            else {
-                break;
-            };
+            // Another content is in memory since, or another topic is in the place.
+            let is_awaited = retained.is_match(vhost, subscription, place) && retained.is_only_in_log(place);
+            let Some(record) = retained.slab.get(place).filter(|_| is_awaited) else { break };
             let is_in_parts = record.stored.count > 0;
-            if is_in_parts && read.wanted.is_empty() {
-                read.assembly = retained.begin_assembly(pending_writes, access, place);
-                read.is_refused = read.assembly.is_none();
-                self.plan_parts(&mut read, location_of);
-                return Some(read);
+            if read.wanted.is_empty() {
+                let stream_len = record.key.len() + record.content.len as usize;
+                read.is_refused = cx.messages.check_extents(stream_len, Share::Ordinary).is_err();
+                if read.is_refused {
+                    return Some(read);
+                }
+                if is_in_parts {
+                    read.assembly = retained.begin_assembly(place);
+                    self.plan_parts(&mut read, location_of);
+                    return Some(read);
+                }
             }
             let location = location_at(retained, place);
             if is_in_parts
-                || read.wanted.len() >= READY_MAX as usize
+                || read.wanted.len() >= most
                 || !location.is_some_and(|location| read.add(place, location))
             {
                 break;
             }
         }
-        if read.wanted.is_empty() {
-            // The turn decides again.
-            retained.replaying.add(session);
-            return None;
-        }
-        Some(read)
+        (!read.wanted.is_empty()).then_some(read)
     }
 
     /// Sets the next parts of a content that are read together.
@@ -580,12 +600,17 @@ impl Broker {
         key: &[u8],
         value: &[u8],
     ) {
+        let capacity_freed = self.all_capacity_freed(cx);
+        let was_refused = read.is_refused;
         match Definition::parse(key, value) {
             Some(Definition::Retained(retained)) if read.assembly.is_none() => {
                 self.take_whole(cx, read, &retained);
             }
-            Some(Definition::RetainedPart(part)) => self.take_part(read, &part),
+            Some(Definition::RetainedPart(part)) => self.take_part(cx, read, &part),
             _ => {}
+        }
+        if read.is_refused && !was_refused {
+            read.freed_by_refusal = self.all_capacity_freed(cx) - capacity_freed;
         }
     }
 
@@ -609,38 +634,66 @@ impl Broker {
         self.push_read(cx, read, at, &content);
     }
 
-    fn take_part(&self, read: &mut RetainedRead, part: &RetainedPart<'_>) {
+    fn take_part(&self, cx: &mut Context<'_>, read: &mut RetainedRead, part: &RetainedPart<'_>) {
         let RetainedPart { vhost, key, side, index, bytes } = *part;
         let at = self.access.find_vhost(vhost).and_then(|vhost| self.retained.find(vhost, key));
         let Some(assembly) = &mut read.assembly else { return };
-        let start = index as usize * PART_BYTES;
-        let end = assembly.octets.len().min(start + PART_BYTES);
-        if at == Some(assembly.place)
+        let Some(record) = self.retained.slab.get(assembly.place) else { return };
+        let is_next = at == Some(assembly.place)
+            && self.retained.has_parts(assembly.place, assembly.stored)
             && side == assembly.stored.side
-            && index == assembly.next
-            && bytes.len() == end.saturating_sub(start)
-        {
-            Rc::make_mut(&mut assembly.octets)[start..end].copy_from_slice(bytes);
-            assembly.next += 1;
-            if let Some(wanted) = read.wanted.iter_mut().find(|wanted| !wanted.is_found) {
-                wanted.is_found = true;
+            && index == assembly.next;
+        if !is_next || read.is_refused {
+            return;
+        }
+        let missing = assembly.properties_len - assembly.properties.len();
+        let (properties, body) = bytes.split_at(missing.min(bytes.len()));
+        assembly.properties.extend_from_slice(properties);
+        if assembly.message.is_none() && assembly.properties.len() == assembly.properties_len {
+            let flags = record.content.flags_with(&assembly.properties);
+            let parts = ("", &*record.key, &*assembly.properties, record.content.payload_len());
+            assembly.message = begin_message(cx, parts, flags);
+            read.is_refused = assembly.message.is_none();
+        }
+        if let Some(message) = assembly.message {
+            if body.len() > cx.messages.body_missing(message) as usize {
+                return;
             }
+            cx.messages.append_body(message, body);
+        }
+        assembly.checksum = crc32c::crc32c_append(assembly.checksum, bytes);
+        assembly.next += 1;
+        if let Some(wanted) = read.wanted.iter_mut().find(|wanted| !wanted.is_found) {
+            wanted.is_found = true;
         }
     }
 
     /// Pushes a message that was read to the queue of its session, unless the session does not wait for it any more.
     fn push_read(&mut self, cx: &mut Context<'_>, read: &mut RetainedRead, at: usize, content: &Content) {
-        let Some((_, queue)) = self.sessions.replay_target(read.session) else { return };
-        if !self.sessions.replays_mut(read.session).is_awaiting(at) {
-            return;
-        }
-        if self.exceeds_session_bytes(queue, at) {
+        let Some(queue) = self.awaiting_queue(read.session, at) else { return };
+        if self.is_session_full(queue, at) {
             read.is_full = true;
         } else if self.push_retained(cx, queue, at, content) {
             self.sessions.replays_mut(read.session).remove_read(at);
         } else {
             read.is_refused = true;
         }
+    }
+
+    /// Returns the queue of a session that waits for the message in a place.
+    fn awaiting_queue(&mut self, session: SessionId, place: usize) -> Option<QueueId> {
+        let (vhost, queue) = self.sessions.replay_target(session)?;
+        let replays = self.sessions.replays_mut(session);
+        let is_on_list = replays.being_read()?.iter().any(|other| *other as usize == place);
+        let subscription = self.topology.binding_at(replays.subscriptions.front()?.binding.index())?;
+        let is_own = subscription.destination == Destination::Queue(queue);
+        (is_on_list && is_own && self.retained.is_match(vhost, subscription, place)).then_some(queue)
+    }
+
+    /// Returns whether a session has as many messages, or as many bytes, as it may have with a message that was read.
+    fn is_session_full(&self, queue: QueueId, place: usize) -> bool {
+        let ready_max = (READY_MAX + READY_MAX_BEFORE_READ).min(self.sessions.messages_max());
+        self.queues.records().ready_in(queue) >= ready_max || self.exceeds_session_bytes(queue, place)
     }
 
     /// Ends a read whose definitions were taken. With `must_retry`, the disk refused it, and it is repeated.
@@ -653,66 +706,100 @@ impl Broker {
     ) -> RetainedReadEnd {
         let mut end = RetainedReadEnd { next: None, lost: Vec::new() };
         let session = read.session;
-        if let Some(assembly) = &read.assembly {
+        let freed_before = self.all_capacity_freed(cx);
+        if let Some(mut assembly) = read.assembly.take() {
             let (place, stored) = (assembly.place, assembly.stored);
-            let record = self.retained.slab.get(place);
-            let is_present = record.is_some_and(|record| {
-                let StoredParts { side, count, checksum } = record.stored;
-                (side, count, checksum) == (stored.side, stored.count, stored.checksum)
-                    && record.content.octets.is_none()
-            });
-            let is_awaited = self.sessions.replay_target(session).is_some()
-                && self.sessions.replays_mut(session).is_awaiting(place);
             let is_complete = assembly.next == stored.count;
-            if is_present && is_awaited && !is_complete {
+            let is_awaited = self.retained.has_parts(place, stored)
+                && self.awaiting_queue(session, place).is_some()
+                && !read.is_refused;
+            let message = assembly.message.take();
+            if is_awaited && !is_complete {
                 // A part that the compactor has moved is read again.
                 let has_progress = read.wanted.iter().any(|wanted| wanted.is_found);
                 let location = read.locations().next();
+                read.assembly = Some(Assembly { message, ..assembly });
                 self.plan_parts(&mut read, &location_of);
                 let next = read.locations().next();
                 if next.is_some() && (has_progress || must_retry || next != location) {
                     end.next = Some(read);
                     return end;
                 }
-                end.lost.push(self.retained.topic_of(place));
-                self.sessions.replays_mut(session).remove_read(place);
-            } else if is_present && is_awaited {
-                self.push_assembled(cx, &mut read, &mut end);
-            }
-            if let Some(assembly) = read.assembly.take() {
-                self.retained.subtract_content(assembly.octets.len());
+                let message = read.assembly.take().and_then(|assembly| assembly.message);
+                message.into_iter().for_each(|message| cx.messages.discard(message));
+                self.lose_read(&mut end, session, place);
+            } else if let Some(message) = message {
+                let is_whole = cx.messages.body_missing(message) == 0 && assembly.checksum == stored.checksum;
+                match is_awaited {
+                    true if is_whole => {
+                        cx.messages.finish(message);
+                        self.push_assembled(cx, &mut read, &assembly, message);
+                    }
+                    true => {
+                        cx.messages.discard(message);
+                        self.lose_read(&mut end, session, place);
+                    }
+                    false => cx.messages.discard(message),
+                }
             }
         } else if !must_retry {
             for wanted in read.wanted.iter().filter(|wanted| !wanted.is_found) {
                 let key = self.retained.definition_key(&self.access, wanted.place);
                 let is_same = key.is_some_and(|key| location_of(&key) == Some(wanted.location));
                 if is_same && self.retained.is_only_in_log(wanted.place) {
-                    end.lost.push(self.retained.topic_of(wanted.place));
-                    if self.sessions.replay_target(session).is_some() {
-                        self.sessions.replays_mut(session).remove_read(wanted.place);
-                    }
+                    self.lose_read(&mut end, session, wanted.place);
                 }
             }
         }
         if read.is_refused {
             let capacity_freed = self.all_capacity_freed(cx);
-            self.retained.replaying.refuse(session, capacity_freed);
+            let by_refusal = read.freed_by_refusal + (capacity_freed - freed_before);
+            self.retained.replaying.refuse(session, capacity_freed, by_refusal);
         } else {
             self.retained.replaying.add(session);
         }
         end
     }
 
-    fn push_assembled(&mut self, cx: &mut Context<'_>, read: &mut RetainedRead, end: &mut RetainedReadEnd) {
-        let Some(Assembly { place, stored, octets, .. }) = &read.assembly else { return };
-        let (place, record) = (*place, &self.retained.slab[*place].content);
-        if crc32c::crc32c(octets) != stored.checksum {
-            end.lost.push(self.retained.topic_of(place));
-            self.sessions.replays_mut(read.session).remove_read(place);
-            return;
+    /// Notes that a message cannot be read. Its session goes on with the next one.
+    fn lose_read(&mut self, end: &mut RetainedReadEnd, session: SessionId, place: usize) {
+        end.lost.push(self.retained.topic_of(place));
+        if self.sessions.replay_target(session).is_some() {
+            self.sessions.replays_mut(session).remove_read(place);
         }
-        let content = Content::new(record.qos, Rc::clone(octets), record.properties_len, record.arrived_ms);
-        self.push_read(cx, read, place, &content);
+    }
+
+    fn push_assembled(
+        &mut self,
+        cx: &mut Context<'_>,
+        read: &mut RetainedRead,
+        assembly: &Assembly,
+        message: MessageId,
+    ) {
+        let Assembly { place, properties, .. } = assembly;
+        let arrived_ms = self.retained.slab[*place].content.arrived_ms;
+        let expires_ms = expires_ms(properties, arrived_ms);
+        let has_expired = expires_ms.is_some_and(|expires_ms| expires_ms <= cx.pending_writes.time_ms());
+        let Some(queue) = self.awaiting_queue(read.session, *place) else {
+            cx.messages.release(message);
+            return;
+        };
+        if has_expired {
+            cx.messages.release(message);
+            self.delete_expired(cx, *place);
+        } else if self.is_session_full(queue, *place) {
+            cx.messages.release(message);
+            read.is_full = true;
+            return;
+        } else {
+            if expires_ms.is_some() {
+                cx.messages.set_arrived_ms(message, arrived_ms.max(1));
+            }
+            read.is_refused = !self.push_to_session(cx, queue, message);
+        }
+        if !read.is_refused {
+            self.sessions.replays_mut(read.session).remove_read(*place);
+        }
     }
 
     /// Returns whether a retained message is too large for a session that has other messages.
@@ -725,24 +812,30 @@ impl Broker {
     /// Pushes a retained message with this content to the queue of a session, or deletes the message if it has expired.
     /// Returns `false` if there is no capacity.
     fn push_retained(&mut self, cx: &mut Context<'_>, queue: QueueId, at: usize, content: &Content) -> bool {
-        let RetainedMessage { vhost, key, .. } = &self.retained.slab[at];
+        let key = &self.retained.slab[at].key;
         let Some((properties, payload)) = content.in_memory() else { return true };
         let expires_ms = expires_ms(properties, content.arrived_ms);
         if expires_ms.is_some_and(|expires_ms| expires_ms <= cx.pending_writes.time_ms()) {
-            let (vhost, key) = (*vhost, key.clone());
-            if !cx.pending_writes.is_crowded() {
-                let stored = self.retained.remove(vhost, &key).unwrap_or_default();
-                append_removal(cx.pending_writes, &self.access, (vhost, &key), stored);
-            }
+            self.delete_expired(cx, at);
             return true;
         }
         cx.work.charge_octets(payload.len());
         let parts = ("", &**key, properties, payload);
-        let Some(message) = new_message(cx, parts, content.flags()) else { return false };
-        if content.flags().has(MessageFlags::EXPIRES) {
+        let flags = content.flags_with(properties);
+        let Some(message) = new_message(cx, parts, flags) else { return false };
+        if flags.has(MessageFlags::EXPIRES) {
             cx.messages.set_arrived_ms(message, content.arrived_ms.max(1));
         }
         self.push_to_session(cx, queue, message)
+    }
+
+    fn delete_expired(&mut self, cx: &mut Context<'_>, place: usize) {
+        let RetainedMessage { vhost, key, .. } = &self.retained.slab[place];
+        let (vhost, key) = (*vhost, key.clone());
+        if !cx.pending_writes.is_crowded() {
+            let stored = self.retained.remove(vhost, &key).unwrap_or_default();
+            append_removal(cx.pending_writes, &self.access, (vhost, &key), stored);
+        }
     }
 
     /// Creates a message with QoS 0 and without properties for a session. Returns `None` if there is no memory.
@@ -786,21 +879,45 @@ fn new_message(
     (exchange, key, properties, payload): (&str, &str, &[u8], &[u8]),
     flags: MessageFlags,
 ) -> Option<MessageId> {
+    let message = begin_message(cx, (exchange, key, properties, payload.len() as u32), flags)?;
+    cx.messages.append_body(message, payload);
+    cx.messages.finish(message);
+    Some(message)
+}
+
+/// Begins a message with these names and properties, and reserves memory for a payload of this length. Returns `None` if
+/// there is none.
+fn begin_message(
+    cx: &mut Context<'_>,
+    (exchange, key, properties, payload_len): (&str, &str, &[u8], u32),
+    flags: MessageFlags,
+) -> Option<MessageId> {
     let (messages, share) = (&mut *cx.messages, Share::Ordinary);
-    messages.check_extents(exchange.len() + key.len() + properties.len() + payload.len(), share).ok()?;
+    let stream_len = exchange.len() + key.len() + properties.len() + payload_len as usize;
+    messages.check_extents(stream_len, share).ok()?;
     let message = messages.begin(exchange, key.as_bytes(), share).ok()?;
-    if messages.reserve_content(message, properties, flags, payload.len() as u32, share).is_err() {
+    if messages.reserve_content(message, properties, flags, payload_len, share).is_err() {
         messages.discard(message);
         return None;
     }
-    messages.append_body(message, payload);
-    messages.finish(message);
     Some(message)
 }
 
 impl Replaying {
+    pub(super) fn new(memory: &Memory) -> Self {
+        Self {
+            memory: memory.clone(),
+            sessions: VecDeque::new(),
+            stuck_at: None,
+            readers: VecDeque::new(),
+            refused: Vec::new(),
+            refused_at: 0,
+        }
+    }
+
     /// Adds a session, unless it is on the list.
     fn add(&mut self, session: SessionId) {
+        self.stuck_at = None;
         if !self.sessions.contains(&session) {
             self.sessions.push_back(session);
         }
@@ -812,11 +929,15 @@ impl Replaying {
         }
     }
 
-    /// Adds a session that had no capacity for a message that was read.
-    fn refuse(&mut self, session: SessionId, capacity_freed: u64) {
+    /// Adds a session that had no capacity for a message from the log. `freed_by_refusal` is the part of the counter that comes
+    /// from messages that were refused. It is no new capacity: otherwise two sessions would make each other read for ever.
+    fn refuse(&mut self, session: SessionId, capacity_freed: u64, freed_by_refusal: u64) {
+        self.refused_at = match self.refused.is_empty() {
+            true => capacity_freed,
+            false => self.refused_at + freed_by_refusal,
+        };
         if !self.refused.contains(&session) {
             self.refused.push(session);
         }
-        self.refused_at = capacity_freed;
     }
 }

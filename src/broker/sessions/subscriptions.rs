@@ -252,9 +252,15 @@ impl Broker {
             RetainHandling::IfNew => earlier.is_none(),
             RetainHandling::Never => false,
         };
-        if sends_retained && let Some(binding) = self.find_subscription(session, &options, &key) {
-            self.begin_replay(session, binding);
-            self.note_system_subscriber(session, filter);
+        let binding = self.find_subscription(session, &options, &key);
+        match binding {
+            Some(binding) if sends_retained => {
+                self.begin_replay(session, binding);
+                self.note_system_subscriber(session, filter);
+            }
+            // An earlier subscription may have had the same place.
+            Some(binding) => self.sessions.replays_mut(session).forget(binding),
+            None => {}
         }
         Ok(Outcome::Done)
     }

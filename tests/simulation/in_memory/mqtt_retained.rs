@@ -8,7 +8,7 @@ use leveret_core::limits::Limits;
 use leveret_core::time::Now;
 use leveret_storage::{Identity as StoreIdentity, Log, PART_BYTES, Settings};
 use leveret_test_support::simulated_disk::{SimDisk, Trouble};
-use leveret_test_support::simulated_server::mqtt::{Login, MqttClient};
+use leveret_test_support::simulated_server::mqtt::{Login, MqttClient, packet};
 use leveret_test_support::simulated_server::{Simulation, declare_with, small_limits};
 
 use super::mqtt::{named, publish_retained, receive_all};
@@ -44,13 +44,13 @@ fn all_retained(simulation: &mut Simulation) -> Vec<(String, Vec<u8>)> {
     reader.subscribe(simulation, &[("#", 1)]);
     let mut received = Vec::new();
     loop {
+        // The next ones may have to be read from the log.
+        simulation.pass_ms(1_000);
         let messages = receive_all(&mut reader, simulation);
         if messages.is_empty() {
             break;
         }
         received.extend(messages.into_iter().map(|(topic, payload, _)| (topic, payload)));
-        // The next ones may have to be read from the log.
-        simulation.pass_ms(1_000);
     }
     reader.disconnect(simulation);
     received.sort();
@@ -418,7 +418,7 @@ fn retained_messages_may_change_while_they_are_read_from_the_log() {
     assert!((0..600).all(|number| old.contains(&number) || replaced.contains(&number) || deleted(&number)));
 }
 
-/// Twenty subscribers at once: eight collect messages from the log at a time, and the others have their turn.
+/// Twenty subscribers at once, of which some leave before they have all messages.
 #[test]
 fn many_subscribers_get_retained_messages_from_the_log() {
     let (limits, settings) = small_commits();
@@ -473,5 +473,72 @@ fn a_retained_message_that_cannot_be_read_is_left_out() {
         let found = all_retained(&mut simulation);
         assert_eq!(found.len(), 7, "of {len} bytes");
         assert!(found.iter().all(|(topic, body)| topic != "t/2" && bodies.contains(body)));
+    }
+}
+
+/// Returns a broker with 200 retained messages of 500 bytes, nearly all of which are only in the log.
+fn with_messages_in_log(limits: Limits) -> (Simulation, MqttClient) {
+    let (_, settings) = small_commits();
+    let limits = Limits { retained_max: 2_000, retained_bytes_max: 3_000, ..limits };
+    let mut simulation = Simulation::new(limits);
+    simulation.keep_on_disk(settings);
+    let mut publisher = MqttClient::log_in(&mut simulation, &new_client("publisher"));
+    publish_many(&mut publisher, &mut simulation, 0..200, 500);
+    (simulation, publisher)
+}
+
+/// Subscribers that are away or do not read keep no other one from its messages.
+#[test]
+fn subscribers_that_read_nothing_do_not_keep_others_from_retained_messages() {
+    let limits = Limits { unacknowledged_max: 40_000, ..small_commits().0 };
+    let (mut simulation, _publisher) = with_messages_in_log(limits);
+    let mut idle = Vec::new();
+    for number in 0..24 {
+        let client_id = format!("idle-{number}");
+        let expiry = [0x11, 0, 0, 0, 100];
+        let login = Login { clean_start: false, properties: &expiry, ..new_client(&client_id) };
+        let mut reader = MqttClient::log_in(&mut simulation, &login);
+        // Messages may come before SUBACK, which waits for the disk.
+        reader.send(&mut simulation, &packet(0x82, b"\0\x07\0\0\x01#\x01"));
+        simulation.pass_ms(100);
+        match number % 2 {
+            0 => reader.lose(&mut simulation),
+            _ => idle.push(reader),
+        }
+    }
+    assert_eq!(all_retained(&mut simulation).len(), 200);
+}
+
+/// A topic is deleted while its message is to be read, and a topic that the subscriber has not asked for gets its place.
+#[test]
+fn a_subscriber_gets_no_message_of_another_topic_that_has_the_place_of_a_deleted_one() {
+    let (mut simulation, mut publisher) = with_messages_in_log(small_commits().0);
+    let mut reader = MqttClient::log_in(&mut simulation, &new_client("reader"));
+    reader.subscribe(&mut simulation, &[("devices/#", 1)]);
+    let mut topics = HashSet::new();
+    for number in (40..200).rev() {
+        let topic = format!("devices/{number}/config");
+        publish_retained(&mut publisher, &mut simulation, (&topic, 1), b"");
+        publish_retained(&mut publisher, &mut simulation, (&format!("other/{number}"), 1), &[7; 500]);
+    }
+    for _ in 0..30 {
+        while let Some(message) = reader.receive(&mut simulation) {
+            reader.acknowledge(&mut simulation, message.packet_id.unwrap());
+            assert!(message.topic.starts_with("devices/"), "{}", message.topic);
+            topics.insert(message.topic);
+        }
+        simulation.pass_ms(100);
+    }
+    assert!((0..40).all(|number| topics.contains(&format!("devices/{number}/config"))));
+}
+
+/// A session that may have only a few messages gets all retained ones, one after the other.
+#[test]
+fn a_session_of_few_messages_gets_all_retained_messages_from_the_log() {
+    for mqtt_session_messages_max in [1, 3, 20] {
+        let (mut simulation, _publisher) =
+            with_messages_in_log(Limits { mqtt_session_messages_max, ..small_commits().0 });
+        assert_eq!(all_retained(&mut simulation).len(), 200, "at most {mqtt_session_messages_max}");
+        assert_eq!(simulation.engine.broker().views().session_messages_dropped(), 0);
     }
 }
