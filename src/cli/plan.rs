@@ -322,7 +322,7 @@ mod tests {
     /// The proposed memory is enough, and a megabyte less is not.
     #[test]
     fn what_does_not_fit_is_told_the_memory_that_is_enough() {
-        for plan in ["mqtt=2000,tls", "users=60000", "retained=20000x4000", "amqp=3000"] {
+        for plan in ["mqtt=2000,tls", "users=60000", "retained=100000x4000", "amqp=3000"] {
             let (text, fits) = answer("pi-zero-w", plan);
             assert!(!fits, "{plan}: {text}");
             let (_, rest) = text.split_once("memory_limit = \"").unwrap();

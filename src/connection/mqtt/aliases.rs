@@ -148,8 +148,8 @@ mod tests {
 
     #[test]
     fn tables_are_limited_and_returned() {
-        // A sixteenth of 48 extents is a few tables.
-        let memory = leveret_core::mem::Memory::new(48 + leveret_core::mem::COMMAND_EXTENTS, [0; 3]);
+        // A sixteenth of 192 extents is a few tables.
+        let memory = leveret_core::mem::Memory::new(192 + leveret_core::mem::COMMAND_EXTENTS, [0; 3]);
         let mut pools = Pools::in_memory(&Limits::default(), &memory);
         let mut all: Vec<_> = (0..20).map(|_| TopicAliases::reserve(&mut pools, 5)).collect();
         let count = all.iter().filter(|aliases| aliases.max() == 5).count();

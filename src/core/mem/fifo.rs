@@ -13,7 +13,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::MessageId;
-use super::memory::{Class, EXTENT_BYTES, Memory};
+use super::memory::{Class, EXTENT_BYTES, Memory, POOL_EXTENTS};
 use super::pool::PlainPool;
 
 /// Entries in one chunk.
@@ -89,7 +89,7 @@ impl FifoPool {
     /// Creates a pool for up to `entries_max` entries that shares `memory` with others.
     pub fn in_memory(entries_max: usize, memory: &Memory) -> Self {
         // The pool always has an extent.
-        let account = memory.account(Class::Messages, 1);
+        let account = memory.account(Class::Messages, POOL_EXTENTS);
         let chunks_in = |extents: usize| extents.saturating_mul(CHUNKS_PER_EXTENT);
         let extents = account.class_max();
         let all = (entries_max.div_ceil(ENTRIES_PER_CHUNK) + READ_BACK_CHUNKS).min(chunks_in(extents));

@@ -21,17 +21,21 @@
 use core::cell::Cell;
 use std::rc::Rc;
 
-/// Bytes of an extent: four pages of the kernel on most boards, one page on a Raspberry Pi 5. Where pages are larger, a pool
-/// takes several extents at once.
-pub const EXTENT_BYTES: usize = 16 << 10;
+/// Bytes of an extent: a page of the kernel on most boards. Where pages are larger, such as on a Raspberry Pi 5, a pool takes
+/// several extents at once. About 50 pools and tables have at least one or two of them, so larger ones would take a third
+/// of the memory of a router.
+pub const EXTENT_BYTES: usize = 4 << 10;
 
 /// Number of extents that only commands can take that have checked all their pools: more than one command needs. A declaration
-/// needs up to three for each pool with its table; what may be larger (names, pairs of headers) is checked exactly.
-pub const COMMAND_EXTENTS: usize = 24;
+/// needs up to four for each pool with its table; what may be larger (names, pairs of headers) is checked exactly.
+pub const COMMAND_EXTENTS: usize = 48;
 
 /// Number of extents that clients can always have, even in the smallest memory. The first records of all their pools need up to
-/// 20 extents, so one client can log in, consume and have a session.
-const CLIENT_EXTENTS_MIN: usize = 24;
+/// 40 extents, so one client can log in, consume and have a session.
+const CLIENT_EXTENTS_MIN: usize = 48;
+
+/// Number of extents that each pool of messages can always have: 16 KiB.
+pub(super) const POOL_EXTENTS: usize = (16 << 10) / EXTENT_BYTES;
 
 /// What a pool's records are for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -123,11 +127,11 @@ impl Memory {
         Self::new(usize::MAX / 2, [0; CLASSES])
     }
 
-    /// Opens the account of a pool. `floor` is the number of extents, or of pages of the kernel if these are larger, that
-    /// the pool can always take.
+    /// Opens the account of a pool. `floor` is the number of extents that the pool can always take, rounded up to whole pages
+    /// of the kernel.
     pub fn account(&self, class: Class, floor: usize) -> Account {
         let mut account = Account { counts: Rc::clone(&self.0), class, held: 0, floor: 0 };
-        account.set_floor(floor * self.0.unit);
+        account.set_floor(floor);
         account
     }
 
@@ -436,18 +440,18 @@ mod tests {
 
     #[test]
     fn a_class_takes_what_is_free_but_not_the_floors_of_others() {
-        let memory = Memory::new(100 + COMMAND_EXTENTS, [10, 20, 30]);
+        let memory = Memory::new(200 + COMMAND_EXTENTS, [20, 40, 60]);
         let [mut clients, mut definitions, mut messages] =
             [Class::Clients, Class::Definitions, Class::Messages].map(|class| memory.account(class, 0));
-        assert_eq!([clients.available(), definitions.available(), messages.available()], [50, 60, 70]);
-        assert!(!messages.take(71) && memory.take_shortage());
-        assert!(messages.take(70));
-        assert_eq!([clients.available(), definitions.available(), messages.available()], [10, 20, 0]);
-        assert!(clients.take(10) && definitions.take(20));
+        assert_eq!([clients.available(), definitions.available(), messages.available()], [100, 120, 140]);
+        assert!(!messages.take(141) && memory.take_shortage());
+        assert!(messages.take(140));
+        assert_eq!([clients.available(), definitions.available(), messages.available()], [20, 40, 0]);
+        assert!(clients.take(20) && definitions.take(40));
         assert!(!clients.take(1) && !definitions.take(1) && !messages.take(1));
-        messages.give(45);
-        assert_eq!([clients.available(), definitions.available(), messages.available()], [40, 40, 45]);
-        assert_eq!((messages.given(), messages.held(), messages.class_max()), (45, 25, 70));
+        messages.give(90);
+        assert_eq!([clients.available(), definitions.available(), messages.available()], [80, 80, 90]);
+        assert_eq!((messages.given(), messages.held(), messages.class_max()), (90, 50, 140));
         assert!(memory.take_shortage() && !memory.take_shortage(), "no class has few");
     }
 
@@ -466,13 +470,13 @@ mod tests {
     /// Extents that a command took of the kept ones are missing for the checks of all classes, and no other take gets the rest.
     #[test]
     fn a_command_that_has_passed_its_checks_finds_its_extents() {
-        let memory = Memory::new(100, [10, 10, 10]);
+        let memory = Memory::new(200, [10, 10, 10]);
         let [mut clients, mut definitions, mut messages] =
             [Class::Clients, Class::Definitions, Class::Messages].map(|class| memory.account(class, 0));
         assert!(messages.take(messages.available()) && !messages.take(1));
         assert!(definitions.take(10) && !definitions.take(1));
         assert!(definitions.take_checked(COMMAND_EXTENTS - 1) && clients.take_checked(11));
-        assert!(!clients.take_checked(1) && !messages.take_checked(1) && memory.extents_used() == 100);
+        assert!(!clients.take_checked(1) && !messages.take_checked(1) && memory.extents_used() == 200);
         messages.give(COMMAND_EXTENTS);
         assert!(
             !messages.take(1) && !definitions.take(1),
@@ -491,7 +495,10 @@ mod tests {
         let mut bytes = HeapBytes::with_gaps(&memory, Class::Definitions);
         assert_eq!((bytes.free(), memory.extents_used()), (10 * EXTENT_BYTES / 5 * 4, 0));
         bytes.add(EXTENT_BYTES * 4 / 5);
-        assert_eq!((memory.extents_used(), bytes.free()), (1, 9 * EXTENT_BYTES / 5 * 4 + 1));
+        assert_eq!(
+            (memory.extents_used(), bytes.free()),
+            (1, 10 * EXTENT_BYTES / 5 * 4 - EXTENT_BYTES * 4 / 5)
+        );
         bytes.add(bytes.free());
         assert_eq!((memory.extents_used(), bytes.free()), (10, 0));
         bytes.subtract(bytes.used() - 1);
@@ -515,7 +522,7 @@ mod tests {
 
     #[test]
     fn pages_of_four_extents_are_taken_whole() {
-        let memory = Memory::with_unit(203, [11, 0, 7], [0; CLASSES], 4);
+        let memory = Memory::with_unit(403, [11, 0, 7], [0; CLASSES], 4);
         let mut messages = memory.account(Class::Messages, 1);
         let definitions = memory.account(Class::Definitions, 0);
         assert_eq!([messages.own(), messages.available() % 4, definitions.available() % 4], [4, 0, 0]);

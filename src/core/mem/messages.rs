@@ -34,7 +34,7 @@ use core::num::NonZeroU32;
 use bytemuck::{Pod, Zeroable};
 
 use super::blocks::{BLOCK_UNIT_BYTES, BlockId, Blocks, PAGE_BYTES};
-use super::memory::{Class, EXTENT_BYTES, Memory};
+use super::memory::{Class, EXTENT_BYTES, Memory, POOL_EXTENTS};
 use super::places::Places;
 use super::pool::PlainPool;
 
@@ -108,8 +108,8 @@ impl Messages {
 
     /// Creates pools that share `memory` with others.
     pub fn in_memory(limits: MessageLimits, memory: &Memory) -> Self {
-        // Each pool always has an extent, so that a message that is read back can begin.
-        let accounts = [memory.account(Class::Messages, 1), memory.account(Class::Messages, 1)];
+        // Each pool always has some extents, so that messages that are read back, and dead letters, can begin.
+        let accounts = [(); 2].map(|()| memory.account(Class::Messages, POOL_EXTENTS));
         let extents = accounts[0].class_max();
         let [of_slots, of_blocks] = accounts;
         let (slots_max, pages_max) = (

@@ -480,7 +480,7 @@ mod tests {
     /// A page at the border of two extents is returned when neither is touched, also at the top of the pool.
     #[test]
     fn a_returned_run_includes_the_untouched_extents_beside_it() {
-        let mut places = Places::new(100, 5_000, account(100));
+        let mut places = Places::new(100, 1_250, account(100));
         assert_eq!(places.extents.places_each, 4);
         assert_eq!((0..12).map_while(|_| places.take()).count(), 12);
         (8..12).for_each(|place| places.give(place));

@@ -16,7 +16,8 @@ Without a memory cgroup that part is a SKIP, and only the resident memory is che
 
 With the argument `pairs`, two floods at a time run in each size.
 
-`plants.py` runs seven plants in one process of 64 MB, each with most of the memory for another kind of object.
+`plants.py` runs seven plants in one process of 64 MB, each with most of the memory for another kind of object, and one
+with clients of all kinds in 16 MB.
 
 Suite lines: `PASS memory_limit/16MB/NAME` and so on. Arguments: names of floods or of sizes.
 """
@@ -370,6 +371,7 @@ def plants_are_served(_: bool) -> int:
     """Seven plants, each with another kind of object, are served by one broker, one after the other."""
     suite = Suite("memory_limit/plants")
     suite.case("one-after-the-other", lambda: print("# resident KiB:", json.dumps(plants.run())))
+    suite.case("on-a-router", lambda: print("# resident KiB:", json.dumps(plants.router())))
     return suite.status()
 
 

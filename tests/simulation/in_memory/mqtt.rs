@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use leveret_amqp::Method;
 use leveret_broker::DeleteIf;
 use leveret_core::limits::Limits;
+use leveret_core::mem::{COMMAND_EXTENTS, Memory};
 use leveret_storage::Settings;
 use leveret_test_support::simulated_server::mqtt::{Login, MqttClient, packet};
 use leveret_test_support::simulated_server::{Publish, Said};
@@ -1153,8 +1154,11 @@ fn the_options_of_a_subscription_say_when_it_gets_retained_messages() {
 /// Without space, MQTT 5 clients are told with QoS 1 and 2. Other messages are published, and not retained.
 #[test]
 fn retained_messages_have_limits() {
-    let limits = Limits { retained_max: 2, retained_bytes_max: 200, ..small_limits() };
-    let mut simulation = Simulation::new(limits);
+    let limits = Limits { retained_max: 2, ..small_limits() };
+    // Definitions have about 1 MB.
+    let floors = [1_000, 256, 1_000];
+    let memory = Memory::new(floors.iter().sum::<usize>() + COMMAND_EXTENTS, floors);
+    let mut simulation = Simulation::in_memory(limits, &memory);
     let mut new = MqttClient::log_in(&mut simulation, &Login { level: 5, ..named("new") });
     let mut old = MqttClient::log_in(&mut simulation, &named("old"));
     for topic in ["a", "b", "a"] {
@@ -1163,8 +1167,8 @@ fn retained_messages_have_limits() {
     for qos in [1, 2] {
         assert_eq!(publish_retained(&mut new, &mut simulation, ("c", qos), b"x"), 0x97, "quota exceeded");
     }
-    assert_eq!(publish_retained(&mut new, &mut simulation, ("b", 1), &[0; 200]), 0x97);
-    publish_retained(&mut old, &mut simulation, ("b", 1), &[0; 200]);
+    assert_eq!(publish_retained(&mut new, &mut simulation, ("b", 1), &[0; 1_000_000]), 0x97);
+    publish_retained(&mut old, &mut simulation, ("b", 1), &[0; 1_000_000]);
     let refused = |simulation: &Simulation| {
         let views = simulation.engine.broker().views();
         (views.refused_retained().map(|(_, topic, _)| topic.to_string()), views.retained_refused())

@@ -157,7 +157,7 @@ fn an_alias_is_not_used_before_its_topic_is_sent() {
 /// The memory for aliases is limited for all connections together. A client without them uses topic names.
 #[test]
 fn connections_beyond_the_limit_get_no_topic_aliases() {
-    let mut simulation = Simulation::with_extents(small_limits(), 90);
+    let mut simulation = Simulation::with_extents(small_limits(), 80);
     let has_aliases = |connack: &[u8]| connack.windows(3).any(|octets| octets == [0x22, 0, 16]);
     let mut clients = Vec::new();
     let (mut with_aliases, mut without) = (0, 0);

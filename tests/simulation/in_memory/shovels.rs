@@ -387,7 +387,7 @@ fn shovels_are_limited_by_bridges_max_and_deleted_with_their_virtual_host() {
 /// There is memory for one shovel. It is changed in that memory, and another one is refused until it is deleted.
 #[test]
 fn a_shovel_is_refused_without_memory_and_changed_in_its_own() {
-    let (mut simulation, far) = node_in(&Memory::new(COMMAND_EXTENTS + 110, [0; 3]));
+    let (mut simulation, far) = node_in(&Memory::new(COMMAND_EXTENTS + 300, [0; 3]));
     set(&mut simulation, FORWARD);
     simulation.run();
     let dialed = simulation.engine.platform_mut().dialed;

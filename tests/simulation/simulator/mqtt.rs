@@ -69,9 +69,13 @@ const RETRY_MS: u64 = 1_000;
 fn extents_of(seed: u64) -> Option<[usize; 3]> {
     let random = &mut Random::of(seed, "memory", &[]);
     // The fewest extents in which the longest message fits.
-    let messages = 5 + random.below(4) as usize;
+    let messages = 20 + random.below(16) as usize;
     // So few definitions are either always stored or never.
-    random.once_in(3).then_some([COMMAND_EXTENTS + 2 + random.below(14) as usize, OTHER_EXTENTS, messages])
+    random.once_in(3).then_some([
+        COMMAND_EXTENTS + 8 + random.below(56) as usize,
+        4 * OTHER_EXTENTS,
+        messages,
+    ])
 }
 
 /// The sums of all runs.

@@ -113,8 +113,8 @@ pub enum Habit {
 fn extents_of(limits: &Limits, random: &mut Random) -> Option<[usize; 3]> {
     let bytes = limits.message_limits().bytes() + FifoPool::bytes(limits.queue_entries_max as usize);
     let messages = bytes / EXTENT_BYTES * (4 + random.below(5) as usize) / 8;
-    let [clients, definitions] = [(); 2].map(|()| COMMAND_EXTENTS + 16 + random.below(24) as usize);
-    random.once_in(3).then_some([clients, definitions, messages.max(3)])
+    let [clients, definitions] = [(); 2].map(|()| COMMAND_EXTENTS + 64 + random.below(96) as usize);
+    random.once_in(3).then_some([clients, definitions, messages.max(12)])
 }
 
 impl Plan {

@@ -78,7 +78,9 @@ const ADMIT_TRIES: u32 = 5;
 /// Rounds at one time after which a simulation that still moves is considered to loop forever.
 const ROUNDS_MAX: u64 = 3_000_000;
 
-/// Extents of memory for clients, or for definitions, that no test with a small memory for messages reaches.
+/// Extents of the memory in the unit in which tests give its size: 16 KiB.
+const EXTENTS_PER_UNIT: usize = (16 << 10) / mem::EXTENT_BYTES;
+/// Units of memory for clients, or for definitions, that no test with a small memory for messages reaches.
 pub const OTHER_EXTENTS: usize = 1_000;
 
 /// Limits small enough to be reached in a test.
@@ -113,10 +115,10 @@ pub fn wide_limits() -> Limits {
     }
 }
 
-/// Returns a memory in which clients and messages have these numbers of extents, and definitions have [`OTHER_EXTENTS`]. No
+/// Returns a memory in which clients and messages have these numbers of units of 16 KiB, and definitions have [`OTHER_EXTENTS`]. No
 /// class can take what another one leaves.
 pub fn memory_of(clients: usize, messages: usize) -> mem::Memory {
-    let floors = [clients, OTHER_EXTENTS, messages];
+    let floors = [clients, OTHER_EXTENTS, messages].map(|units| units * EXTENTS_PER_UNIT);
     mem::Memory::new(floors.iter().sum::<usize>() + mem::COMMAND_EXTENTS, floors)
 }
 
@@ -156,15 +158,15 @@ impl Simulation {
         Self::with_seed(limits, &mem::Memory::unlimited(), 1)
     }
 
-    /// Starts a broker whose pools share `extents` extents of memory.
-    pub fn with_extents(limits: Limits, extents: usize) -> Self {
-        Self::in_memory(limits, &mem::Memory::new(extents + mem::COMMAND_EXTENTS, [0; 3]))
+    /// Starts a broker whose pools share `units` × 16 KiB of memory.
+    pub fn with_extents(limits: Limits, units: usize) -> Self {
+        Self::in_memory(limits, &mem::Memory::new(units * EXTENTS_PER_UNIT + mem::COMMAND_EXTENTS, [0; 3]))
     }
 
-    /// Starts a broker in which messages have `extents` extents of memory. The limits are those of [`wide_limits`], and clients
+    /// Starts a broker in which messages have `units` × 16 KiB of memory. The limits are those of [`wide_limits`], and clients
     /// and definitions have memory of their own.
-    pub fn with_message_extents(extents: usize) -> Self {
-        Self::in_memory(wide_limits(), &memory_of(OTHER_EXTENTS, extents))
+    pub fn with_message_extents(units: usize) -> Self {
+        Self::in_memory(wide_limits(), &memory_of(OTHER_EXTENTS, units))
     }
 
     /// Starts a broker whose pools have this memory.

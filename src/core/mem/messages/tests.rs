@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::mem::COMMAND_EXTENTS;
+use crate::mem::memory::POOL_EXTENTS;
 
 fn pool(messages_max: usize, body_bytes_max: usize, assembly_bytes_max: usize) -> Messages {
     Messages::new(MessageLimits { messages_max, body_bytes_max, assembly_bytes_max })
@@ -339,14 +340,14 @@ fn held_extents(pool: &Messages) -> usize {
 
 #[test]
 fn slots_and_blocks_take_what_the_other_does_not_use() {
-    let mut pool = pool_of_extents(64);
-    let bytes = 64 * EXTENT_BYTES;
+    let mut pool = pool_of_extents(256);
+    let bytes = 256 * EXTENT_BYTES;
     for pages in [1, 0, 3, 0] {
         let (all, full) = fill(&mut pool, pages);
         assert_eq!(full, PoolFull::Memory);
         let used = all.len() * (MESSAGE_SLOT_BYTES + pages * PAGE_BYTES);
         assert!(used > bytes / 16 * 14, "{used} of {bytes} with {pages} pages each");
-        assert!(held_extents(&pool) <= 61, "a sixteenth is for connections whose progress frees memory");
+        assert!(held_extents(&pool) <= 244, "a sixteenth is for connections whose progress frees memory");
         let reserve = pool.begin("", b"q", Share::Reserve).unwrap();
         pool.release(reserve);
         all.into_iter().for_each(|id| pool.release(id));
@@ -358,12 +359,12 @@ fn slots_and_blocks_take_what_the_other_does_not_use() {
 /// Small messages go on in the free slots, and each extent is returned with its last message.
 #[test]
 fn messages_that_stay_in_every_extent_keep_it_from_bodies_and_not_from_small_messages() {
-    let mut pool = pool_of_extents(64);
+    let mut pool = pool_of_extents(256);
     let (all, _) = fill(&mut pool, 0);
     let each = EXTENT_BYTES / MESSAGE_SLOT_BYTES;
     let (kept, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|id| id.index() % each == 9);
     others.into_iter().for_each(|id| pool.release(id));
-    assert!(pool.lift_hold() && kept.len() >= 58);
+    assert!(pool.lift_hold() && kept.len() >= 232);
     let large = begun(&mut pool);
     assert_eq!(reserve(&mut pool, large, 40), Err(PoolFull::Memory));
     assert!(!pool.is_held(), "others need no extent");
@@ -401,12 +402,12 @@ fn slots_that_become_free_are_claimed_for_a_large_body() {
 /// others free stays for them.
 #[test]
 fn a_message_that_cannot_fit_claims_no_memory() {
-    let memory = Memory::new(64 + COMMAND_EXTENTS, [0; 3]);
+    let memory = Memory::new(256 + COMMAND_EXTENTS, [0; 3]);
     let limits =
         MessageLimits { messages_max: 1 << 20, body_bytes_max: 1 << 30, assembly_bytes_max: 1 << 30 };
     let mut pool = Messages::in_memory(limits, &memory);
     let mut definitions = memory.account(Class::Definitions, 0);
-    assert!(definitions.take(40));
+    assert!(definitions.take(160));
     let large = pool.begin("", b"q", Share::Ordinary).unwrap();
     assert_eq!(reserve(&mut pool, large, 120), Err(PoolFull::Memory));
     for _ in 0..200 {
@@ -414,7 +415,7 @@ fn a_message_that_cannot_fit_claims_no_memory() {
         assert_eq!(reserve(&mut pool, id, 4), Ok(()));
         pool.release(id);
     }
-    definitions.give(40);
+    definitions.give(160);
     assert_eq!(reserve(&mut pool, large, 120), Ok(()));
 }
 
@@ -422,7 +423,7 @@ fn a_message_that_cannot_fit_claims_no_memory() {
 #[test]
 fn a_memory_of_few_extents_refuses_and_changes_nothing() {
     let shares = [Share::Ordinary, Share::Transaction, Share::Reserve, Share::ReadBack, Share::DeadLetter];
-    for extents in 2..24 {
+    for extents in 2 * POOL_EXTENTS..2 * POOL_EXTENTS + 40 {
         let mut pool = pool_of_extents(extents);
         let mut random = super::super::random(extents as u64);
         let mut alive: Vec<(MessageId, usize)> = Vec::new();
@@ -504,14 +505,15 @@ fn no_share_gets_less_than_ordinary_publishers_in_a_memory_of_few_extents() {
 /// The block for long names takes the last extent, and no slot is left: the block is given back.
 #[test]
 fn a_message_that_gets_only_one_of_two_extents_changes_nothing() {
-    let mut pool = pool_of_extents(3);
+    let mut pool = pool_of_extents(2 * POOL_EXTENTS + 1);
     let first = pool.begin("", b"q", Share::DeadLetter).unwrap();
-    let body_len = (PAGES_PER_EXTENT * PAGE_BYTES) as u32;
+    let body_len = (POOL_EXTENTS * PAGES_PER_EXTENT * PAGE_BYTES) as u32;
+    let slots = POOL_EXTENTS * SLOTS_PER_EXTENT;
     pool.reserve_whole(first, &[], MessageFlags::NONE, body_len, Share::DeadLetter).unwrap();
-    while pool.messages_used() < SLOTS_PER_EXTENT {
+    while pool.messages_used() < slots {
         pool.begin("", b"q", Share::DeadLetter).unwrap();
     }
     let before = pool.body_bytes_used();
     assert_eq!(pool.begin("amq.topic", &[b'k'; 250], Share::DeadLetter), Err(PoolFull::Memory));
-    assert_eq!((pool.messages_used(), pool.body_bytes_used()), (SLOTS_PER_EXTENT, before));
+    assert_eq!((pool.messages_used(), pool.body_bytes_used()), (slots, before));
 }
