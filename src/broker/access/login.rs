@@ -17,7 +17,7 @@ use leveret_core::password::{PasswordCheck, PasswordHash};
 use leveret_storage::PendingWrites;
 use ring::hmac;
 
-use super::Access;
+use super::{Access, PasswordDigest};
 
 /// The log text for a loopback user that connects from another machine.
 const LOOPBACK_ONLY: &str = "it can only connect from this machine itself; create another user for other \
@@ -68,18 +68,20 @@ impl Access {
     pub fn is_remembered(&self, check: &PasswordCheck) -> bool {
         let Some(user) = self.find_user(check.user()) else { return false };
         let user = &self.users[user];
-        let Some(tag) = user.password_digest.filter(|_| !check.password().is_empty()) else { return false };
+        let Some(known) = user.password_digest.filter(|_| !check.password().is_empty()) else { return false };
         let digest = self.digest(&user.name, check.password());
-        *check.hash() == user.hash && leveret_core::password::equal(digest.as_ref(), tag.as_ref())
+        *check.hash() == user.hash && leveret_core::password::equal(&digest, &known)
     }
 
-    fn digest(&self, user: &str, password: &[u8]) -> hmac::Tag {
+    fn digest(&self, user: &str, password: &[u8]) -> PasswordDigest {
         let mut context = hmac::Context::with_key(&self.password_digest_key);
         debug_assert!(user.len() <= NAME_BYTES_MAX, "its length fits into a byte");
         context.update(&[user.len() as u8]);
         context.update(user.as_bytes());
         context.update(password);
-        context.sign()
+        let mut digest = PasswordDigest::default();
+        digest.copy_from_slice(context.sign().as_ref());
+        digest
     }
 
     /// Completes a login after the check of its password.
