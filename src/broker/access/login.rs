@@ -10,6 +10,7 @@
 //!   this the broker stores a digest of the password, made with a random key of this process.
 
 use core::fmt;
+use std::rc::Rc;
 
 use leveret_core::command::{NAME_BYTES_MAX, Name};
 use leveret_core::error::{Fault, ReplyCode};
@@ -166,8 +167,9 @@ impl Access {
 
     /// Returns the identity of a user, without any check.
     pub(crate) fn identity_of(&self, name: &str) -> Identity {
-        let (name, user) = (Name::try_from(name).unwrap_or_default(), self.find_user(name));
-        Identity { name, user, is_own: false }
+        let user = self.find_user(name);
+        let name = user.map_or_else(|| name.into(), |user| Rc::clone(&self.users[user].name));
+        Identity { name: Some(name), user, is_own: false }
     }
 
     fn admit(
@@ -196,7 +198,8 @@ fn refused(user: &str, why: &str) -> Fault {
 /// but have no permissions any more.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Identity {
-    pub(super) name: Name,
+    /// Shared with the record of the user, because most connections live long and a name may have 255 bytes.
+    name: Option<Rc<str>>,
     /// The place of the user; `None` after the user was deleted.
     pub(super) user: Option<usize>,
     /// The connection is one of the broker's own, for example the local end of a bridge.
@@ -213,12 +216,12 @@ impl Identity {
                 break;
             }
         }
-        Self { name: shown, user: None, is_own: true }
+        Self { name: Some(shown.as_str().into()), user: None, is_own: true }
     }
 
     /// Returns the name of the user, even after the user was deleted.
-    pub(crate) const fn name(&self) -> &Name {
-        &self.name
+    pub(crate) fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
     }
 
     /// Returns the place of the user; `None` after the user was deleted.

@@ -29,6 +29,7 @@ mod rights;
 mod users;
 
 use core::fmt;
+use std::rc::Rc;
 
 use leveret_core::batch::Batch;
 use leveret_core::command::VhostId;
@@ -86,9 +87,10 @@ const VHOST_SIDE_BYTES: usize =
     256 + Quota::VHOST_BYTES + size_of::<Begun>() + 3 * ALLOCATION_BYTES + leveret_storage::DEFINITION_BYTES;
 /// Bytes of memory that a user takes, without its name, its tags and its limits.
 pub(crate) const USER_BYTES: usize = Slab::<User>::record_bytes() + USER_SIDE_BYTES;
-/// Bytes that a user takes besides its record: the allocator's overhead for its name and its tags, its entry in the quota, and
-/// its definition in the index of the log.
-const USER_SIDE_BYTES: usize = 2 * ALLOCATION_BYTES + Quota::USER_BYTES + leveret_storage::DEFINITION_BYTES;
+/// Bytes that a user takes besides its record: the allocator's overhead for its name and its tags, the reference counts of its
+/// name, its entry in the quota, and its definition in the index of the log.
+const USER_SIDE_BYTES: usize =
+    2 * ALLOCATION_BYTES + 2 * size_of::<usize>() + Quota::USER_BYTES + leveret_storage::DEFINITION_BYTES;
 /// Bytes of memory that a permission or a topic permission takes, without its names and its patterns.
 pub(crate) const PERMISSION_BYTES: usize = {
     let permission = Slab::<PermissionRecord>::record_bytes() + PERMISSION_SIDE_BYTES;
@@ -347,7 +349,7 @@ type PasswordDigest = [u8; 32];
 
 /// One user.
 struct User {
-    name: Box<str>,
+    name: Rc<str>,
     /// The comma-separated tags.
     tags: Box<str>,
     hash: PasswordHash,
@@ -384,7 +386,7 @@ impl User {
         2 * self.name.len() + self.tags.len() + of_limits
     }
 
-    const fn name(&self) -> &str {
+    fn name(&self) -> &str {
         &self.name
     }
 

@@ -63,7 +63,7 @@ impl Access {
             format_args!(
                 "access to {thing} in vhost '{}' refused for user '{}'",
                 self.vhost_name(vhost),
-                who.name
+                who.name()
             ),
         );
         let is_default = matches!(thing, Resource::Exchange(""));
@@ -105,7 +105,7 @@ impl Access {
                 "access to topic '{}' in {} refused for user '{}'",
                 key.unwrap_or_default(),
                 ExchangeText { name: exchange, vhost: self.vhost_name(vhost) },
-                who.name
+                who.name()
             ),
         ))
     }

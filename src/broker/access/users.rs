@@ -400,7 +400,7 @@ impl Access {
         let Some(vhost) = self.find_vhost(name) else {
             return Err(not_allowed(format_args!("vhost {name} not found")));
         };
-        let refused = format!("access to vhost '{name}' refused for user '{}'", who.name);
+        let refused = format!("access to vhost '{name}' refused for user '{}'", who.name());
         let limit = self.vhosts[vhost.index()].limits.connections_max;
         let connections = connections_in(vhost);
         if let Some(limit) = limit.filter(|limit| connections >= *limit) {
