@@ -209,9 +209,9 @@ pub(crate) struct NewDelivery {
     pub(crate) no_ack: bool,
 }
 
-/// The part (1/10) of the floor of clients that only deliveries can take. A connection with a channel and a consumer takes more
-/// than ten times the bytes of a delivery. So there is one for each of those that fit into the floor.
-const FLOOR_PART: usize = 10;
+/// The part (1/8) of the floor of clients that only deliveries can take. A connection with a channel and a consumer takes more
+/// than eight times the bytes of a delivery. So there is one for each of those that fit into the floor.
+const FLOOR_PART: usize = 8;
 const _: () =
     assert!(CONNECTION_BYTES + CHANNEL_BYTES + CONSUMER_BYTES > FLOOR_PART * Deliveries::RECORD_BYTES);
 

@@ -433,7 +433,7 @@ impl Broker {
                 (record.declared.durable, record.declared.auto_delete, record.declared.is_rebuilt) =
                     (true, stored.auto_delete, stored.is_rebuilt);
                 record.durable_index = DurableIndex::as_incarnation(stored.incarnation);
-                record.requeues = requeues;
+                record.requeues = (!requeues.is_empty()).then(|| Box::new(requeues));
                 record.rank = first_rank(cx.pending_writes, &record, stored.priorities_from);
                 let is_upgraded = record.priorities_from() != stored.priorities_from;
                 match self.add_queue(cx, record) {

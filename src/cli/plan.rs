@@ -120,7 +120,8 @@ impl Costs {
             tls: sizes.tls_session_bytes as u64,
             subscription,
             kept_session: session + queue,
-            user: (sizes.user_bytes + sizes.permission_bytes) as u64,
+            // Its name is in its record and in two definitions of the index of the log.
+            user: (sizes.user_bytes + sizes.permission_bytes) as u64 + 3 * NAME_BYTES * 5 / 4,
             queue,
             binding: subscription,
             retained: sizes.retained_bytes as u64 + NAME_BYTES * 5 / 4,

@@ -78,7 +78,7 @@ impl Log {
                 continue;
             }
             let is_digest = **key == ACCESS_STORED_KEY;
-            is_thin |= definition.second.is_none() && !is_digest;
+            is_thin |= definition.second().is_none() && !is_digest;
             match self.read_definition(disk, key, definition, &mut bytes)? {
                 Some((value, place)) => {
                     is_thin |= place != FoundAt::First && !is_digest;
@@ -272,7 +272,7 @@ impl Log {
         bytes: &'b mut Vec<u8>,
     ) -> io::Result<Option<(&'b [u8], FoundAt)>> {
         let first = (FoundAt::First, definition.place);
-        let second = definition.second.map(|place| (FoundAt::Second, place));
+        let second = definition.second().map(|place| (FoundAt::Second, place));
         let mut found_at = None;
         for (at, place) in [Some(first), second].into_iter().flatten() {
             let is_found = match reader::read_record(&self.index, disk, place, bytes)? {
@@ -551,7 +551,7 @@ pub(super) fn access_locations(index: &Index) -> Vec<DefinitionLocations> {
     let slot_of = |place: RecordLocation| segments.get(&place.segment).map(|segment| (segment.slot, place));
     let known = index.definitions().iter().filter(|(key, _)| is_counted(key));
     let known = known.map(|(key, definition)| {
-        let places = [Some(definition.place), definition.second].map(|place| place.and_then(slot_of));
+        let places = [Some(definition.place), definition.second()].map(|place| place.and_then(slot_of));
         let places = if definition.deleted { None } else { Some(places) };
         DefinitionLocations { key: key.clone(), version: definition.version, places }
     });

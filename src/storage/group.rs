@@ -336,7 +336,7 @@ struct UnfinishedGroup {
 fn waiting(index: &Index) -> impl Iterator<Item = UnfinishedGroup> {
     let groups = index.queues().iter().filter(|(incarnation, queue)| is_group(**incarnation) && !queue.gone);
     groups.filter_map(|(&incarnation, queue)| {
-        let (&parts, &body) = queue.large.first_key_value()?;
+        let (parts, body) = queue.large_in(Range { start: 0, end: u64::MAX }).next()?;
         Some(UnfinishedGroup { incarnation, body, parts: u32::try_from(parts).ok()? })
     })
 }

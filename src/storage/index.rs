@@ -359,8 +359,7 @@ impl Index {
                 if let Some(body) = body {
                     let large = self.bodies.entry(body).or_default();
                     large.live_messages += 1;
-                    entry.large.insert(offset, body);
-                    entry.large_bytes += large.bytes();
+                    entry.add_large(offset, body, large.bytes());
                 }
                 self.gain(segment, 1, bytes.into());
             }
@@ -411,8 +410,9 @@ impl Index {
     fn apply_defined(&mut self, version: u64, key: &[u8], deleted: bool, queue: u64, place: RecordLocation) {
         self.has_defined |= has_two_copies(key);
         let Some(old) = self.definitions.get_mut(key) else {
-            let segments = vec![place.segment];
-            let fresh = DefinitionIndex { version, place, second: None, deleted, queue, segments };
+            let segments = SegmentList::Few([place.segment, 0]);
+            let second = NO_LOCATION;
+            let fresh = DefinitionIndex { version, place, second, deleted, queue, segments };
             self.definitions.insert(key.into(), Box::new(fresh));
             self.deleted_in_last += usize::from(deleted);
             if !deleted {
@@ -423,7 +423,7 @@ impl Index {
         };
         if *key != ACCESS_STORED_KEY {
             // [`ACCESS_STORED_KEY`] is excluded: it is in every commit and is never deleted.
-            note(&mut old.segments, place.segment);
+            old.segments.note(place.segment);
         }
         if old.version > version {
             return;
@@ -435,7 +435,7 @@ impl Index {
             }
             return;
         }
-        let lost = [Some(old.place), old.second].map(|place| place.filter(|_| !old.deleted));
+        let lost = [Some(old.place), old.second()].map(|place| place.filter(|_| !old.deleted));
         if !old.deleted {
             self.access.remove(key, old.version);
             self.deleted_in_last += usize::from(deleted);
@@ -444,7 +444,7 @@ impl Index {
             self.access.add(key, version);
         }
         let counts_second = has_two_copies(key);
-        (old.version, old.place, old.second, old.deleted) = (version, place, None, deleted);
+        (old.version, old.place, old.second, old.deleted) = (version, place, NO_LOCATION, deleted);
         old.queue = queue;
         for lost in lost.into_iter().take(if counts_second { 2 } else { 1 }).flatten() {
             self.lose(lost.segment, lost.bytes.into());
@@ -466,17 +466,17 @@ impl Index {
         };
         let is_deleted = definition.deleted;
         let lost = if !has_two_copies(key) {
-            definition.second = Some(definition.place);
+            definition.second = definition.place;
             Some(core::mem::replace(&mut definition.place, place))
         } else {
-            match definition.second {
+            match definition.second() {
                 // The compactor has copied the only copy. If the original still counted, its segment could not be
                 // removed.
                 None if leaving.contains(&definition.place.segment) => {
                     Some(core::mem::replace(&mut definition.place, place))
                 }
                 None => {
-                    definition.second = Some(core::mem::replace(&mut definition.place, place));
+                    definition.second = core::mem::replace(&mut definition.place, place);
                     None
                 }
                 Some(second) if second == place => return,
@@ -487,7 +487,7 @@ impl Index {
                     };
                     let [lost, kept] =
                         if order(&first) < order(&second) { [first, second] } else { [second, first] };
-                    definition.second = Some(kept);
+                    definition.second = kept;
                     Some(lost)
                 }
             }
@@ -518,10 +518,11 @@ impl Index {
         let entry = queues.entry(queue).or_default();
         let before = entry.runs.len();
         let mut mark_dead = |entry: &mut QueueIndex, fresh: Range, segments: &mut BTreeMap<u64, Segment>| {
-            while let Some((&offset, &body)) = entry.large.range(fresh.start..fresh.end).next() {
-                entry.large.remove(&offset);
+            loop {
+                let Some((offset, body)) = entry.large_in(fresh).next() else { break };
+                let body_bytes = bodies.get(&body).map_or(0, LargeBody::bytes);
+                entry.remove_large(offset, body_bytes);
                 let Some(large) = bodies.get_mut(&body) else { continue };
-                entry.large_bytes = entry.large_bytes.saturating_sub(large.bytes());
                 large.live_messages -= 1;
                 if large.live_messages == 0 {
                     large.mark_dead(segments);
@@ -551,8 +552,8 @@ impl Index {
             }
         };
         entry.for_each_live_part(range, &mut note);
-        for body in entry.large.range(range.start..range.end).map(|(_, body)| body) {
-            let Some(large) = bodies.get_mut(body) else { continue };
+        for (_, body) in entry.large_in(range) {
+            let Some(large) = bodies.get_mut(&body) else { continue };
             large.pending += 1;
             if large.pending == large.live_messages {
                 large.chunks.values().for_each(|at| note(at.segment, 1, at.bytes));
@@ -633,12 +634,13 @@ impl Index {
         self.queues.values_mut().for_each(|queue| queue.forget_segments(has_left));
         for definition in self.definitions.values_mut() {
             definition.segments.retain(|segment| !has_left(segment));
-            definition.second = definition.second.filter(|place| !has_left(&place.segment));
-            if has_left(&definition.place.segment) {
-                definition.place = definition.second.take().unwrap_or(definition.place);
+            let second = definition.second().filter(|place| !has_left(&place.segment));
+            definition.second = second.unwrap_or(NO_LOCATION);
+            if let Some(second) = second.filter(|_| has_left(&definition.place.segment)) {
+                (definition.place, definition.second) = (second, NO_LOCATION);
             }
         }
-        self.definitions.retain(|_, definition| !definition.deleted || !definition.segments.is_empty());
+        self.definitions.retain(|_, definition| !definition.deleted || !definition.segments().is_empty());
         for large in self.bodies.values_mut() {
             large.chunks.retain(|_, place| !has_left(&place.segment));
         }
@@ -727,7 +729,7 @@ impl Index {
     /// removed.
     pub(super) fn deletions_to_rewrite(&self, segment: u64) -> impl Iterator<Item = (&[u8], u64)> {
         self.definitions.iter().filter_map(move |(key, definition)| {
-            let deletes_elsewhere = definition.segments.iter().any(|other| *other != segment);
+            let deletes_elsewhere = definition.segments().iter().any(|other| *other != segment);
             (definition.deleted && definition.lies_in(key, segment) && deletes_elsewhere)
                 .then_some((&**key, definition.version))
         })
@@ -750,14 +752,65 @@ fn segments_of(segments: &BTreeMap<u64, Segment>, queue: &QueueIndex) -> impl It
     between.into_iter().flatten().map(|(sequence, _)| *sequence)
 }
 
-/// Adds a segment to an ascending list, unless the list contains it.
-fn note(list: &mut Vec<u64>, segment: u64) {
-    if let Err(at) = list.binary_search(&segment) {
-        // Most lists have two segments. By default a list would reserve space for four.
-        list.reserve_exact(usize::from(list.len() == list.capacity()));
-        list.insert(at, segment);
+/// An ascending list of segments. Most lists have one or two, and then need no memory of their own.
+#[derive(Clone, Debug)]
+enum SegmentList {
+    /// Up to two segments; 0 for none, which only other zeros follow.
+    Few([u64; 2]),
+    Many(Box<[u64]>),
+}
+
+impl SegmentList {
+    fn of(segments: &[u64]) -> Self {
+        match *segments {
+            [] => Self::Few([0; 2]),
+            [only] => Self::Few([only, 0]),
+            [first, second] => Self::Few([first, second]),
+            _ => Self::Many(segments.into()),
+        }
+    }
+
+    fn as_slice(&self) -> &[u64] {
+        match self {
+            Self::Few(few) => &few[..few.iter().take_while(|segment| **segment != 0).count()],
+            Self::Many(many) => many,
+        }
+    }
+
+    /// Adds a segment, unless the list contains it.
+    fn note(&mut self, segment: u64) {
+        let segments = self.as_slice();
+        if let Err(at) = segments.binary_search(&segment) {
+            let (before, behind) = segments.split_at(at);
+            *self = match (before, behind) {
+                ([], []) => Self::Few([segment, 0]),
+                (&[first], []) => Self::Few([first, segment]),
+                ([], &[last]) => Self::Few([segment, last]),
+                _ => Self::Many([before, &[segment], behind].concat().into()),
+            };
+        }
+    }
+
+    /// Removes the segments for which `stays` returns `false`.
+    fn retain(&mut self, stays: impl Fn(&u64) -> bool) {
+        if self.as_slice().iter().all(&stays) {
+            return;
+        }
+        let mut left = self.as_slice().to_vec();
+        left.retain(stays);
+        *self = Self::of(&left);
+    }
+
+    const fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Few(_) => 0,
+            Self::Many(many) => size_of_val::<[u64]>(many) + ALLOCATION_BYTES,
+        }
     }
 }
+
+/// The location of a copy that does not exist. No segment has the sequence 0.
+const NO_LOCATION: RecordLocation = RecordLocation { segment: 0, at: 0, bytes: 0 };
 
 /// A segment of the log.
 #[derive(Clone, Debug)]
@@ -796,19 +849,24 @@ pub struct DefinitionIndex {
     pub version: u64,
     /// Location of the record in the log.
     pub place: RecordLocation,
-    /// Location of the second copy, if there is one. It lies in another commit, and definition replication soon
-    /// writes it to another segment.
-    pub second: Option<RecordLocation>,
+    /// See [`Self::second`]; [`NO_LOCATION`] if there is no second copy. An `Option` would take eight bytes more.
+    second: RecordLocation,
     /// Whether the record deletes the object.
     pub deleted: bool,
     /// Incarnation of the queue that it defines; 0 if it defines no queue, or if it was read from a footer of version
     /// 1, which contains no incarnations.
     pub queue: u64,
     /// Segments with records of this key.
-    pub(super) segments: Vec<u64>,
+    segments: SegmentList,
 }
 
 impl DefinitionIndex {
+    /// Returns the location of the second copy, if there is one. It lies in another commit, and definition replication
+    /// soon writes it to another segment.
+    pub fn second(&self) -> Option<RecordLocation> {
+        (self.second != NO_LOCATION).then_some(self.second)
+    }
+
     /// Returns whether damage to one block of the active segment, or to one sealed segment, may lose the definition.
     ///
     /// A deletion needs no second copy if all records that it deletes lie in its own segment, because damage loses
@@ -816,10 +874,10 @@ impl DefinitionIndex {
     /// Two copies in the active segment count as two, because they lie in different blocks.
     pub(super) fn has_one_copy(&self, active: u64) -> bool {
         let first = self.place.segment;
-        let is_alone = self.second.is_none_or(|second| second.segment == first && first != active);
-        let second = self.second.map_or(first, |second| second.segment);
+        let is_alone = self.second().is_none_or(|second| second.segment == first && first != active);
+        let second = self.second().map_or(first, |second| second.segment);
         let deletes_elsewhere =
-            || self.segments.iter().any(|segment| *segment != first && *segment != second);
+            || self.segments().iter().any(|segment| *segment != first && *segment != second);
         is_alone && (!self.deleted || first == active || deletes_elsewhere())
     }
 
@@ -828,23 +886,23 @@ impl DefinitionIndex {
         self.queue != 0 && !self.deleted
     }
 
-    /// Usual heap bytes of a definition, itself included: it has records in two segments.
-    pub(super) const USUAL_BYTES: usize = size_of::<Self>() + 2 * size_of::<u64>() + 2 * ALLOCATION_BYTES;
+    /// Usual heap bytes of a definition, itself included: it has records in at most two segments.
+    pub(super) const USUAL_BYTES: usize = size_of::<Self>() + ALLOCATION_BYTES;
 
     /// Returns the heap bytes, itself included.
     pub(super) const fn heap_bytes(&self) -> usize {
-        size_of::<Self>() + self.segments.capacity() * size_of::<u64>() + 2 * ALLOCATION_BYTES
+        size_of::<Self>() + self.segments.heap_bytes() + ALLOCATION_BYTES
     }
 
     /// Returns the segments with records of its key.
     pub(super) fn segments(&self) -> &[u64] {
-        &self.segments
+        self.segments.as_slice()
     }
 
     /// Returns whether one of the copies that count as live is in `segment`.
     pub(super) fn lies_in(&self, key: &[u8], segment: u64) -> bool {
         self.place.segment == segment
-            || has_two_copies(key) && self.second.is_some_and(|place| place.segment == segment)
+            || has_two_copies(key) && self.second().is_some_and(|place| place.segment == segment)
     }
 }
 

@@ -42,19 +42,26 @@ pub struct QueueIndex {
     pub(super) watermark_reset: WatermarkReset,
     /// Whether the queue is deleted.
     pub gone: bool,
-    /// The newest two segments that contain the deletion of the queue, newest first; 0 for none.
-    deletion_segments: [u64; 2],
     /// The oldest segment with settlements or watermarks of this queue.
     pub(super) settled_since: u64,
     /// The first and the last segment with messages of this queue, settled messages included. If there are no
     /// messages, the first is above the last.
     segment_bounds: (u64, u64),
-    /// Live messages with chunked bodies: the body's id by offset.
-    pub(super) large: BTreeMap<u64, u64>,
-    /// Bytes of the chunks of those bodies.
-    pub(super) large_bytes: u64,
     /// One above the highest offset of a message that was seen.
     messages_end: u64,
+    /// `None` if all its values are those of an ordinary queue.
+    rare: Option<Box<RareParts>>,
+}
+
+/// What most queues do not have: a deletion, and live messages with chunked bodies.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct RareParts {
+    /// The newest two segments that contain the deletion of the queue, newest first; 0 for none.
+    deletion_segments: [u64; 2],
+    /// Live messages with chunked bodies: the body's id by offset.
+    large: BTreeMap<u64, u64>,
+    /// Bytes of the chunks of those bodies.
+    large_bytes: u64,
 }
 
 impl Default for QueueIndex {
@@ -66,12 +73,10 @@ impl Default for QueueIndex {
             watermark: 0,
             watermark_reset: WatermarkReset::default(),
             gone: false,
-            deletion_segments: [0; 2],
             settled_since: u64::MAX,
             segment_bounds: (u64::MAX, 0),
-            large: BTreeMap::new(),
-            large_bytes: 0,
             messages_end: 0,
+            rare: None,
         }
     }
 }
@@ -125,7 +130,7 @@ impl QueueIndex {
     /// Returns the bytes of its live messages in the log, chunks included. Exact after a start; an estimate after
     /// messages were settled ([`Run::bytes`]).
     pub fn live_bytes(&self) -> u64 {
-        self.runs.iter().map(|run| u64::from(run.bytes)).sum::<u64>() + self.large_bytes
+        self.runs.iter().map(|run| u64::from(run.bytes)).sum::<u64>() + self.large_bytes()
     }
 
     /// Heap bytes of a queue whose messages are all settled, this struct included.
@@ -136,8 +141,42 @@ impl QueueIndex {
         size_of::<Self>()
             + self.runs.heap_bytes(ALLOCATION_BYTES)
             + self.settled.heap_bytes(ALLOCATION_BYTES)
-            + tree_bytes::<u64, u64>(self.large.len())
+            + self.rare.as_ref().map_or(0, |rare| rare.heap_bytes())
             + 3 * ALLOCATION_BYTES
+    }
+
+    fn large_bytes(&self) -> u64 {
+        self.rare.as_ref().map_or(0, |rare| rare.large_bytes)
+    }
+
+    /// Changes the rare parts, which have no memory while they have their usual values.
+    fn change_rare(&mut self, change: impl FnOnce(&mut RareParts)) {
+        let mut rare = self.rare.take().unwrap_or_default();
+        change(&mut rare);
+        self.rare = Some(rare).filter(|rare| **rare != RareParts::default());
+    }
+
+    /// Adds a live message with a chunked body. `bytes` are those of the body's chunks.
+    pub(super) fn add_large(&mut self, offset: u64, body: u64, bytes: u64) {
+        self.change_rare(|rare| {
+            rare.large.insert(offset, body);
+            rare.large_bytes += bytes;
+        });
+    }
+
+    /// Removes a message with a chunked body. `bytes` are those of the body's chunks.
+    pub(super) fn remove_large(&mut self, offset: u64, bytes: u64) {
+        self.change_rare(|rare| {
+            rare.large.remove(&offset);
+            rare.large_bytes = rare.large_bytes.saturating_sub(bytes);
+        });
+    }
+
+    /// Returns the offsets of live messages with chunked bodies in `range`, ascending, each with its body's id.
+    pub(super) fn large_in(&self, range: Range) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let rare = self.rare.iter();
+        rare.flat_map(move |rare| rare.large.range(range.start..range.end))
+            .map(|(offset, body)| (*offset, *body))
     }
 
     /// Frees memory that is kept for reuse.
@@ -239,16 +278,21 @@ impl QueueIndex {
     }
 
     /// Records that `segment` contains the deletion of the queue.
-    pub(super) const fn note_gone(&mut self, segment: u64) {
+    pub(super) fn note_gone(&mut self, segment: u64) {
         self.gone = true;
-        if self.deletion_segments[0] != segment {
-            self.deletion_segments = [segment, self.deletion_segments[0]];
+        let [newest, _] = self.deletion_segments();
+        if newest != segment {
+            self.change_rare(|rare| rare.deletion_segments = [segment, newest]);
         }
+    }
+
+    fn deletion_segments(&self) -> [u64; 2] {
+        self.rare.as_ref().map_or([0; 2], |rare| rare.deletion_segments)
     }
 
     /// Returns the segment that contains the deletion of the queue, if it is the only one and not `active`.
     pub(super) fn only_deletion_segment(&self, active: u64) -> Option<u64> {
-        let [only, other] = self.deletion_segments;
+        let [only, other] = self.deletion_segments();
         (self.gone && other == 0 && only != active).then_some(only)
     }
 
@@ -298,9 +342,12 @@ impl QueueIndex {
 
     /// Forgets removed segments. They contain no live messages, and so no runs.
     pub(super) fn forget_segments(&mut self, are_removed: impl Fn(&u64) -> bool) {
-        let [newer, older] =
-            self.deletion_segments.map(|segment| if are_removed(&segment) { 0 } else { segment });
-        self.deletion_segments = if newer == 0 { [older, 0] } else { [newer, older] };
+        let before = self.deletion_segments();
+        let [newer, older] = before.map(|segment| if are_removed(&segment) { 0 } else { segment });
+        let left = if newer == 0 { [older, 0] } else { [newer, older] };
+        if left != before {
+            self.change_rare(|rare| rare.deletion_segments = left);
+        }
         // Free the memory of a backlog after it was consumed.
         if self.live == 0 {
             self.release_memory();
@@ -368,6 +415,13 @@ impl QueueIndex {
             wanted.push(Range { start: piece.start, end: piece.end.min(end) });
         }
         Some(FetchPlan { segment: run.segment, end, hint: run.offsets })
+    }
+}
+
+impl RareParts {
+    /// Returns the approximate heap bytes, this struct included.
+    fn heap_bytes(&self) -> usize {
+        size_of::<Self>() + ALLOCATION_BYTES + tree_bytes::<u64, u64>(self.large.len())
     }
 }
 

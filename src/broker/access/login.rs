@@ -10,6 +10,7 @@
 //!   this the broker stores a digest of the password, made with a random key of this process.
 
 use core::fmt;
+use std::rc::Rc;
 
 use leveret_core::command::{NAME_BYTES_MAX, Name};
 use leveret_core::error::{Fault, ReplyCode};
@@ -17,7 +18,7 @@ use leveret_core::password::{PasswordCheck, PasswordHash};
 use leveret_storage::PendingWrites;
 use ring::hmac;
 
-use super::Access;
+use super::{Access, PasswordDigest};
 
 /// The log text for a loopback user that connects from another machine.
 const LOOPBACK_ONLY: &str = "it can only connect from this machine itself; create another user for other \
@@ -68,18 +69,20 @@ impl Access {
     pub fn is_remembered(&self, check: &PasswordCheck) -> bool {
         let Some(user) = self.find_user(check.user()) else { return false };
         let user = &self.users[user];
-        let Some(tag) = user.password_digest.filter(|_| !check.password().is_empty()) else { return false };
+        let Some(known) = user.password_digest.filter(|_| !check.password().is_empty()) else { return false };
         let digest = self.digest(&user.name, check.password());
-        *check.hash() == user.hash && leveret_core::password::equal(digest.as_ref(), tag.as_ref())
+        *check.hash() == user.hash && leveret_core::password::equal(&digest, &known)
     }
 
-    fn digest(&self, user: &str, password: &[u8]) -> hmac::Tag {
+    fn digest(&self, user: &str, password: &[u8]) -> PasswordDigest {
         let mut context = hmac::Context::with_key(&self.password_digest_key);
         debug_assert!(user.len() <= NAME_BYTES_MAX, "its length fits into a byte");
         context.update(&[user.len() as u8]);
         context.update(user.as_bytes());
         context.update(password);
-        context.sign()
+        let mut digest = PasswordDigest::default();
+        digest.copy_from_slice(context.sign().as_ref());
+        digest
     }
 
     /// Completes a login after the check of its password.
@@ -164,8 +167,9 @@ impl Access {
 
     /// Returns the identity of a user, without any check.
     pub(crate) fn identity_of(&self, name: &str) -> Identity {
-        let (name, user) = (Name::try_from(name).unwrap_or_default(), self.find_user(name));
-        Identity { name, user, is_own: false }
+        let user = self.find_user(name);
+        let name = user.map_or_else(|| name.into(), |user| Rc::clone(&self.users[user].name));
+        Identity { name: Some(name), user, is_own: false }
     }
 
     fn admit(
@@ -194,7 +198,8 @@ fn refused(user: &str, why: &str) -> Fault {
 /// but have no permissions any more.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Identity {
-    pub(super) name: Name,
+    /// Shared with the record of the user, because most connections live long and a name may have 255 bytes.
+    name: Option<Rc<str>>,
     /// The place of the user; `None` after the user was deleted.
     pub(super) user: Option<usize>,
     /// The connection is one of the broker's own, for example the local end of a bridge.
@@ -211,12 +216,12 @@ impl Identity {
                 break;
             }
         }
-        Self { name: shown, user: None, is_own: true }
+        Self { name: Some(shown.as_str().into()), user: None, is_own: true }
     }
 
     /// Returns the name of the user, even after the user was deleted.
-    pub(crate) const fn name(&self) -> &Name {
-        &self.name
+    pub(crate) fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
     }
 
     /// Returns the place of the user; `None` after the user was deleted.

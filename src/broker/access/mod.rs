@@ -29,6 +29,7 @@ mod rights;
 mod users;
 
 use core::fmt;
+use std::rc::Rc;
 
 use leveret_core::batch::Batch;
 use leveret_core::command::VhostId;
@@ -36,7 +37,7 @@ use leveret_core::definition::{
     self, ACCESS_STORED_KEY, Definition, Permission, TopicPermission, UserLimits, VhostLimits, VhostMetadata,
 };
 use leveret_core::limits::Limits;
-use leveret_core::mem::{Class, Memory, Slab};
+use leveret_core::mem::{Class, HeapBytes, Memory, Slab};
 use leveret_core::password::{self, PasswordHash};
 use leveret_storage::{Mode, PendingWrites};
 use ring::hmac;
@@ -84,21 +85,23 @@ pub(crate) const VHOST_BYTES: usize = Slab::<Vhost>::record_bytes() + VHOST_SIDE
 /// the quota and the jobs, and its definition in the index of the log.
 const VHOST_SIDE_BYTES: usize =
     256 + Quota::VHOST_BYTES + size_of::<Begun>() + 3 * ALLOCATION_BYTES + leveret_storage::DEFINITION_BYTES;
-/// Maximum bytes of memory that a user takes: its record, the longest name and the longest tags.
+/// Bytes of memory that a user takes, without its name, its tags and its limits.
 pub(crate) const USER_BYTES: usize = Slab::<User>::record_bytes() + USER_SIDE_BYTES;
-/// Bytes that a user takes besides its record: the longest name and tags, its entry in the quota, and two definitions in the
-/// index of the log (the user and its limits).
-const USER_SIDE_BYTES: usize = 2 * 256 + Quota::USER_BYTES + 2 * leveret_storage::DEFINITION_BYTES;
-/// Bytes of memory that a permission or a topic permission takes, without its patterns.
-pub(crate) const PERMISSION_BYTES: usize =
-    if size_of::<PermissionRecord>() > size_of::<TopicPermissionRecord>() {
-        Slab::<PermissionRecord>::record_bytes() + IndexTable::ENTRY_BYTES + PERMISSION_SIDE_BYTES
-    } else {
-        Slab::<TopicPermissionRecord>::record_bytes() + IndexTable::ENTRY_BYTES + PERMISSION_SIDE_BYTES
-    };
-/// Bytes that a permission takes besides its record and its patterns: the name of an exchange, and its definition in the index
-/// of the log.
-const PERMISSION_SIDE_BYTES: usize = 256 + leveret_storage::DEFINITION_BYTES;
+/// Bytes that a user takes besides its record: the allocator's overhead for its name and its tags, the reference counts of its
+/// name, its entry in the quota, and its definition in the index of the log.
+const USER_SIDE_BYTES: usize =
+    2 * ALLOCATION_BYTES + 2 * size_of::<usize>() + Quota::USER_BYTES + leveret_storage::DEFINITION_BYTES;
+/// Bytes of memory that a permission or a topic permission takes, without its names and its patterns.
+pub(crate) const PERMISSION_BYTES: usize = {
+    let permission = Slab::<PermissionRecord>::record_bytes() + PERMISSION_SIDE_BYTES;
+    let topic_permission = Slab::<TopicPermissionRecord>::record_bytes() + TOPIC_PERMISSION_SIDE_BYTES;
+    IndexTable::ENTRY_BYTES + if permission > topic_permission { permission } else { topic_permission }
+};
+/// Bytes that a permission takes besides its record, its names and its patterns: its definition in the index of the log.
+const PERMISSION_SIDE_BYTES: usize = leveret_storage::DEFINITION_BYTES;
+/// Bytes that a topic permission takes besides its record, its names and its patterns: the allocator's overhead for the name of
+/// its exchange, and its definition in the index of the log.
+const TOPIC_PERMISSION_SIDE_BYTES: usize = ALLOCATION_BYTES + leveret_storage::DEFINITION_BYTES;
 
 /// The records of users, virtual hosts and permissions.
 #[expect(missing_debug_implementations, reason = "it holds passwords")]
@@ -110,6 +113,9 @@ pub struct Access {
     topic_permissions: Slab<TopicPermissionRecord>,
     topic_permission_table: IndexTable,
     pattern_bytes: PatternBytes,
+    /// Names and tags of users and names in permissions, in the records and in the index of the log, and what users with limits
+    /// take.
+    names_bytes: HeapBytes,
     /// The loopback users: those that may log in from this machine only.
     loopback_users: Vec<Box<str>>,
     /// Key of the password digests. They make it possible to recognize a correct password without the slow
@@ -141,6 +147,13 @@ impl Access {
             + self.topic_permissions.idle_bytes()
     }
 
+    /// Returns the bytes of users and their permissions, without patterns.
+    pub(crate) const fn users_bytes(&self) -> usize {
+        self.users.len() * USER_BYTES
+            + (self.permissions.len() + self.topic_permissions.len()) * PERMISSION_BYTES
+            + self.names_bytes.used()
+    }
+
     /// Returns unused memory to the system.
     pub(crate) fn trim(&mut self) {
         self.vhosts.trim();
@@ -164,9 +177,10 @@ impl Access {
                 .with_side_bytes(PERMISSION_SIDE_BYTES),
             permission_table: IndexTable::in_memory(permissions, memory, Class::Definitions, seed),
             topic_permissions: Slab::in_memory(permissions, memory, Class::Definitions)
-                .with_side_bytes(PERMISSION_SIDE_BYTES),
+                .with_side_bytes(TOPIC_PERMISSION_SIDE_BYTES),
             topic_permission_table: IndexTable::in_memory(permissions, memory, Class::Definitions, seed),
             pattern_bytes: PatternBytes::with_max(limits.patterns_bytes_max as usize, memory),
+            names_bytes: HeapBytes::with_gaps(memory, Class::Definitions),
             loopback_users: vec![GUEST.into()],
             password_digest_key: hmac::Key::new(hmac::HMAC_SHA256, &key),
             has_stored_users: false,
@@ -330,14 +344,17 @@ struct TopicPermissionRecord {
     patterns: [Pattern; 2],
 }
 
+/// An HMAC-SHA256 of a user's password. A [`hmac::Tag`] has space for the longest digest of all algorithms, and a pointer.
+type PasswordDigest = [u8; 32];
+
 /// One user.
 struct User {
-    name: Box<str>,
+    name: Rc<str>,
     /// The comma-separated tags.
     tags: Box<str>,
     hash: PasswordHash,
     /// The digest of the password, once a login with it has succeeded.
-    password_digest: Option<hmac::Tag>,
+    password_digest: Option<PasswordDigest>,
     /// Number of topic permissions of the user, in all virtual hosts.
     topic_permission_count: u32,
     /// Number of the user, never reused. It distinguishes the user from a deleted one that had the same index or the
@@ -359,7 +376,17 @@ impl User {
         }
     }
 
-    const fn name(&self) -> &str {
+    /// Returns the bytes that are charged besides [`USER_BYTES`]. The index of the log has a second copy of the name; limits
+    /// are a definition of their own there, with a third one.
+    fn heap_bytes(&self) -> usize {
+        let of_limits = match self.limits == UserLimits::default() {
+            true => 0,
+            false => self.name.len() + leveret_storage::DEFINITION_BYTES,
+        };
+        2 * self.name.len() + self.tags.len() + of_limits
+    }
+
+    fn name(&self) -> &str {
         &self.name
     }
 
@@ -369,10 +396,6 @@ impl User {
 
     const fn hash(&self) -> &PasswordHash {
         &self.hash
-    }
-
-    fn set_tags(&mut self, tags: &str) {
-        self.tags = tags.into();
     }
 
     fn set_hash(&mut self, hash: PasswordHash) {
@@ -526,7 +549,9 @@ impl Access {
         // the log for that version.
         let hash = PasswordHash::from_bytes(definition.hash).unwrap_or(PasswordHash::NoPassword);
         if let Some(user) = self.find_user(definition.name) {
-            self.users[user].set_tags(definition.tags);
+            if self.try_set_tags(user, definition.tags).is_err() {
+                return self.note_no_capacity_at_start();
+            }
             self.users[user].set_hash(hash);
         } else if self.add_user(User::new(definition.name, definition.tags, hash)).is_none() {
             return self.note_no_capacity_at_start();
@@ -537,8 +562,8 @@ impl Access {
     /// Restores the limits of a user from the log. The caller restores users before.
     pub(crate) fn restore_user_limits(&mut self, user: &str, limits: UserLimits) -> Restored {
         let Some(user) = self.find_user(user) else { return self.result_without_owner() };
-        self.users[user].limits = limits;
-        Restored::Exists(None)
+        let set = self.try_set_limits(user, limits);
+        self.restored(set)
     }
 
     /// Restores a permission from the log. The caller restores users and virtual hosts before.
@@ -588,7 +613,7 @@ impl Access {
         }
         for index in 0..self.users.places() {
             if self.users.get(index).is_some() {
-                self.users.remove(index);
+                self.remove_user(index);
             }
         }
     }

@@ -16,6 +16,7 @@ use regex_lite::{Regex, RegexBuilder};
 
 use super::login::OperatorFault;
 use crate::context::Work;
+use crate::state::ALLOCATION_BYTES;
 
 /// Maximum length of a pattern in bytes.
 pub const PATTERN_BYTES_MAX: usize = 1024;
@@ -36,15 +37,27 @@ const TEXT_WORK_DIVISOR: usize = 1024;
 const TOO_LARGE: &str = "compiled regex exceeded size limit";
 
 /// A pattern for names.
-pub(crate) struct Pattern {
+///
+/// Most users have the pattern `.*`, and most others have plain patterns. So only the rest has a matcher besides its text.
+pub(crate) enum Pattern {
+    /// The pattern `.*`.
+    Everything,
+    /// A plain pattern without variables.
+    Plain(Box<str>),
+    Other(Box<OtherPattern>),
+}
+
+/// A pattern that is not matched as it is written.
+pub(crate) struct OtherPattern {
     text: Box<str>,
     matcher: Matcher,
     program_bytes: usize,
 }
 
 enum Matcher {
+    /// An anchored form of `.*`.
     Everything,
-    /// A plain pattern: its text, with variables expanded.
+    /// A plain pattern with its variables expanded.
     Plain(Box<str>),
     Compiled(Regex),
     /// A pattern with the variable [`CLIENT_ID`], with the other variables expanded. It is expanded for each match.
@@ -76,13 +89,18 @@ impl Pattern {
         if text.len() > PATTERN_BYTES_MAX {
             return Err(BadPattern(format!("it is longer than {PATTERN_BYTES_MAX} bytes")));
         }
+        if text == expanded && text == ".*" {
+            return Ok(Self::Everything);
+        }
+        if text == expanded && is_plain(text) && !text.contains(CLIENT_ID) {
+            return Ok(Self::Plain(text.into()));
+        }
         let (matcher, program_bytes) = match expanded {
             _ if expanded.contains(CLIENT_ID) => {
                 let sample = expanded.replace(CLIENT_ID, "x");
                 let bytes = if is_plain(&sample) { 0 } else { compile(&sample, bytes_max)?.1 };
                 (Matcher::OfClient(expanded.into()), bytes)
             }
-            "" => (Matcher::Plain("^$".into()), 0),
             ".*" | "^.*" | ".*$" | "^.*$" => (Matcher::Everything, 0),
             _ if is_plain(expanded) => (Matcher::Plain(expanded.into()), 0),
             _ => {
@@ -90,37 +108,48 @@ impl Pattern {
                 (Matcher::Compiled(regex), bytes)
             }
         };
-        Ok(Self { text: text.into(), matcher, program_bytes })
+        Ok(Self::Other(Box::new(OtherPattern { text: text.into(), matcher, program_bytes })))
     }
 
     /// Returns the pattern as the operator wrote it.
     pub(crate) const fn text(&self) -> &str {
-        &self.text
+        match self {
+            Self::Everything => ".*",
+            Self::Plain(text) => text,
+            Self::Other(other) => &other.text,
+        }
     }
 
     /// Returns the bytes of memory that are counted for the pattern.
     pub(crate) fn bytes(&self) -> usize {
-        let plain = match &self.matcher {
-            Matcher::Plain(text) | Matcher::OfClient(text) => text.len(),
+        let other = match self {
+            Self::Everything => return 0,
+            Self::Plain(text) => return text.len() + ALLOCATION_BYTES,
+            Self::Other(other) => other,
+        };
+        let expanded = match &other.matcher {
+            Matcher::Plain(text) | Matcher::OfClient(text) => text.len() + ALLOCATION_BYTES,
             Matcher::Everything | Matcher::Compiled(_) => 0,
         };
-        self.text.len() + plain + self.program_bytes * (1 + WORKING_MEMORY_FACTOR)
+        let itself = size_of::<OtherPattern>() + other.text.len() + 2 * ALLOCATION_BYTES;
+        itself + expanded + other.program_bytes * (1 + WORKING_MEMORY_FACTOR)
     }
 
     /// Returns whether the pattern matches a name or a part of it, and charges the work.
     pub(crate) fn matches(&self, work: &mut Work, name: &str) -> bool {
-        let places = name.len() + 1;
-        match &self.matcher {
+        let other = match self {
+            Self::Everything => return true,
+            Self::Plain(text) => return matches_plain(work, text, name),
+            Self::Other(other) => other,
+        };
+        match &other.matcher {
             Matcher::Everything => true,
-            Matcher::Plain(text) => {
-                work.charge(text.len() * places / TEXT_WORK_DIVISOR);
-                matches(text, name)
-            }
+            Matcher::Plain(text) => matches_plain(work, text, name),
             Matcher::Compiled(regex) => {
-                work.charge(self.program_bytes * places / PROGRAM_WORK_DIVISOR);
+                work.charge(other.program_bytes * (name.len() + 1) / PROGRAM_WORK_DIVISOR);
                 regex.is_match(name)
             }
-            Matcher::OfClient(_) => self.matches_of(work, name, None),
+            Matcher::OfClient(text) => other.matches_of_client(work, text, name, None),
         }
     }
 
@@ -131,7 +160,19 @@ impl Pattern {
     /// with a wildcard would permit a filter that matches the topics of other clients. Therefore a pattern with the
     /// variable does not match for it.
     pub(crate) fn matches_of(&self, work: &mut Work, name: &str, client_id: Option<&str>) -> bool {
-        let Matcher::OfClient(text) = &self.matcher else { return self.matches(work, name) };
+        match self {
+            Self::Other(other) => match &other.matcher {
+                Matcher::OfClient(text) => other.matches_of_client(work, text, name, client_id),
+                _ => self.matches(work, name),
+            },
+            _ => self.matches(work, name),
+        }
+    }
+}
+
+impl OtherPattern {
+    /// See [`Pattern::matches_of`]. `text` is the pattern with the variable.
+    fn matches_of_client(&self, work: &mut Work, text: &str, name: &str, client_id: Option<&str>) -> bool {
         let client_id = match client_id {
             None => CLIENT_ID.to_string(),
             Some(client_id) if client_id.contains(['*', '#', '+']) => return false,
@@ -141,15 +182,20 @@ impl Pattern {
             },
         };
         let expanded = text.replace(CLIENT_ID, &escaped(&client_id));
-        let places = name.len() + 1;
         if is_plain(&expanded) {
-            work.charge(expanded.len() * places / TEXT_WORK_DIVISOR);
-            return matches(&expanded, name);
+            return matches_plain(work, &expanded, name);
         }
         // Compiling takes about as long as matching a name of a kilobyte.
-        work.charge(self.program_bytes * (places + 1024) / PROGRAM_WORK_DIVISOR);
+        work.charge(self.program_bytes * (name.len() + 1 + 1024) / PROGRAM_WORK_DIVISOR);
         compile(&expanded, usize::MAX).is_ok_and(|(regex, _)| regex.is_match(name))
     }
+}
+
+/// Returns whether a plain pattern matches a name, and charges the work.
+fn matches_plain(work: &mut Work, text: &str, name: &str) -> bool {
+    work.charge(text.len() * (name.len() + 1) / TEXT_WORK_DIVISOR);
+    // In RabbitMQ an empty pattern matches the empty name only.
+    if text.is_empty() { name.is_empty() } else { matches(text, name) }
 }
 
 fn compile(text: &str, bytes_max: usize) -> Result<(Regex, usize), BadPattern> {
@@ -545,9 +591,9 @@ mod tests {
 
     #[test]
     fn plain_patterns_take_their_text_and_compiled_ones_are_charged() {
-        assert_eq!(pattern(".*").bytes(), 2);
-        assert_eq!(pattern("").bytes(), 2);
-        assert_eq!(pattern("^meter").bytes(), 12);
+        assert_eq!(pattern(".*").bytes(), 0);
+        assert_eq!(pattern("").bytes(), ALLOCATION_BYTES);
+        assert_eq!(pattern("^meter").bytes(), 6 + ALLOCATION_BYTES);
         let (short, long) = (pattern("^a+"), pattern("^[a-z]{60}$"));
         assert!(short.bytes() >= 512 && long.bytes() > short.bytes());
     }

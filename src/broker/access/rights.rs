@@ -63,7 +63,7 @@ impl Access {
             format_args!(
                 "access to {thing} in vhost '{}' refused for user '{}'",
                 self.vhost_name(vhost),
-                who.name
+                who.name()
             ),
         );
         let is_default = matches!(thing, Resource::Exchange(""));
@@ -105,7 +105,7 @@ impl Access {
                 "access to topic '{}' in {} refused for user '{}'",
                 key.unwrap_or_default(),
                 ExchangeText { name: exchange, vhost: self.vhost_name(vhost) },
-                who.name
+                who.name()
             ),
         ))
     }
@@ -250,8 +250,9 @@ impl Access {
         ];
         let old = self.find_permission(user, vhost);
         let freed = old.map_or(0, |old| bytes_of(&self.permissions[old].patterns));
-        let is_full = self.permissions.is_full();
-        self.replace_pattern_bytes(old.is_none().then_some(is_full), bytes_of(&patterns), freed)?;
+        let names_bytes = self.permission_names_bytes(user, vhost);
+        let added = old.is_none().then(|| Added { is_full: self.permissions.is_full(), names_bytes });
+        self.charge_permission(added, bytes_of(&patterns), freed)?;
         match old {
             Some(old) => self.permissions[old].patterns = patterns,
             None => {
@@ -284,8 +285,9 @@ impl Access {
             [write.map_err(|error| bad("write", error))?, read.map_err(|error| bad("read", error))?];
         let old = self.find_topic_permission(user, vhost, exchange);
         let freed = old.map_or(0, |old| bytes_of(&self.topic_permissions[old].patterns));
-        let is_full = self.topic_permissions.is_full();
-        self.replace_pattern_bytes(old.is_none().then_some(is_full), bytes_of(&patterns), freed)?;
+        let names_bytes = self.topic_names_bytes(user, vhost, exchange);
+        let added = old.is_none().then(|| Added { is_full: self.topic_permissions.is_full(), names_bytes });
+        self.charge_permission(added, bytes_of(&patterns), freed)?;
         match old {
             Some(old) => self.topic_permissions[old].patterns = patterns,
             None => {
@@ -304,23 +306,38 @@ impl Access {
     }
 
     /// Counts the `bytes` of a permission's new patterns, and subtracts the `freed` bytes of its previous
-    /// ones. `is_full` is whether its pool has no place; `None` for a permission that exists.
-    fn replace_pattern_bytes(
+    /// ones. Charges the names of a permission that is `added`.
+    fn charge_permission(
         &mut self,
-        is_full: Option<bool>,
+        added: Option<Added>,
         bytes: usize,
         freed: usize,
     ) -> Result<(), OperatorFault> {
         let is_at_limit =
             self.permissions.len() + self.topic_permissions.len() >= self.permissions.capacity();
-        if is_full.is_some_and(|is_full| is_full || is_at_limit) {
+        let has_no_memory =
+            |added: &Added| added.is_full || is_at_limit || added.names_bytes > self.names_bytes.free();
+        if added.as_ref().is_some_and(has_no_memory) {
             return Err(OperatorFault::NoCapacity("another permission"));
         }
-        self.pattern_bytes.replace(bytes, freed)
+        self.pattern_bytes.replace(bytes, freed)?;
+        self.names_bytes.add(added.map_or(0, |added| added.names_bytes));
+        Ok(())
+    }
+
+    /// Returns the bytes of a permission's names, which are in its key in the index of the log.
+    fn permission_names_bytes(&self, user: usize, vhost: VhostId) -> usize {
+        self.user_name(user).len() + self.vhost_name(vhost).len()
+    }
+
+    /// Returns the bytes of a topic permission's names, in its key in the index of the log and in its record.
+    fn topic_names_bytes(&self, user: usize, vhost: VhostId, exchange: &str) -> usize {
+        self.permission_names_bytes(user, vhost) + 2 * exchange.len()
     }
 
     pub(super) fn remove_permission(&mut self, index: usize) {
         let permission = self.permissions.remove(index);
+        self.names_bytes.subtract(self.permission_names_bytes(permission.user, permission.vhost));
         self.permission_table.remove((permission.user, permission.vhost), index);
         self.pattern_bytes.subtract(bytes_of(&permission.patterns));
         self.revision += 1;
@@ -328,11 +345,19 @@ impl Access {
 
     fn remove_topic(&mut self, index: usize) {
         let topic = self.topic_permissions.remove(index);
+        self.names_bytes.subtract(self.topic_names_bytes(topic.user, topic.vhost, &topic.exchange));
         self.topic_permission_table.remove((topic.user, topic.vhost, &*topic.exchange), index);
         self.pattern_bytes.subtract(bytes_of(&topic.patterns));
         self.users[topic.user].topic_permission_count -= 1;
         self.revision += 1;
     }
+}
+
+/// A permission that does not exist yet.
+struct Added {
+    /// The pool of its record has no place.
+    is_full: bool,
+    names_bytes: usize,
 }
 
 fn bytes_of(patterns: &[Pattern]) -> usize {

@@ -76,9 +76,58 @@ impl Access {
 
     /// Adds a user. Returns its place; `None` if there is no capacity.
     pub(super) fn add_user(&mut self, mut user: User) -> Option<usize> {
+        let bytes = user.heap_bytes();
+        if bytes > self.names_bytes.free() {
+            return None;
+        }
         self.last_serial += 1;
         user.serial = self.last_serial;
-        self.users.insert(user).ok()
+        let index = self.users.insert(user).ok()?;
+        self.names_bytes.add(bytes);
+        Some(index)
+    }
+
+    /// Removes the record of a user. The caller has removed its permissions.
+    pub(super) fn remove_user(&mut self, user: usize) {
+        let record = self.users.remove(user);
+        self.names_bytes.subtract(record.heap_bytes());
+    }
+
+    /// Sets the tags of a user without appending them to the log.
+    ///
+    /// # Errors
+    /// There is no memory for them.
+    pub(super) fn try_set_tags(&mut self, user: usize, tags: &str) -> Result<(), OperatorFault> {
+        let before = self.users[user].heap_bytes();
+        self.charge_user(before, before - self.users[user].tags.len() + tags.len(), "longer tags")?;
+        self.users[user].tags = tags.into();
+        Ok(())
+    }
+
+    /// Sets the limits of a user without appending them to the log.
+    ///
+    /// # Errors
+    /// There is no memory for their definition in the index of the log.
+    pub(super) fn try_set_limits(&mut self, user: usize, limits: UserLimits) -> Result<(), OperatorFault> {
+        let record = &mut self.users[user];
+        let before = record.heap_bytes();
+        let old = core::mem::replace(&mut record.limits, limits);
+        let after = record.heap_bytes();
+        let charged = self.charge_user(before, after, "the limits of another user");
+        if charged.is_err() {
+            self.users[user].limits = old;
+        }
+        charged
+    }
+
+    /// Charges the memory of a user that changes from `before` to `after` bytes.
+    fn charge_user(&mut self, before: usize, after: usize, what: &'static str) -> Result<(), OperatorFault> {
+        if after <= before {
+            self.names_bytes.subtract(before - after);
+        } else if !self.names_bytes.try_add(after - before) {
+            return Err(OperatorFault::NoCapacity(what));
+        }
+        Ok(())
     }
 
     /// Returns whether a user has the tag `administrator`.
@@ -150,7 +199,7 @@ impl Access {
         check_changeable(pending_writes)?;
         let index = match self.find_user(name) {
             Some(index) => {
-                self.users[index].set_tags(&tags);
+                self.try_set_tags(index, &tags)?;
                 self.users[index].set_hash(hash);
                 index
             }
@@ -179,14 +228,14 @@ impl Access {
             self.append_user_limits(pending_writes, user, false);
         }
         self.remove_permissions(pending_writes, |owner, _| owner == user);
-        self.users.remove(user);
+        self.remove_user(user);
         Ok(user)
     }
 
     /// Sets the limits of a user. Existing connections and channels stay open even if they exceed the limits.
     ///
     /// # Errors
-    /// There is no such user, or the storage has no space.
+    /// There is no such user, there is no memory for the limits, or the storage has no space.
     pub fn set_user_limits(
         &mut self,
         pending_writes: &mut PendingWrites,
@@ -195,14 +244,14 @@ impl Access {
     ) -> Result<Batch, OperatorFault> {
         let user = self.require_user(name)?;
         check_changeable(pending_writes)?;
-        self.users[user].limits = limits;
+        self.try_set_limits(user, limits)?;
         Ok(self.append_user_limits(pending_writes, user, limits != UserLimits::default()))
     }
 
     /// Sets the comma-separated tags of a user.
     ///
     /// # Errors
-    /// There is no such user, the tags are not valid, or the storage has no space.
+    /// There is no such user, the tags are not valid, there is no memory for them, or the storage has no space.
     pub fn set_tags(
         &mut self,
         pending_writes: &mut PendingWrites,
@@ -212,7 +261,7 @@ impl Access {
         let user = self.require_user(name)?;
         let tags = checked_tags(tags)?;
         check_changeable(pending_writes)?;
-        self.users[user].set_tags(&tags);
+        self.try_set_tags(user, &tags)?;
         Ok(self.append_user(pending_writes, user, true))
     }
 
@@ -351,7 +400,7 @@ impl Access {
         let Some(vhost) = self.find_vhost(name) else {
             return Err(not_allowed(format_args!("vhost {name} not found")));
         };
-        let refused = format!("access to vhost '{name}' refused for user '{}'", who.name);
+        let refused = format!("access to vhost '{name}' refused for user '{}'", who.name());
         let limit = self.vhosts[vhost.index()].limits.connections_max;
         let connections = connections_in(vhost);
         if let Some(limit) = limit.filter(|limit| connections >= *limit) {

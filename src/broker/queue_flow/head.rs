@@ -161,7 +161,7 @@ impl Queues {
                 let mut taken =
                     record.backlog.take_requeued(&mut self.pool, &mut self.deliveries, cx.messages);
                 if let Some(offset) = taken.log_offset {
-                    taken.requeues = taken.requeues.max(record.requeues.count_of(offset));
+                    taken.requeues = taken.requeues.max(record.requeue_count_of(offset));
                 }
                 taken
             }
@@ -190,7 +190,7 @@ impl Queues {
         let record = &mut self.records[queue];
         let order = record.backlog.take_from_part(&mut self.pool, part, Size::of(cx.messages, message));
         let redelivered = log_offset.is_some_and(|offset| record.durable_index.note_taken(offset));
-        let requeues = log_offset.map_or(0, |offset| record.requeues.count_of(offset));
+        let requeues = log_offset.map_or(0, |offset| record.requeue_count_of(offset));
         let has_memory_to_spare = || cx.messages.has_ordinary_room(READ_AHEAD_FREE_BYTES);
         if part == QueuePart::Head && record.backlog.is_head_low(has_memory_to_spare) {
             self.request_read(queue);
@@ -228,7 +228,7 @@ impl Queues {
         let Some(offset) = log_offset else { return };
         let record = &mut self.records[queue];
         record.durable_index.settle(log_bytes(cx.messages, message));
-        record.requeues.note_settled(offset, offset);
+        record.note_settled_requeues(offset, offset);
         if record.is_deleted() {
             cx.pending_writes.drop_target(cx.messages, message);
         } else {
@@ -278,7 +278,7 @@ impl Queues {
         let record = &mut self.records[queue];
         record.durable_index.settle_absent(count.into());
         if count > 0 {
-            record.requeues.note_settled(start, start + u64::from(count) - 1);
+            record.note_settled_requeues(start, start + u64::from(count) - 1);
         }
         // The queue's messages take fewer bytes in the log now, and a publisher may wait for that.
         self.releases += 1;

@@ -299,6 +299,11 @@ impl RequeueCounts {
         (declared_arguments(arguments), counts)
     }
 
+    /// Returns whether no message has a count.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
     /// Returns the arguments of a queue's definition with the requeue counts.
     pub(crate) fn join(&self, arguments: &[u8]) -> Vec<u8> {
         let mut joined = arguments.to_vec();

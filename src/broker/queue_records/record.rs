@@ -51,8 +51,8 @@ pub(crate) struct Queue {
     /// The role of the record among the levels of a queue with priorities.
     pub(crate) rank: Rank,
     pub(crate) durable_index: DurableIndex,
-    /// How often messages were requeued, if the queue counts that.
-    pub(crate) requeues: RequeueCounts,
+    /// How often messages were requeued. `None` if no message was, or the queue does not count that.
+    pub(crate) requeues: Option<Box<RequeueCounts>>,
     /// Messages that are ready for delivery.
     pub(crate) backlog: Backlog,
     pub(crate) unsettled: Unsettled,
@@ -235,7 +235,7 @@ impl Queue {
             delayed_exchange: None,
             rank: Rank::Plain,
             durable_index: DurableIndex::default(),
-            requeues: RequeueCounts::default(),
+            requeues: None,
             backlog: Backlog::default(),
             unsettled: Unsettled::default(),
             times: Times {
@@ -265,6 +265,20 @@ impl Queue {
             false => EntryContent::InMemory(appended.message()),
         };
         self.backlog.push(pool, content, size);
+    }
+
+    /// Returns how often the message at this log offset was requeued; 0 if no count is stored.
+    #[inline]
+    pub(crate) fn requeue_count_of(&self, offset: u64) -> u16 {
+        self.requeues.as_ref().map_or(0, |requeues| requeues.count_of(offset))
+    }
+
+    /// Drops the requeue counts of settled messages, from log offset `first` to `last`.
+    #[inline]
+    pub(crate) fn note_settled_requeues(&mut self, first: u64, last: u64) {
+        if let Some(requeues) = &mut self.requeues {
+            requeues.note_settled(first, last);
+        }
     }
 
     /// Returns whether the queue is deleted: `Deleting` or `Cleared`.
@@ -626,6 +640,8 @@ impl Records {
         exists: bool,
     ) -> (Box<[u8]>, Option<Box<[u8]>>) {
         let record = &self.slab[index];
+        let no_counts = RequeueCounts::default();
+        let requeues = record.requeues.as_deref().unwrap_or(&no_counts);
         let definition = Definition::Queue(definition::Queue {
             vhost: access.vhost_name(record.vhost),
             name: &record.name,
@@ -633,7 +649,7 @@ impl Records {
             auto_delete: record.declared.auto_delete,
             is_rebuilt: record.declared.is_rebuilt,
             priorities_from: record.priorities_from(),
-            arguments: &record.requeues.join(&record.arguments),
+            arguments: &requeues.join(&record.arguments),
         });
         (definition.key(), exists.then(|| definition.value()))
     }
@@ -648,7 +664,7 @@ impl Records {
         offset: u64,
         count: u16,
     ) {
-        if self.slab[queue.index()].requeues.note(offset, count) {
+        if self.slab[queue.index()].requeues.get_or_insert_default().note(offset, count) {
             self.requeue_counts_due.push(queue);
         }
         self.write_requeue_counts(pending_writes, access);
@@ -672,7 +688,7 @@ impl Records {
         for queue in self.requeue_counts_due.take() {
             // The queue may have been deleted since, and another queue may have its index.
             let Some(record) = self.slab.get_mut(queue.index()) else { continue };
-            let is_due = record.requeues.take_due();
+            let is_due = record.requeues.as_mut().is_some_and(|requeues| requeues.take_due());
             if is_due
                 && pending_writes.mode() == Mode::On
                 && !record.is_deleted()
@@ -726,7 +742,8 @@ impl Records {
     pub(crate) fn restore_contents(&mut self, queue: QueueId, contents: &Contents) {
         let record = &mut self.slab[queue.index()];
         record.durable_index.restore(contents);
-        if record.requeues.forget_from(contents.next_offset) {
+        let requeues = record.requeues.as_mut();
+        if requeues.is_some_and(|requeues| requeues.forget_from(contents.next_offset)) {
             self.requeue_counts_due.push(queue);
         }
         // An estimate: the bytes in the log include names and properties, for which 64 bytes a message are

@@ -5,7 +5,7 @@ use leveret_core::mem::{Class, EXTENT_BYTES};
 
 use crate::queue_records::Queue;
 use crate::retained::Retained;
-use crate::state::{BINDING_BYTES, EXCHANGE_BYTES, QUEUE_BYTES, USER_BYTES};
+use crate::state::{BINDING_BYTES, EXCHANGE_BYTES, QUEUE_BYTES};
 use crate::views::Views;
 
 /// A class of the shared memory.
@@ -81,7 +81,7 @@ impl<'b> Views<'b> {
             ("bindings", binding_places * BINDING_BYTES),
             ("names and arguments", self.quota.names_bytes() * 2),
             ("retained messages", retained_count * Retained::RECORD_BYTES + retained_bytes),
-            ("users", self.access.users().count() * USER_BYTES),
+            ("users", self.access.users_bytes()),
         ];
         let (kind, bytes) = kinds.into_iter().max_by_key(|(_, bytes)| *bytes)?;
         Some(Holder::Definitions(kind, bytes as u64))

@@ -158,7 +158,7 @@ fn a_change_is_durable_when_two_commits_have_it() {
         assert_eq!(made, commits, "{definition:?}");
     }
     let places = &keeper.log().index().definitions()[&user.key()];
-    let second = places.second.expect("it is there twice");
+    let second = places.second().expect("it is there twice");
     assert_ne!(places.place.at / 4096, second.at / 4096, "in one block");
 }
 

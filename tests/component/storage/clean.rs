@@ -255,7 +255,7 @@ fn a_copied_deletion_is_in_two_commits_before_the_log_rests() {
     define(&mut world, 3, alice, None);
     let place = |world: &CompactedLog| {
         let known = &world.log.index().definitions()[alice];
-        (known.place.segment, known.second.map(|second| second.segment))
+        (known.place.segment, known.second().map(|second| second.segment))
     };
     let first = place(&world);
     let to = fill(&mut world, 3);
