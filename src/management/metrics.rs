@@ -337,8 +337,7 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
     let wills_dropped = context.broker.counters().wills_dropped;
     let refused = views.retained_refused();
     let slow = views.slow_clients_count() as u64;
-    let values =
-        [sessions, disconnected, dropped, slow, wills_dropped, retained as u64, bytes as u64, refused];
+    let values = [sessions, disconnected, dropped, slow, wills_dropped, retained as u64, bytes, refused];
     lines.all("", MQTT, &values);
     let name = lines.head("alarms is 1 while this alarm is in effect");
     let alarms = alarms::which_alarms(context);

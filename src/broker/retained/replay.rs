@@ -353,7 +353,7 @@ impl Broker {
     }
 
     /// Returns the list of messages that a session gets from the log; `None` if there is no memory for one.
-    fn from_log(&mut self, session: SessionId) -> Option<&mut ReplayFromLog> {
+    fn list_from_log(&mut self, session: SessionId) -> Option<&mut ReplayFromLog> {
         let from_log = &mut self.sessions.replays_mut(session).from_log;
         if from_log.is_none() {
             let mut bytes = HeapBytes::in_memory(&self.retained.replaying.memory, Class::Clients);
@@ -451,7 +451,7 @@ impl Broker {
                     *examined_left = examined_left.saturating_sub(examined);
                     match found {
                         NextMatch::At(at) if self.retained.is_only_in_log(at) => {
-                            let Some(from_log) = self.from_log(session) else {
+                            let Some(from_log) = self.list_from_log(session) else {
                                 let capacity_freed = self.all_capacity_freed(cx);
                                 self.retained.replaying.refuse(session, capacity_freed, 0);
                                 return true;

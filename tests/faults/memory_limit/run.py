@@ -17,7 +17,7 @@ Without a memory cgroup that part is a SKIP, and only the resident memory is che
 With the argument `pairs`, two floods at a time run in each size.
 
 `plants.py` runs seven plants in one process of 64 MB, each with most of the memory for another kind of object, and one
-with clients of all kinds in 16 MB.
+with 100 clients and a backlog in 16 MB.
 
 Suite lines: `PASS memory_limit/16MB/NAME` and so on. Arguments: names of floods or of sizes.
 """
