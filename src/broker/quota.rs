@@ -30,8 +30,8 @@ use leveret_core::limits::Limits;
 use leveret_core::mem::{Class, HeapBytes, MESSAGE_SLOT_BYTES, Memory};
 
 /// From these sizes on, names and places of one object must leave memory to each other.
-const LARGE_NAMES_BYTES: usize = 64 << 10;
-const LARGE_PLACES: usize = 256;
+const LARGE_NAMES_BYTES: usize = 16 << 10;
+const LARGE_PLACES: usize = 64;
 /// What names take memory for, as words for a text.
 pub(crate) const NAMES: &str = "names and arguments";
 /// A connection, and the closed connections of a user, may hold this many times the free capacity for declared objects.

@@ -39,6 +39,8 @@ pub struct StorageDriver {
     reading: QueuedRead,
     is_compaction_next: bool,
     is_retained_next: bool,
+    /// As `refused_reads`, for retained messages, whose reads alternate with those of queues.
+    refused_retained_reads: u32,
     /// A retained message of which further parts have to be read.
     unfinished_retained: Option<RetainedRead>,
     /// Reads for queues may start: no commit is being written that must finish first.
@@ -59,6 +61,7 @@ impl StorageDriver {
             reading: QueuedRead::Nothing,
             is_compaction_next: false,
             is_retained_next: false,
+            refused_retained_reads: 0,
             unfinished_retained: None,
             may_read_queues: true,
             refused_reads: 0,
@@ -75,9 +78,8 @@ impl StorageDriver {
     /// Counts failed reads, and returns whether to retry. Retries are worthwhile because SD cards sometimes
     /// fail a read that succeeds at the next attempt, and a message reported as lost is skipped until the
     /// process ends.
-    fn must_retry(&mut self, was_refused: bool) -> bool {
-        self.refused_reads = if was_refused { self.refused_reads + 1 } else { 0 };
-        was_refused && self.refused_reads < READ_FAILURES_MAX
+    const fn must_retry(&mut self, was_refused: bool) -> bool {
+        count_refused(&mut self.refused_reads, was_refused)
     }
 
     /// Sets whether more messages can be evicted from memory in the next turn.
@@ -179,7 +181,7 @@ impl StorageDriver {
         mut read: RetainedRead,
         done: leveret_storage::FetchDone,
     ) {
-        let must_retry = self.must_retry(done.was_refused());
+        let must_retry = count_refused(&mut self.refused_retained_reads, done.was_refused());
         self.commit_writer.log_mut().definitions_done(done, |key, value| {
             broker.take_retained_definition(context, &mut read, key, value);
         });
@@ -346,6 +348,12 @@ impl StorageDriver {
     pub(crate) fn is_stuck(&self) -> bool {
         self.commit_writer.is_stuck() && matches!(self.reading, QueuedRead::Nothing)
     }
+}
+
+/// Counts consecutive reads that the disk refused. Returns whether to retry.
+const fn count_refused(count: &mut u32, was_refused: bool) -> bool {
+    *count = if was_refused { *count + 1 } else { 0 };
+    was_refused && *count < READ_FAILURES_MAX
 }
 
 /// The read that the reader thread carries out.

@@ -437,12 +437,21 @@ impl Retained {
         if needed > self.bytes.free() + self.content_bytes {
             return Room::None;
         }
-        while self.content_bytes + len > self.content_bytes_max && self.evict_next(pending_writes, access) {}
-        while needed > self.bytes.free() && self.evict_next(pending_writes, access) {}
-        if needed <= self.bytes.free() {
-            return Room::Free;
+        loop {
+            // The topic's own content may have been removed, whose bytes are then needed, too.
+            let needed = self.needed_bytes(vhost, key, len).unwrap_or(len);
+            let fits = needed <= self.bytes.free();
+            if fits && self.content_bytes + len <= self.content_bytes_max {
+                return Room::Free;
+            }
+            if !self.evict_next(pending_writes, access) {
+                cx.work.charge(self.slab.places() / EXAMINED_PER_UNIT);
+                if fits {
+                    return Room::Free;
+                }
+                break;
+            }
         }
-        cx.work.charge(self.slab.places() / EXAMINED_PER_UNIT);
         if pending_writes.mode() != Mode::On {
             return Room::None;
         }

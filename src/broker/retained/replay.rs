@@ -446,7 +446,9 @@ impl Broker {
                 None => {
                     let mut place = replay.place;
                     let found = self.retained.next_match(vhost, subscription, &mut place, *examined_left);
-                    let examined = (place - replay.place).max(1);
+                    // A topic without wildcards is looked up.
+                    let is_exact = !subscription.key.contains(['*', '#']);
+                    let examined = if is_exact { 1 } else { (place - replay.place).max(1) };
                     cx.work.charge(examined / EXAMINED_PER_UNIT);
                     *examined_left = examined_left.saturating_sub(examined);
                     match found {
@@ -488,6 +490,10 @@ impl Broker {
             }
             let content = self.retained.slab[at].content.clone();
             if !self.push_retained(cx, queue, at, &content) {
+                // The next attempt begins with this message. Otherwise the search before it could use up the turn again.
+                if !is_from_log {
+                    self.sessions.replays_mut(session).advance(at);
+                }
                 self.retained.replaying.add(session);
                 return false;
             }
@@ -651,7 +657,7 @@ impl Broker {
         assembly.properties.extend_from_slice(properties);
         if assembly.message.is_none() && assembly.properties.len() == assembly.properties_len {
             let flags = record.content.flags_with(&assembly.properties);
-            let parts = ("", &*record.key, &*assembly.properties, record.content.payload_len());
+            let parts = (&*record.key, &*assembly.properties, record.content.payload_len());
             assembly.message = begin_message(cx, parts, flags);
             read.is_refused = assembly.message.is_none();
         }
@@ -819,10 +825,10 @@ impl Broker {
             self.delete_expired(cx, at);
             return true;
         }
-        cx.work.charge_octets(payload.len());
         let parts = ("", &**key, properties, payload);
         let flags = content.flags_with(properties);
         let Some(message) = new_message(cx, parts, flags) else { return false };
+        cx.work.charge_octets(payload.len());
         if flags.has(MessageFlags::EXPIRES) {
             cx.messages.set_arrived_ms(message, content.arrived_ms.max(1));
         }
@@ -879,23 +885,28 @@ fn new_message(
     (exchange, key, properties, payload): (&str, &str, &[u8], &[u8]),
     flags: MessageFlags,
 ) -> Option<MessageId> {
-    let message = begin_message(cx, (exchange, key, properties, payload.len() as u32), flags)?;
-    cx.messages.append_body(message, payload);
-    cx.messages.finish(message);
+    let (messages, share) = (&mut *cx.messages, Share::Ordinary);
+    messages.check_extents(exchange.len() + key.len() + properties.len() + payload.len(), share).ok()?;
+    let message = messages.begin(exchange, key.as_bytes(), share).ok()?;
+    // As a whole, so that the end of a message that is discarded does not look like new capacity.
+    if messages.reserve_whole(message, properties, flags, payload.len() as u32, share).is_err() {
+        messages.discard(message);
+        return None;
+    }
+    messages.append_body(message, payload);
     Some(message)
 }
 
-/// Begins a message with these names and properties, and reserves memory for a payload of this length. Returns `None` if
-/// there is none.
+/// Begins a message with this routing key and these properties, and reserves memory for a payload of this length, which comes
+/// in parts. Returns `None` if there is none.
 fn begin_message(
     cx: &mut Context<'_>,
-    (exchange, key, properties, payload_len): (&str, &str, &[u8], u32),
+    (key, properties, payload_len): (&str, &[u8], u32),
     flags: MessageFlags,
 ) -> Option<MessageId> {
     let (messages, share) = (&mut *cx.messages, Share::Ordinary);
-    let stream_len = exchange.len() + key.len() + properties.len() + payload_len as usize;
-    messages.check_extents(stream_len, share).ok()?;
-    let message = messages.begin(exchange, key.as_bytes(), share).ok()?;
+    messages.check_extents(key.len() + properties.len() + payload_len as usize, share).ok()?;
+    let message = messages.begin("", key.as_bytes(), share).ok()?;
     if messages.reserve_content(message, properties, flags, payload_len, share).is_err() {
         messages.discard(message);
         return None;

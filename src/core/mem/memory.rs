@@ -118,7 +118,7 @@ impl Memory {
         // The bitmaps of the pools take less than 1/64 of their bytes.
         let extents = usize::try_from(bytes / 64 * 63).unwrap_or(usize::MAX) / EXTENT_BYTES;
         let unit = rustix::param::page_size().div_ceil(EXTENT_BYTES);
-        let floors = [(extents / 10).max(CLIENT_EXTENTS_MIN), extents / 10, extents / 8];
+        let floors = [(extents / 10).max(CLIENT_EXTENTS_MIN * unit), extents / 10, extents / 8];
         Self::with_unit(extents, floors, [extents / 16, extents / 8, 0], unit)
     }
 
@@ -235,6 +235,11 @@ impl Account {
         let used = &self.class().used;
         used.set(used.get() - reserved + self.reserved());
         self.counts.update();
+    }
+
+    /// Returns the number of extents that a page of the kernel has. All counts are multiples of it.
+    pub fn unit(&self) -> usize {
+        self.counts.unit
     }
 
     /// Returns the number of extents that this pool holds.

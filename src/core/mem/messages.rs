@@ -159,8 +159,10 @@ impl Messages {
             let (slots, blocks) = (messages.slots.places(), messages.blocks.places());
             let is_unit_free = pages == 1 && messages.blocks.has_free_units();
             let pages = if is_unit_free { 0 } else { pages.saturating_sub(blocks.free()) };
-            let for_slot = usize::from(slots.free() == 0).saturating_sub(slots.account().own());
-            let for_pages = pages.div_ceil(PAGES_PER_EXTENT).saturating_sub(blocks.account().own());
+            let unit = slots.account().unit();
+            let for_slot = (unit * usize::from(slots.free() == 0)).saturating_sub(slots.account().own());
+            let for_pages = pages.div_ceil(PAGES_PER_EXTENT).next_multiple_of(unit);
+            let for_pages = for_pages.saturating_sub(blocks.account().own());
             let needed = for_slot + for_pages;
             needed == 0 || needed + kept_bytes / EXTENT_BYTES <= slots.account().shared()
         })

@@ -542,3 +542,48 @@ fn a_session_of_few_messages_gets_all_retained_messages_from_the_log() {
         assert_eq!(simulation.engine.broker().views().session_messages_dropped(), 0);
     }
 }
+
+/// With no memory for messages, sessions that wait for retained messages cause no turns.
+#[test]
+fn the_loop_sleeps_while_retained_messages_wait_for_memory() {
+    for retained_bytes_max in [3_000, 1 << 20] {
+        let (_, settings) = small_commits();
+        let limits =
+            Limits { retained_max: 2_000, retained_bytes_max, messages_max: 64, ..small_commits().0 };
+        let mut simulation = Simulation::new(limits);
+        simulation.keep_on_disk(settings);
+        let mut publisher = MqttClient::log_in(&mut simulation, &new_client("publisher"));
+        publish_many(&mut publisher, &mut simulation, 0..200, 500);
+        let mut readers: Vec<_> = (0..6)
+            .map(|number| MqttClient::log_in(&mut simulation, &new_client(&format!("reader-{number}"))))
+            .collect();
+        for (number, reader) in readers.iter_mut().enumerate() {
+            // Half of them have no wildcard in some filters.
+            let mut subscribe = vec![0, 7, 0];
+            for filter in ["devices/5/config", "devices/#"].iter().skip(number % 2) {
+                subscribe.extend([0, filter.len() as u8]);
+                subscribe.extend(filter.as_bytes());
+                subscribe.push(1);
+            }
+            reader.send_without_turn(&mut simulation, &packet(0x82, &subscribe));
+        }
+        simulation.pass_ms(5_000);
+        let (turns, reads_before) = (simulation.turns, reads(&mut simulation));
+        simulation.pass_ms(60_000);
+        let (turns, count) = (simulation.turns - turns, reads(&mut simulation) - reads_before);
+        assert!(turns < 1_000 && count == 0, "{turns} turns and {count} reads while nothing happens");
+        for _ in 0..300 {
+            for reader in &mut readers {
+                while let Some(packet) = reader.next(&mut simulation) {
+                    if packet.first_octet >> 4 == 3 {
+                        let (message, _) = reader.parse_publish(&packet);
+                        reader.acknowledge(&mut simulation, message.packet_id.unwrap());
+                    }
+                }
+            }
+            simulation.pass_ms(50);
+        }
+        let waiting = simulation.engine.broker().views().stored_messages();
+        assert_eq!(waiting, (0, 0), "all were sent");
+    }
+}

@@ -142,11 +142,13 @@ PLACES = [
     (
         "src/server/socket_io.rs",
         "        self.broker.capacity_freed()\n"
+        "            + self.broker.retained_freed()\n"
         "            + self.pending_writes.capacity_freed()\n"
         "            + self.resources.messages.capacity_freed()\n",
         "        let counts = !PLANTED(\"wake-up-of-publishers-forgotten\");\n"
         "        let of_log = if counts { self.pending_writes.capacity_freed() } else { 0 };\n"
-        "        self.broker.capacity_freed() + of_log + self.resources.messages.capacity_freed()\n",
+        "        let of_broker = self.broker.capacity_freed() + self.broker.retained_freed();\n"
+        "        of_broker + of_log + self.resources.messages.capacity_freed()\n",
     ),
     # A connection that was not read because an incomplete TLS record or frame had no memory is not read again when
     # there is memory.
