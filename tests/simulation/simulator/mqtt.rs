@@ -69,10 +69,10 @@ const RETRY_MS: u64 = 1_000;
 fn extents_of(seed: u64) -> Option<[usize; 3]> {
     let random = &mut Random::of(seed, "memory", &[]);
     // The fewest extents in which the longest message fits.
-    let messages = 20 + random.below(16) as usize;
+    let messages = 20 + random.below(4) as usize;
     // So few definitions are either always stored or never.
     random.once_in(3).then_some([
-        COMMAND_EXTENTS + 8 + random.below(56) as usize,
+        COMMAND_EXTENTS + 2 + random.below(22) as usize,
         4 * OTHER_EXTENTS,
         messages,
     ])
