@@ -376,7 +376,8 @@ fn declaring_the_name_of_an_orphan_adopts_it() {
         assert_eq!(listed.split_whitespace().collect::<Vec<_>>(), ["300", "/", "q1"], "{listed}");
         let mut link = Link::open(broker.address, &[1]);
         let delete = |queue| Method::QueueDelete { queue, if_unused: false, if_empty: false, no_wait: false };
-        for number in 0..100 {
+        // The start has used up all memory. Commands need the part that is kept for them first.
+        for number in 0..400 {
             let filler = format!("filler {number}");
             let method =
                 Method::QueueDelete { queue: &filler, if_unused: false, if_empty: false, no_wait: false };

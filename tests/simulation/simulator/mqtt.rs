@@ -50,8 +50,8 @@ use super::mqtt_model::Model;
 use super::plan::{INDEX_BYTES, Plan, USERS};
 use super::start::{IDENTITY, engine_on, hash_of};
 
-/// Seeds of the gate.
-const SEEDS: core::ops::Range<u64> = 1..201;
+/// Seeds of the gate. Memory is short in several of them, which [`Counts::check_work`] demands.
+const SEEDS: core::ops::Range<u64> = 10401..10601;
 /// Number of lives that end with a power cut or a kill.
 const LIVES: u64 = 5;
 /// Maximum number of steps of a life.
@@ -69,7 +69,7 @@ const RETRY_MS: u64 = 1_000;
 fn extents_of(seed: u64) -> Option<[usize; 3]> {
     let random = &mut Random::of(seed, "memory", &[]);
     // The fewest extents in which the longest message fits.
-    let messages = 20 + random.below(4) as usize;
+    let messages = 20;
     // So few definitions are either always stored or never.
     random.once_in(3).then_some([
         COMMAND_EXTENTS + 2 + random.below(22) as usize,
