@@ -7,9 +7,6 @@
 //! The topics of all retained messages are in memory. Their contents are in memory, too, up to `retained_bytes_max`. When
 //! they exceed it, those that are durable are removed from memory, and [`replay`] reads them from the log for a subscriber.
 //!
-//! A retained message whose message expiry interval has passed is not sent, and is deleted when a subscription matches it.
-//! The time since its publication is not in the log: after a restart, the interval begins again.
-//!
 //! A message that exceeds a limit is refused, and its topic keeps the message that it had.
 //!
 //! A content of more than [`PART_BYTES`] is in several definitions ([`definition::RetainedParts`]). They are written from the
@@ -244,9 +241,9 @@ pub(crate) struct Retained {
     bytes: HeapBytes,
     /// Bytes of the contents in memory, replaced ones included.
     content_bytes: usize,
-    /// Contents that are durable are removed from memory when the contents in memory have more bytes.
+    /// While the contents in memory have more bytes than this, durable ones are removed from memory.
     content_bytes_max: usize,
-    /// The last durable batch when contents were removed from memory because of this.
+    /// The last durable batch when contents were removed because they exceed `content_bytes_max`.
     evicted_at: Batch,
     /// Bytes of topics, properties and payloads, also of contents that only the log has.
     stored_bytes: u64,

@@ -78,7 +78,7 @@ const ADMIT_TRIES: u32 = 5;
 /// Rounds at one time after which a simulation that still moves is considered to loop forever.
 const ROUNDS_MAX: u64 = 3_000_000;
 
-/// Extents of the memory in the unit in which tests give its size: 16 KiB.
+/// Tests give the size of a memory in units of 16 KiB, whatever the size of an extent.
 const EXTENTS_PER_UNIT: usize = (16 << 10) / mem::EXTENT_BYTES;
 /// Units of memory for clients, or for definitions, that no test with a small memory for messages reaches.
 pub const OTHER_EXTENTS: usize = 1_000;
