@@ -606,6 +606,11 @@ impl Access {
     }
 
     fn forget_users(&mut self) {
+        for index in 0..self.topic_permissions.places() {
+            if self.topic_permissions.get(index).is_some() {
+                self.remove_topic(index);
+            }
+        }
         for index in 0..self.permissions.places() {
             if self.permissions.get(index).is_some() {
                 self.remove_permission(index);
@@ -853,6 +858,27 @@ mod tests {
         access.set_vhost_limits(&mut pending_writes, "/", limits).unwrap();
         assert!(open(&access, 9, 1).unwrap_err().contains("connection limit (9)"));
         assert!(access.check_user_channels(&who, Load { connections: 1, channels: 3 }).is_err());
+    }
+
+    /// A user that an operator adds before the confirmation may have the place of a forgotten one.
+    #[test]
+    fn doubtful_users_leave_no_permissions() {
+        let (mut access, mut pending_writes) = access();
+        access.put_user(&mut pending_writes, "sensor", PasswordHash::NoPassword, "").unwrap();
+        access.set_permissions(&mut pending_writes, &sensor(".*", ".*", ".*")).unwrap();
+        let (user, vhost, exchange, write, read) = ("sensor", "/", "amq.topic", "^a", "^a");
+        let topic = TopicPermission { user, vhost, exchange, write, read };
+        access.set_topic_permissions(&mut pending_writes, &topic).unwrap();
+        access.set_doubt("a block is damaged", Vec::new());
+        assert_eq!((access.permissions().count(), access.topic_permissions().count()), (0, 0));
+        let names = ["first", "second"];
+        for name in names {
+            access.put_user(&mut pending_writes, name, PasswordHash::NoPassword, "").unwrap();
+        }
+        access.confirm_access(&mut pending_writes).unwrap();
+        for name in names {
+            assert!(!access.limits_topics(&named(&access, name)));
+        }
     }
 
     #[test]

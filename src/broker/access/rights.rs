@@ -343,7 +343,7 @@ impl Access {
         self.revision += 1;
     }
 
-    fn remove_topic(&mut self, index: usize) {
+    pub(super) fn remove_topic(&mut self, index: usize) {
         let topic = self.topic_permissions.remove(index);
         self.names_bytes.subtract(self.topic_names_bytes(topic.user, topic.vhost, &topic.exchange));
         self.topic_permission_table.remove((topic.user, topic.vhost, &*topic.exchange), index);
