@@ -16,7 +16,8 @@
 //! | `mqtt`       | MQTT 3.1, 3.1.1 and 5 bytes                                                                 |
 //! | `json`       | bounded reading of JSON                                                                     |
 //! | `storage`    | pending writes; the append log on disk: commits, compaction, recovery, inspection           |
-//! | `broker`     | exchanges, queues, consumers, acknowledgements, users, policies; deterministic, without I/O |
+//! | `routing`    | exchanges, bindings; which queues get a message                                             |
+//! | `broker`     | queues, consumers, acknowledgements, users, policies; deterministic, without I/O            |
 //! | `connection` | the protocol state of one client, AMQP or MQTT, without its socket                          |
 //! | `config`     | the configuration file, board profiles, command-line flags                                  |
 //! | `tls`        | TLS handshakes, records and certificates, without a socket                                  |

@@ -23,7 +23,9 @@
 //! | `field`  | field tables and arrays: reading, and in `writer` writing           |
 //! | `body`   | body frames, from any byte on                                       |
 //! | `cursor` | bounded cursors for primitive types                                 |
+//! | `delay`  | delayed messages, as in RabbitMQ's plug-in                         |
 //! | `error`  | errors                                                              |
+//! | `reply_text` | names and values as in RabbitMQ's reply texts                   |
 //!
 //! Section numbers (§) are those of the AMQP 0-9-1 specification. Where RabbitMQ is stricter or more lenient than
 //! the specification, Leveret behaves as RabbitMQ does, and a comment says so.
@@ -32,11 +34,13 @@
 
 mod body;
 mod cursor;
+pub mod delay;
 mod error;
 pub mod field;
 pub mod frame;
 pub mod method;
 pub mod props;
+pub mod reply_text;
 
 pub use body::BodyFrames;
 pub use cursor::{Reader, Writer};

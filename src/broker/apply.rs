@@ -12,11 +12,12 @@
 
 use leveret_amqp::field::Table;
 use leveret_amqp::props::Properties;
+use leveret_amqp::reply_text::QueueText;
 use leveret_core::batch::Batch;
 use leveret_core::command::{
     ChannelId, Command, ConnectionId, Name, Outcome, QueueId, Refusal, ReplyOrder, Settlement, VhostId,
 };
-use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::error::{Fault, ReplyCode, out_of};
 use leveret_core::mem::{MessageFlags, MessageId, Share};
 use leveret_core::password::PasswordCheck;
 use leveret_storage::{PendingWrites, Urgency};
@@ -28,14 +29,12 @@ use super::definitions::{DeleteIf, QueueDeclaration};
 use super::deliver::OutboxView;
 use super::publish::Publish;
 use super::queue_records::{BROWSED_MAX, BrowseResult};
-use super::reply_text::QueueText;
-use super::reply_text::out_of;
 use super::republish::{Parking, Reason};
 use super::sessions::{SessionRequest, Step};
 use super::shortage::Shortage;
 use super::state::REPLY_TO;
-use super::topology::{BindingSpec, Destination, ExchangeDeclaration};
 use super::{Broker, Context};
+use leveret_routing::{BindingSpec, Destination, ExchangeDeclaration};
 
 fn cannot_switch(from: &str, to: &str) -> Fault {
     Fault::new(ReplyCode::PreconditionFailed, format_args!("cannot switch from {from} to {to} mode"))
@@ -298,12 +297,8 @@ impl Broker {
             Command::ExchangeBind { destination, source, routing_key, arguments } => {
                 let spec = BindingSpec { source, routing_key, arguments };
                 self.check_bind(cx.work, connection, vhost, Resource::Exchange(destination), &spec)?;
-                let source_id = self.topology.require_exchange(&self.access, vhost, source)?;
-                let destination = Destination::Exchange(self.topology.require_exchange(
-                    &self.access,
-                    vhost,
-                    destination,
-                )?);
+                let source_id = self.require_exchange(vhost, source)?;
+                let destination = Destination::Exchange(self.require_exchange(vhost, destination)?);
                 self.bind(cx, &spec.between(source_id, destination))
             }
             Command::ExchangeUnbind { destination, source, routing_key, arguments } => {

@@ -12,7 +12,7 @@ use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::{MessageFlags, MessageId, Messages};
 
 use super::policy::EffectivePolicy;
-use super::reply_text::{Lossy, QueueText, Shown};
+use leveret_amqp::reply_text::{Lossy, QueueText, equivalent, inequivalent};
 
 /// What happens when a message arrives in a full queue (`x-overflow`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -220,50 +220,6 @@ pub(crate) fn compare(queue: QueueText<'_>, received: Table<'_>, current: Table<
         }
     }
     Ok(())
-}
-
-/// Returns whether two values are equivalent. Integers are compared by value, whatever their width.
-pub(crate) fn equivalent(one: Option<Value<'_>>, two: Option<Value<'_>>) -> bool {
-    match (one, two) {
-        (None, None) => true,
-        (Some(one), Some(two)) => match (one.as_integer(), two.as_integer()) {
-            (Some(one), Some(two)) => one == two,
-            (None, None) => one == two,
-            _ => false,
-        },
-        _ => false,
-    }
-}
-
-/// Returns the fault with code 406 for an argument that differs.
-pub(crate) fn inequivalent(
-    name: &str,
-    thing: &dyn fmt::Display,
-    received: Option<Value<'_>>,
-    current: Option<Value<'_>>,
-) -> Fault {
-    let both = received.is_some() && current.is_some();
-    let (received, current) =
-        (Shown { value: received, is_bare: both }, Shown { value: current, is_bare: both });
-    Fault::new(
-        ReplyCode::PreconditionFailed,
-        format_args!("inequivalent arg '{name}' for {thing}: received {received} but current is {current}"),
-    )
-}
-
-/// Returns the fault with code 406 for a flag that differs.
-pub(crate) fn inequivalent_flag(
-    name: &str,
-    thing: &dyn fmt::Display,
-    received: &dyn fmt::Display,
-    current: &dyn fmt::Display,
-) -> Fault {
-    Fault::new(
-        ReplyCode::PreconditionFailed,
-        format_args!(
-            "inequivalent arg '{name}' for {thing}: received '{received}' but current is '{current}'"
-        ),
-    )
 }
 
 fn with_default<'a>(name: &str, arguments: Table<'a>) -> Option<Value<'a>> {

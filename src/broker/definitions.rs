@@ -15,27 +15,30 @@
 //!   settings.
 
 use leveret_amqp::field::{Table, Value};
-use leveret_core::command::{BindingId, ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, VhostId};
+use leveret_amqp::reply_text::inequivalent_flag;
+use leveret_core::command::{
+    AppliedPolicies, BindingId, ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, VhostId,
+};
 use leveret_core::definition::DestinationName;
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::{MessageId, Messages};
+use leveret_core::quota::Declared;
+use leveret_core::work::Work;
 use leveret_storage::PendingWrites;
+use leveret_storage::faults::{check_deletable, version_for};
 
 use super::access::{PREDECLARED, Resource, Right, Topic};
-use super::arguments::{self, QueueFlags, QueueSettings, inequivalent_flag, is_quorum};
-use super::context::Work;
+use super::arguments::{self, QueueFlags, QueueSettings, is_quorum};
 use super::job::{Job, Sweep, spend};
 use super::orphans::Orphan;
-use super::policy::{Applied, EffectivePolicy, Listener, Subject};
-use super::queue_records::{DurableIndex, PeekedExpiry, Queue, SLOTS, Targets, first_rank};
-use super::quota::Declared;
-use super::reply_text::{check_deletable, version_for};
+use super::policy::{EffectivePolicy, Listener, Subject};
+use super::queue_records::{DurableIndex, PeekedExpiry, Queue, SLOTS, first_rank};
 use super::state::REPLY_TO;
-use super::topology::{
-    BindingIdentity, BindingSpec, Destination, ExchangeDeclaration, ExchangeKind, NewExchange,
-    check_deletable_name, exchange_text, refuse_default,
-};
 use super::{Broker, Context};
+use leveret_routing::{
+    BindingIdentity, BindingSpec, Destination, ExchangeDeclaration, ExchangeKind, NewExchange, Targets,
+    check_deletable_name, refuse_default,
+};
 
 /// The fields of `queue.declare`.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +85,14 @@ const UNITS_PER_RECORD: u32 = 8;
 impl Broker {
     // ---- exchanges and bindings
 
+    /// Returns the exchange of this name.
+    ///
+    /// # Errors
+    /// 404: there is no such exchange.
+    pub(crate) fn require_exchange(&self, vhost: VhostId, name: &str) -> Result<ExchangeId, Fault> {
+        self.topology.require_exchange(vhost, self.access.exchange_text(vhost, name))
+    }
+
     /// Handles a passive `exchange.declare`. The reply waits until the definition of the exchange is durable.
     pub(crate) fn check_exchange_exists(
         &self,
@@ -90,7 +101,7 @@ impl Broker {
         name: &str,
     ) -> Result<Outcome, Fault> {
         refuse_default(name)?;
-        let exchange = self.topology.require_exchange(&self.access, vhost, name)?;
+        let exchange = self.require_exchange(vhost, name)?;
         cx.await_defined(self.topology.exchange(exchange).definition_batch);
         Ok(Outcome::Done)
     }
@@ -106,11 +117,11 @@ impl Broker {
         declaration.check_type_and_name()?;
         self.check(cx.work, connection, vhost, Right::Configure, Resource::Exchange(name))?;
         if let Some(exchange) = self.topology.find_exchange(vhost, name) {
-            self.topology.compare_exchange(cx, &self.access, exchange, declaration)?;
+            self.topology.compare_exchange(cx, self.access.vhost_name(vhost), exchange, declaration)?;
             return Ok(Outcome::Done);
         }
         declaration.check_name()?;
-        if let Some(alternate) = declaration.alternate(&self.access, vhost)? {
+        if let Some(alternate) = declaration.alternate(self.access.vhost_name(vhost))? {
             self.check(cx.work, connection, vhost, Right::Read, Resource::Exchange(name))?;
             self.check(cx.work, connection, vhost, Right::Write, Resource::Exchange(alternate))?;
         }
@@ -126,7 +137,7 @@ impl Broker {
     ) -> Result<Outcome, Fault> {
         declaration.check_name()?;
         declaration.new_kind()?;
-        declaration.alternate(&self.access, vhost)?;
+        declaration.alternate(self.access.vhost_name(vhost))?;
         let name = DestinationName::Exchange(declaration.exchange);
         self.recovery.check_not_left_out(&self.access, vhost, name, declaration.durable)?;
         let version = version_for(cx.pending_writes, declaration.durable)?;
@@ -135,7 +146,7 @@ impl Broker {
             cx.pending_writes.next_versions(SLOTS.into());
         }
         let exchange = self.add_exchange(cx, vhost, declaration, version)?;
-        self.topology.append_exchange(cx, &self.access, exchange, true);
+        self.topology.append_exchange(cx, self.access.vhost_name(vhost), exchange, true);
         Ok(Outcome::Done)
     }
 
@@ -175,7 +186,7 @@ impl Broker {
         name: &str,
         if_unused: bool,
     ) -> Result<Outcome, Fault> {
-        check_deletable_name(&self.access, vhost, name)?;
+        check_deletable_name(self.access.exchange_text(vhost, name))?;
         self.check(cx.work, connection, vhost, Right::Configure, Resource::Exchange(name))?;
         let Some(exchange) = self.topology.find_exchange(vhost, name) else {
             if !self.delete_left_out(cx, vhost, DestinationName::Exchange(name), if_unused)? {
@@ -186,7 +197,7 @@ impl Broker {
         if if_unused && self.topology.is_source(exchange) {
             return Err(Fault::new(
                 ReplyCode::PreconditionFailed,
-                format_args!("{} in use", exchange_text(&self.access, vhost, name)),
+                format_args!("{} in use", self.access.exchange_text(vhost, name)),
             ));
         }
         check_deletable(cx.pending_writes, self.topology.exchange(exchange).version != 0)?;
@@ -201,7 +212,8 @@ impl Broker {
             // The hidden queue is deleted first, so that no message in it outlives the exchange in the log.
             self.retire_delayed_queue(cx, queue);
         }
-        self.topology.retire_exchange(cx, &self.access, exchange);
+        let vhost = self.access.vhost_name(self.topology.exchange(exchange).vhost);
+        self.topology.retire_exchange(cx, vhost, exchange);
     }
 
     /// Frees an exchange that is retired and has no bindings any more.
@@ -217,7 +229,7 @@ impl Broker {
         vhost: VhostId,
         (version, durable): (u64, bool),
     ) -> Result<QueueId, Fault> {
-        let settings = QueueSettings::of(&self.policies.effective_policy(&[], Applied::default()));
+        let settings = QueueSettings::of(&self.policies.effective_policy(&[], AppliedPolicies::default()));
         self.declare_quota(Declared::Queue, 0, cx.declarer)?;
         let mut record = Queue::delayed_queue(cx.pending_writes, vhost, settings, version, durable);
         record.declared.declarer = cx.declarer;
@@ -289,7 +301,8 @@ impl Broker {
 
     /// Handles `exchange.bind` and `queue.bind`, for a source and destination that were found.
     pub(crate) fn bind(&mut self, cx: &mut Context<'_>, new: &BindingIdentity<'_>) -> Result<Outcome, Fault> {
-        self.topology.bind(cx, &self.access, &mut self.quota, &mut self.queues, new)?;
+        let vhost = self.access.vhost_name(self.topology.exchange(new.source()).vhost);
+        self.topology.bind(cx, vhost, &mut self.quota, self.queues.records_mut(), new)?;
         Ok(Outcome::Done)
     }
 
@@ -321,8 +334,10 @@ impl Broker {
 
     /// Removes a binding. An auto-delete source is deleted with its last binding.
     pub(crate) fn remove_binding(&mut self, cx: &mut Context<'_>, binding: BindingId) {
+        let source = self.topology.binding(binding).source;
+        let vhost = self.access.vhost_name(self.topology.exchange(source).vhost);
         let unused =
-            self.topology.remove_binding(cx, &self.access, &mut self.quota, &mut self.queues, binding);
+            self.topology.remove_binding(cx, vhost, &mut self.quota, self.queues.records_mut(), binding);
         if let Some(exchange) = unused {
             self.retire_exchange(cx, exchange);
             self.jobs.begin(Job::Exchange(exchange));
@@ -629,7 +644,7 @@ impl Broker {
             durable,
         )?;
         let applied = match is_internal {
-            true => Applied::default(),
+            true => AppliedPolicies::default(),
             false => self.policies_for(cx.work, vhost, declaration.queue, declaration.arguments),
         };
         let settings = QueueSettings::of(&self.policies.effective_policy(declaration.arguments, applied));
@@ -683,7 +698,7 @@ impl Broker {
         spec: &BindingSpec<'_>,
     ) -> Result<Outcome, Fault> {
         self.check_bind(cx.work, connection, vhost, Resource::Queue(queue), spec)?;
-        let source = self.topology.require_exchange(&self.access, vhost, spec.source)?;
+        let source = self.require_exchange(vhost, spec.source)?;
         let queue = self.require_queue(connection, vhost, queue)?;
         self.bind(cx, &spec.between(source, Destination::Queue(queue)))
     }
@@ -858,7 +873,7 @@ impl Broker {
         vhost: VhostId,
         name: &str,
         arguments: &[u8],
-    ) -> Applied {
+    ) -> AppliedPolicies {
         let subject = match is_quorum(Table::trusted(arguments)) {
             true => Subject::QuorumQueue,
             false => Subject::ClassicQueue,
@@ -880,7 +895,7 @@ impl Broker {
             return;
         };
         let applied = match record.is_internal || record.is_deleted() {
-            true => Applied::default(),
+            true => AppliedPolicies::default(),
             false => self.policies_for(cx.work, record.vhost, &record.name, &record.arguments),
         };
         let record = self.queues.at_mut(queue);

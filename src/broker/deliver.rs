@@ -21,7 +21,7 @@ use leveret_core::command::{
     ChannelId, ConnectionId, Delivery, DeliveryKind, MatchedSubscription, Outbox, Outcome, QueueId,
     ReplyOrder, SubscriptionDelivery,
 };
-use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::error::{Fault, ReplyCode, no_memory_for};
 use leveret_core::mem::Messages;
 use leveret_storage::PendingWrites;
 
@@ -30,7 +30,6 @@ use super::deliveries::{DeliveryMethod, NewDelivery};
 use super::job::Job;
 use super::queue_flow::{ExpiryGrace, Getting};
 use super::queue_records::{Front, Rank, Taken};
-use super::reply_text::no_memory_for;
 use super::republish::{ExpiryResult, TrimTurn};
 use super::state::count_up;
 use super::{Broker, Context};

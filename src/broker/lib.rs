@@ -1,4 +1,6 @@
-//! The broker: exchanges, queues, consumers, acknowledgements, users and policies; deterministic, without I/O.
+//! The broker: queues, consumers, acknowledgements, users and policies; deterministic, without I/O.
+//!
+//! `leveret-routing` has the exchanges and bindings.
 //!
 //! Each folder owns its state, does not depend on [`Broker`] and has its own tests:
 //!
@@ -7,7 +9,6 @@
 //! | `access` | users, virtual hosts, permissions | checks logins and permissions |
 //! | `policy` | policies | the effective policy of a queue: its policies and arguments combined |
 //! | `parameters` | runtime parameters | settings of components, for example shovels |
-//! | `topology` | exchanges, bindings, alternate exchanges | routes a message to queues |
 //! | `queue_records` | records of all queues: messages, names, limits | finds queues; checks limits and readiness |
 //! | `queue_flow` | pools and schedules of messages in queues | adds, takes, expires, evicts and reads back messages |
 //! | `consumers` | connections, channels, consumers; credit, outboxes | which consumer gets the next message |
@@ -36,14 +37,12 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `context` | what every call of the broker borrows: pending writes, messages, work counter |
 //! | `arguments` | arguments of `queue.declare`, settings of a queue, checked message properties |
 //! | `deliveries` | unsettled deliveries |
-//! | `quota` | counts what each connection uses of the shared pools |
 //! | `job` | work that takes more than one step |
 //! | `shortage` | the causes why publishers wait |
 //! | `retry_list` | lists of requests that are retried after a change |
-//! | `reply_text` | formatting of reply texts, and common faults |
+//! | `storage_checks` | whether the storage can carry out an operator's change |
 //!
 //! [`Broker::apply`] carries out a command: it changes the state and returns the reply at once. At the end of each turn
 //! of the event loop the caller calls, in this order, [`Broker::run_jobs`], [`Broker::deliver`], and for each
@@ -82,7 +81,6 @@ mod access;
 mod apply;
 mod arguments;
 mod consumers;
-mod context;
 mod definitions;
 mod deliver;
 mod deliveries;
@@ -96,9 +94,7 @@ mod policy;
 mod publish;
 mod queue_flow;
 mod queue_records;
-mod quota;
 mod recovery;
-mod reply_text;
 mod republish;
 mod retained;
 mod retry_list;
@@ -106,7 +102,7 @@ mod sessions;
 mod settle;
 mod shortage;
 mod state;
-mod topology;
+mod storage_checks;
 mod views;
 mod wills;
 
@@ -114,10 +110,11 @@ pub use access::{
     Access, OperatorFault, PATTERN_BYTES_MAX, UserView, VHOST_METADATA_BYTES_MAX, VhostChange, VhostView,
 };
 pub use apply::DeliverySource;
-pub use context::Context;
-pub use context::Work;
 pub use definitions::{DeleteIf, QueueDeclaration};
 pub use deliver::OutboxView;
+pub use leveret_core::work::Work;
+pub use leveret_routing::ExchangeDeclaration;
+pub use leveret_storage::Context;
 pub use move_messages::{MoveOutcome, MoveRequest, MoveTarget, ShownRoute};
 pub use objects::{Objects, objects};
 pub use operator::Declared;
@@ -145,7 +142,6 @@ pub use state::{
 };
 pub use state::{Broker, Gauges};
 pub use state::{ChannelCounters, Counters};
-pub use topology::ExchangeDeclaration;
 pub use views::{
     BindingView, ChannelView, ClassView, ConnectionView, ConsumerActivity, ConsumerView, DiskFacts,
     ExchangeView, Explained, Holder, POOLS, PoolFill, QueueView, RetainedView, SessionView, Views,

@@ -27,11 +27,11 @@ use super::arguments::{Overflow, copy_flags};
 use super::publish::Removal;
 use super::queue_flow::{CannotPublish, Claim, Queues};
 use super::queue_records::{BrowsedMessage, EntryContent, LogRun, MessageKey, RefusedBy, SelectedMessage};
-use super::reply_text::Lossy;
 use super::shortage::{Shortage, WaitingPublishers};
 use super::state::count_up;
 use super::{Broker, Context};
 use crate::views::DiskFacts;
+use leveret_amqp::reply_text::Lossy;
 
 /// Maximum number of bytes of bodies that one request copies, unless it is a single message.
 const COPIED_BYTES_MAX: u64 = 8 << 20;

@@ -12,27 +12,28 @@
 //! - A change is appended to the log like a change by a client. The caller waits for the returned batch, or
 //!   for that of the [`Context`], before it acknowledges the change.
 
-use crate::quota::NAMES;
+use crate::storage_checks::{check_changeable, check_definition_space};
 use leveret_amqp::field::Table;
+use leveret_amqp::reply_text::QueueText;
 use leveret_core::batch::Batch;
 use leveret_core::command::{Name, QueueId, VhostId};
 use leveret_core::definition::{DestinationName, Parameter, Policy, PolicyKind, VhostMetadata};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::password::PasswordHash;
+use leveret_core::quota::NAMES;
 use leveret_core::topic::exchange_separators;
+use leveret_core::work::Work;
 use leveret_storage::PendingWrites;
+use leveret_storage::faults::check_deletable;
 
 use super::access::{OperatorFault, Resource, Right, VHOST_METADATA_BYTES_MAX, VhostChange, check_name};
 use super::arguments;
-use super::context::Work;
 use super::definitions::{DeleteIf, QueueDeclaration};
 use super::job::{Job, Sweep};
 use super::parameters::{ParameterCheck, ParameterName, ParameterNeeds, Setter};
-use super::reply_text::QueueText;
-use super::reply_text::{check_changeable, check_definition_space, check_deletable};
 use super::republish::{Firehose, TracedName};
-use super::topology::{BindingSpec, Destination, ExchangeDeclaration, refuse_default};
 use super::{Broker, Context};
+use leveret_routing::{BindingSpec, Destination, ExchangeDeclaration, refuse_default};
 
 /// The result of a declaration by an operator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -222,7 +223,8 @@ impl Broker {
         declaration.check_type_and_name()?;
         match self.topology.find_exchange(vhost, declaration.exchange) {
             Some(found) => {
-                comparison_result(self.topology.compare_exchange(cx, &self.access, found, declaration))
+                let vhost = self.access.vhost_name(vhost);
+                comparison_result(self.topology.compare_exchange(cx, vhost, found, declaration))
             }
             None => self.create_exchange(cx, vhost, declaration).map(|_| Declared::Done),
         }
@@ -264,9 +266,9 @@ impl Broker {
         declaration: &ExchangeDeclaration<'_>,
     ) -> Result<Option<Declared>, Fault> {
         declaration.check_type_and_name()?;
-        let vhost = self.access.find_vhost(vhost);
-        let found = vhost.and_then(|vhost| self.topology.find_exchange(vhost, declaration.exchange));
-        let compare = |found| self.topology.compare_exchange(cx, &self.access, found, declaration);
+        let id = self.access.find_vhost(vhost);
+        let found = id.and_then(|vhost| self.topology.find_exchange(vhost, declaration.exchange));
+        let compare = |found| self.topology.compare_exchange(cx, vhost, found, declaration);
         found.map(compare).map(comparison_result).transpose()
     }
 
@@ -341,10 +343,10 @@ impl Broker {
         let id = self.operator_vhost(vhost)?;
         // Every queue is already bound to the default exchange, and nothing else can be.
         refuse_default(source)?;
-        let from = self.topology.require_exchange(&self.access, id, source)?;
+        let from = self.require_exchange(id, source)?;
         let to = if is_exchange {
             refuse_default(destination)?;
-            Destination::Exchange(self.topology.require_exchange(&self.access, id, destination)?)
+            Destination::Exchange(self.require_exchange(id, destination)?)
         } else {
             Destination::Queue(self.operator_queue(vhost, destination)?.0)
         };

@@ -42,9 +42,9 @@ use leveret_storage::{Mode, PendingWrites, ReportedDamage};
 use crate::Context;
 use crate::access::{Access, OperatorFault};
 use crate::recovery::Contents;
-use crate::reply_text::QueueText;
-use crate::reply_text::{check_changeable, check_deletable};
-use crate::topology::exchange_text;
+use crate::storage_checks::check_changeable;
+use leveret_amqp::reply_text::QueueText;
+use leveret_storage::faults::check_deletable;
 
 /// Definitions that a start left out, and messages without a queue.
 #[derive(Debug)]
@@ -295,7 +295,7 @@ fn still_left_out(access: &Access, vhost: VhostId, name: DestinationName<'_>) ->
             ReplyCode::ResourceError,
             format_args!(
                 "{} is in the store, but its type is unknown or there was no memory for it at the start: {remedy}",
-                exchange_text(access, vhost, name)
+                access.exchange_text(vhost, name)
             ),
         ),
         DestinationName::Queue(name) => Fault::new(
@@ -500,7 +500,6 @@ mod tests {
 
     use super::*;
     use crate::access::FIRST_VHOST;
-    use crate::context::Work;
     use crate::recovery::Contents;
     use crate::{Access, Context};
     use leveret_core::command::{QueueId, VhostId};
@@ -508,6 +507,7 @@ mod tests {
     use leveret_core::error::Fault;
     use leveret_core::limits::Limits;
     use leveret_core::mem::{Memory, MessageLimits, Messages};
+    use leveret_core::work::Work;
     use leveret_storage::{LogEntry, PendingWrites};
 
     /// What a start found, and the objects that it borrows.

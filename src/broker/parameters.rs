@@ -17,16 +17,15 @@
 
 use core::hash::BuildHasher;
 
+use crate::storage_checks::{check_changeable, check_definition_space};
 use foldhash::quality::FixedState;
 use leveret_core::batch::Batch;
 use leveret_core::command::{NAME_BYTES_MAX, VhostId};
 use leveret_core::definition::{Definition, Parameter};
-use leveret_core::mem::{Class, Memory, Slab};
+use leveret_core::mem::{ALLOCATION_BYTES, Class, Memory, Slab};
 use leveret_storage::PendingWrites;
 
 use crate::access::OperatorFault;
-use crate::reply_text::{check_changeable, check_definition_space};
-use crate::state::ALLOCATION_BYTES;
 
 /// One parameter. Its value is never part of an error or log text, because it may contain a password.
 struct ParameterRecord {

@@ -18,9 +18,12 @@
 use leveret_amqp::Writer;
 use leveret_amqp::field::{Table, Value};
 use leveret_amqp::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, PropertyEdit};
+use leveret_amqp::reply_text::Lossy;
 use leveret_core::command::{ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, VhostId};
-use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::error::{Fault, ReplyCode, no_memory_for, out_of};
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
+use leveret_core::work::Work;
+use leveret_storage::faults::{out_of_disk, unwritable_for_messages};
 use leveret_storage::{Mode as PendingWritesMode, NoCapacity, PendingWrites, Urgency};
 
 use super::access::{Resource, Right};
@@ -28,15 +31,13 @@ use super::arguments::{Overflow, expiration_ms, expiry_flags};
 #[cfg(debug_assertions)]
 use super::consumers::WatchedPublish;
 use super::consumers::{FullQueue, Mode};
-use super::context::Work;
 use super::deliveries::{DeliveryMethod, NewDelivery};
 use super::queue_flow::{CannotPublish, Claim, Scratch};
 use super::queue_records::{MessageKey, RefusedBy, SLOT_BYTES};
-use super::reply_text::{Lossy, no_memory_for, out_of, out_of_disk, unwritable_for_messages};
 use super::shortage::{Pool, Shortage};
 use super::state::{REPLY_TO, count_up};
-use super::topology::{cc_and_bcc, exchange_text};
 use super::{Broker, Context};
+use leveret_routing::cc_and_bcc;
 
 /// How a message is published.
 pub(crate) struct Publish {
@@ -627,12 +628,12 @@ impl Broker {
     }
 
     pub(crate) fn publishable_exchange(&self, vhost: VhostId, name: &str) -> Result<ExchangeId, Fault> {
-        let exchange = self.topology.require_exchange(&self.access, vhost, name)?;
+        let exchange = self.require_exchange(vhost, name)?;
         let record = &self.topology.exchange(exchange);
         if record.internal {
             return Err(Fault::new(
                 ReplyCode::AccessRefused,
-                format_args!("cannot publish to internal {}", exchange_text(&self.access, vhost, name)),
+                format_args!("cannot publish to internal {}", self.access.exchange_text(vhost, name)),
             ));
         }
         Ok(exchange)

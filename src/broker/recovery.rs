@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use leveret_amqp::field::Table;
-use leveret_core::command::{QueueId, VhostId};
+use leveret_core::command::{AppliedPolicies, QueueId, VhostId};
 use leveret_core::definition::{self, ApplyTo, Definition, DestinationName, Parameter, Policy};
 use leveret_core::definition::{is_access, queue_in};
 use leveret_core::password::PasswordHash;
@@ -27,10 +27,9 @@ use super::access::OperatorFault;
 use super::arguments::QueueSettings;
 use super::levels_of;
 use super::orphans::Orphan;
-use super::policy::Applied;
 use super::queue_records::{DurableIndex, Queue, RequeueCounts, first_rank};
-use super::topology::{BindingSpec, Destination, ExchangeDeclaration};
 use super::{Broker, Context};
+use leveret_routing::{BindingSpec, Destination, ExchangeDeclaration};
 
 /// The first user of a new store: name and password hash.
 pub type First<'a> = Option<(&'a str, PasswordHash)>;
@@ -428,7 +427,7 @@ impl Broker {
                 let (arguments, requeues) = RequeueCounts::split(stored.arguments);
                 // Policies are applied to the queue later, in `Broker::apply_policies`.
                 let settings =
-                    QueueSettings::of(&self.policies.effective_policy(arguments, Applied::default()));
+                    QueueSettings::of(&self.policies.effective_policy(arguments, AppliedPolicies::default()));
                 let mut record = Queue::new(vhost, stored.name, arguments, settings);
                 (record.declared.durable, record.declared.auto_delete, record.declared.is_rebuilt) =
                     (true, stored.auto_delete, stored.is_rebuilt);
@@ -504,7 +503,7 @@ impl Broker {
             return if may_come_back { Restored::NoCapacity } else { Restored::Orphaned };
         };
         let binding = BindingSpec { source, routing_key: binding.routing_key, arguments }.between(from, to);
-        match self.topology.add_binding(cx, &mut self.quota, &mut self.queues, &binding) {
+        match self.topology.add_binding(cx, &mut self.quota, self.queues.records_mut(), &binding) {
             Ok(_) => {
                 self.note_restored_subscription(to, Table::trusted(arguments));
                 Restored::Exists(None)

@@ -1,17 +1,17 @@
 //! The broker's state and its creation, counters, record sizes and name tables.
 //!
 //! The other files implement the methods of [`Broker`]. The rules of each part of the state are in its folder
-//! (`topology`, `access`, `queue_flow` and others).
-
-use core::hash::{BuildHasher, Hash};
+//! (`access`, `queue_flow` and others).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use foldhash::quality::FixedState;
+use leveret_amqp::reply_text::QueueText;
 use leveret_core::command::{ChannelId, ConnectionId, ExchangeId, Name, QueueId, VhostId};
-use leveret_core::error::Fault;
+use leveret_core::error::{Fault, no_memory_for};
 use leveret_core::limits::Limits;
-use leveret_core::mem::{Class, HashIndex, Memory, Slab, Touched};
+use leveret_core::mem::{ALLOCATION_BYTES, IndexTable, Memory, Slab};
+use leveret_core::quota::{ClientRecordBytes, Declared, Declarer, Quota};
+use leveret_core::work::Work;
 use leveret_storage::{PendingWrites, UNDELIVERED};
 
 use super::Context;
@@ -20,7 +20,6 @@ use super::access::{
     Right,
 };
 use super::consumers::{Channel, Connection, Consumer, ConsumerState, Consumers};
-use super::context::Work;
 use super::deliveries::AcknowledgementTimeout;
 use super::deliveries::Deliveries;
 use super::job::{Begun, Job, Jobs};
@@ -30,15 +29,13 @@ use super::policy::Policies;
 use super::publish::Publishing;
 use super::queue_flow::{DelayWheel, Getting, QueueSchedule, Queues};
 use super::queue_records::Queue;
-use super::quota::{Declared, Declarer, Quota};
-use super::reply_text::{QueueText, no_memory_for};
 use super::republish::{Firehose, Reason, RepublishState, Republisher, TracedName};
 use super::retained::{Replay, Retained};
 use super::sessions::{CANDIDATE_BYTES, Sessions};
 use super::shortage::Shortage;
-use super::topology::{ExchangeDeclaration, NewExchange, Topology};
 use super::views::Views;
 use super::wills::Wills;
+use leveret_routing::{ExchangeDeclaration, NewExchange, Topology};
 
 /// The pseudo-queue of direct reply-to, and the prefix of its tokens.
 pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
@@ -160,6 +157,12 @@ impl Broker {
         let exchanges = limits.exchanges_max as usize + vhosts * PREDECLARED_EXCHANGES;
         let (queues, connections) = (limits.queues_max as usize, limits.connection_records());
         let frame = limits.frame_max as usize;
+        let topology = leveret_routing::Capacity {
+            exchanges,
+            bindings: limits.bindings_max as usize,
+            exchange_side_bytes: EXCHANGE_SIDE_BYTES,
+            binding_side_bytes: BINDING_SIDE_BYTES,
+        };
         let access = Access::new(limits, memory, &mut entropy, seed);
         let mut broker = Self {
             memory: memory.clone(),
@@ -167,7 +170,7 @@ impl Broker {
             access,
             policies: Policies::with_capacity(limits.policies_max as usize, memory),
             parameters: Parameters::with_capacity(limits.parameters_max as usize, memory, seed),
-            topology: Topology::with_capacity(exchanges, limits.bindings_max as usize, frame, memory, seed),
+            topology: Topology::with_capacity(topology, frame, memory, seed),
             queues: Queues::new(limits, memory, seed),
             consumers: Consumers::new(limits, memory, seed),
             sessions: Sessions::new(limits, memory, seed),
@@ -452,7 +455,12 @@ impl Broker {
         names_bytes: usize,
         declarer: Option<Declarer>,
     ) -> Result<(), Fault> {
-        self.quota.declare(declared, names_bytes, declarer, self.topology.free_capacity(&self.queues))
+        self.quota.declare(
+            declared,
+            names_bytes,
+            declarer,
+            self.topology.free_capacity(self.queues.records()),
+        )
     }
 
     /// Frees the record of a cleared queue if no delivery, job or level refers to it any more.
@@ -700,8 +708,14 @@ pub const PARAMETER_BYTES: usize = Parameters::PARAMETER_BYTES;
 pub const POLICY_BYTES: usize = Policies::POLICY_BYTES;
 /// Bytes of a delivery's record.
 pub const DELIVERY_BYTES: usize = Deliveries::RECORD_BYTES;
-/// Approximate bytes that the allocator adds to each allocation.
-pub(crate) const ALLOCATION_BYTES: usize = 16;
+
+/// Bytes of the records of a client.
+pub(crate) const CLIENT_RECORD_BYTES: ClientRecordBytes = ClientRecordBytes {
+    connection: CONNECTION_BYTES,
+    channel: CHANNEL_BYTES,
+    consumer: CONSUMER_BYTES,
+    delivery: DELIVERY_BYTES,
+};
 
 /// Returns the bytes of the buffers that exist once, and of hash tables whose size does not follow their records.
 pub const fn buffer_bytes(limits: &Limits) -> usize {
@@ -714,47 +728,3 @@ pub const fn buffer_bytes(limits: &Limits) -> usize {
 
 /// A source of random bytes: fills the buffer. Used for seeds, keys and names that must not be guessable.
 pub type Entropy = Box<dyn FnMut(&mut [u8])>;
-
-/// A hash table from a key to the index of a record. The key is stored in the record only.
-///
-/// The hash has a random seed, so clients cannot choose names that collide.
-#[derive(Debug)]
-pub(crate) struct IndexTable {
-    index: HashIndex,
-    hasher: FixedState,
-}
-
-impl IndexTable {
-    /// Bytes per record.
-    pub(crate) const ENTRY_BYTES: usize = HashIndex::ENTRY_BYTES;
-
-    pub(crate) fn in_memory(capacity: usize, memory: &Memory, class: Class, seed: u64) -> Self {
-        Self { index: HashIndex::in_memory(capacity, memory, class), hasher: FixedState::with_seed(seed) }
-    }
-
-    /// Returns the index of the record with this key. `is_it` returns whether the record with an index has
-    /// the key.
-    pub(crate) fn find(&self, key: impl Hash, is_it: impl Fn(usize) -> bool) -> Option<usize> {
-        self.index.find(self.hasher.hash_one(key), is_it)
-    }
-
-    /// Adds a record. Its key must not be in the table yet. `touched` are the places of the pool that has the record.
-    pub(crate) fn insert(&mut self, key: impl Hash, index: usize, touched: Touched) {
-        self.index.insert(self.hasher.hash_one(key), index, touched);
-    }
-
-    /// Takes the memory for these places of the pool. Called after a record was added to the pool that is not in the table.
-    pub(crate) fn cover(&mut self, touched: Touched) {
-        self.index.cover(touched);
-    }
-
-    /// Removes a record from the table.
-    pub(crate) fn remove(&mut self, key: impl Hash, index: usize) {
-        self.index.remove(self.hasher.hash_one(key), index);
-    }
-
-    /// Returns memory to the system that is not needed for the `touched` places of the pool.
-    pub(crate) fn trim(&mut self, touched: Touched) {
-        self.index.trim(touched);
-    }
-}

@@ -27,17 +27,16 @@ use leveret_amqp::Properties;
 use leveret_amqp::field::Table;
 use leveret_core::command::{ChannelId, Outcome, QueueId, SessionId, SessionWill, VhostId};
 use leveret_core::definition::{self, Definition};
-use leveret_core::error::Fault;
+use leveret_core::error::{Fault, no_memory_for};
 use leveret_core::mem::{MessageFlags, MessageId, Share};
 use leveret_storage::Urgency;
 
 use super::arguments::{expiration_ms, expiry_flags};
 use super::publish::Publish;
-use super::queue_records::Targets;
 use super::recovery::Restored;
-use super::reply_text::no_memory_for;
 use super::sessions::TOPIC_EXCHANGE;
 use super::{Broker, Context};
+use leveret_routing::Targets;
 
 /// Milliseconds until a will is tried again for which there was no capacity.
 const RETRY_MS: u64 = 1_000;

@@ -72,6 +72,15 @@ ids! {
     SessionId;
 }
 
+/// The policies that apply to a queue or an exchange.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct AppliedPolicies {
+    /// The policy that users set.
+    pub policy: Option<PolicyId>,
+    /// The operator policy.
+    pub operator: Option<PolicyId>,
+}
+
 /// A request of a client to the broker.
 ///
 /// `arguments` are the bytes of a field table without its length, already validated.

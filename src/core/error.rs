@@ -254,6 +254,24 @@ pub fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
+/// Returns 506: the limit of this configuration key is reached.
+pub fn out_of(key: &str) -> Fault {
+    Fault::new(
+        ReplyCode::ResourceError,
+        format_args!("this broker has reached its limit: raise {key} in its configuration"),
+    )
+}
+
+/// Returns 506: the memory has no space for this.
+pub fn no_memory_for(what: &str) -> Fault {
+    Fault::new(
+        ReplyCode::ResourceError,
+        format_args!(
+            "this broker has no memory for {what}: delete what is not needed, or raise memory_limit"
+        ),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

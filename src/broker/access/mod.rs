@@ -31,24 +31,25 @@ mod users;
 use core::fmt;
 use std::rc::Rc;
 
+use crate::storage_checks::check_changeable;
+use leveret_amqp::reply_text::ExchangeText;
 use leveret_core::batch::Batch;
 use leveret_core::command::VhostId;
 use leveret_core::definition::{
     self, ACCESS_STORED_KEY, Definition, Permission, TopicPermission, UserLimits, VhostLimits, VhostMetadata,
 };
 use leveret_core::limits::Limits;
-use leveret_core::mem::{Class, HeapBytes, Memory, Slab};
+use leveret_core::mem::{ALLOCATION_BYTES, Class, HeapBytes, IndexTable, Memory, Slab};
 use leveret_core::password::{self, PasswordHash};
+use leveret_core::quota::Quota;
 use leveret_storage::{Mode, PendingWrites};
 use ring::hmac;
 
 use crate::job::Begun;
 use crate::objects::Objects;
-use crate::quota::Quota;
 use crate::recovery::Restored;
-use crate::reply_text::check_changeable;
-use crate::state::{ALLOCATION_BYTES, Entropy, IndexTable};
-use crate::topology::ExchangeKind;
+use crate::state::Entropy;
+use leveret_routing::ExchangeKind;
 
 pub use login::OperatorFault;
 pub(super) use login::{Identity, Login, check_name};
@@ -206,6 +207,10 @@ impl Access {
     /// Returns the name of a virtual host, also of one that is being deleted.
     pub(crate) fn vhost_name(&self, vhost: VhostId) -> &str {
         &self.vhosts[vhost.index()].name
+    }
+
+    pub(crate) fn exchange_text<'a>(&'a self, vhost: VhostId, name: &'a str) -> ExchangeText<'a> {
+        ExchangeText { name, vhost: self.vhost_name(vhost) }
     }
 
     /// Returns the virtual host of this name; `None` if there is none or it is being deleted.
@@ -752,9 +757,9 @@ mod tests {
     // written.
 
     use super::*;
-    use crate::context::Work;
     use leveret_core::limits::Limits;
     use leveret_core::password::PasswordHash;
+    use leveret_core::work::Work;
     use leveret_storage::PendingWrites;
 
     /// Returns the users and virtual hosts of a new store, with pending writes that are not read.

@@ -10,13 +10,12 @@
 
 use core::fmt;
 
-use leveret_core::mem::{Class, HeapBytes, Memory, NAME_BYTES_MAX};
+use leveret_core::mem::{ALLOCATION_BYTES, Class, HeapBytes, Memory, NAME_BYTES_MAX};
 use leveret_core::topic::exchange_separators;
+use leveret_core::work::Work;
 use regex_lite::{Regex, RegexBuilder};
 
 use super::login::OperatorFault;
-use crate::context::Work;
-use crate::state::ALLOCATION_BYTES;
 
 /// Maximum length of a pattern in bytes.
 pub const PATTERN_BYTES_MAX: usize = 1024;

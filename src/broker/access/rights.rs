@@ -19,9 +19,9 @@ use super::login::Identity;
 use super::login::OperatorFault;
 use super::pattern::{Pattern, escaped};
 use super::{PermissionRecord, Resource, Right, TopicPermissionRecord};
-use crate::context::Work;
-use crate::reply_text::ExchangeText;
-use crate::reply_text::check_changeable;
+use crate::storage_checks::check_changeable;
+use leveret_amqp::reply_text::ExchangeText;
+use leveret_core::work::Work;
 
 /// The topic exchange for which a routing key is checked.
 #[derive(Clone, Copy, Debug)]

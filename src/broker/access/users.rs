@@ -8,10 +8,11 @@
 //!   the log too. So recovery cannot restore a queue of the old virtual host in the new one.
 //! - A listing visits the places in ascending order and may pause after each.
 
+use crate::storage_checks::check_changeable;
 use leveret_core::batch::Batch;
 use leveret_core::command::{NAME_BYTES_MAX, VhostId};
 use leveret_core::definition::{Permission, TopicPermission, VhostMetadata};
-use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::error::{Fault, ReplyCode, no_memory_for};
 use leveret_core::password::{self, PasswordHash};
 use leveret_storage::PendingWrites;
 
@@ -19,7 +20,6 @@ use super::login::{Identity, OperatorFault, check_name};
 use super::pattern::Pattern;
 use super::{ADMINISTRATOR, Access, GUEST, User, UserLimits, Vhost, VhostLimits, vhost_at};
 use crate::objects::{Objects, objects};
-use crate::reply_text::{check_changeable, no_memory_for};
 
 /// Maximum bytes of a user's tags, including the commas between them.
 const TAGS_BYTES_MAX: usize = NAME_BYTES_MAX;

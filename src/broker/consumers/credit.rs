@@ -20,9 +20,9 @@ use leveret_core::mem::List;
 use super::ConsumerState;
 use super::Consumers;
 use crate::arguments::Overflow;
-use crate::context::Work;
 use crate::queue_flow::Queues;
-use crate::quota::Quota;
+use leveret_core::quota::Quota;
+use leveret_core::work::Work;
 
 /// Maximum number of consumers of a queue whose credit is summed up for a publish.
 const WAITING_EXAMINED_MAX: u32 = 64;

@@ -27,18 +27,17 @@ use std::collections::VecDeque;
 use leveret_core::command::{
     ChannelId, ConnectionId, ExchangeId, Name, QueueId, ReplyOrder, SessionId, VhostId,
 };
-use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::error::{Fault, ReplyCode, no_memory_for};
 use leveret_core::limits::Limits;
-use leveret_core::mem::{Class, Links, List, Memory, MessageId, Slab};
+use leveret_core::mem::{Class, IndexTable, Links, List, Memory, MessageId, Slab};
+use leveret_core::quota::{Pool, Quota};
+use leveret_core::work::Work;
 
 use crate::access::Identity;
-use crate::context::Work;
 use crate::queue_flow::Queues;
-use crate::quota::{Pool, Quota};
-use crate::reply_text::no_memory_for;
 use crate::retry_list::RetryList;
-use crate::state::{CHANNEL_SIDE_BYTES, CONNECTION_SIDE_BYTES, ChannelCounters, IndexTable};
-use crate::topology::RouteCache;
+use crate::state::{CHANNEL_SIDE_BYTES, CONNECTION_SIDE_BYTES, ChannelCounters};
+use leveret_routing::RouteCache;
 
 pub(super) use credit::QueueConsumers;
 

@@ -4,16 +4,16 @@ use super::*;
 use crate::Context;
 use crate::arguments::QueueSettings;
 use crate::consumers::ChannelState;
-use crate::context::Work;
 use crate::deliveries::DeliveryMethod;
-use crate::policy::{Applied, Policies};
+use crate::policy::Policies;
 use crate::queue_flow::Queues;
 use crate::queue_records::{Queue, Taken};
-use crate::quota::Quota;
-use leveret_core::command::{ChannelId, ConnectionId, Name, QueueId, VhostId};
+use leveret_core::command::{AppliedPolicies, ChannelId, ConnectionId, Name, QueueId, VhostId};
 use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{Memory, MessageFlags, Messages, Share};
+use leveret_core::quota::Quota;
+use leveret_core::work::Work;
 use leveret_storage::{PendingWrites, Urgency};
 
 /// Consumers and the objects that they borrow.
@@ -63,7 +63,8 @@ impl ConsumersFixture {
     /// Creates a queue with this many messages of 10 bytes.
     fn queue(&mut self, single_active: bool, messages: usize) -> QueueId {
         let settings = QueueSettings::of(
-            &Policies::with_capacity(0, &Memory::unlimited()).effective_policy(&[], Applied::default()),
+            &Policies::with_capacity(0, &Memory::unlimited())
+                .effective_policy(&[], AppliedPolicies::default()),
         );
         let settings = QueueSettings { single_active, ..settings };
         let queue = self.queues.records_mut().insert(Queue::new(self.vhost, "q", &[], settings));

@@ -11,7 +11,7 @@ use core::fmt;
 use leveret_amqp::field::{Table, Value};
 use leveret_core::command::{ExchangeId, QueueId};
 
-use crate::reply_text::ErlangBinary;
+use leveret_amqp::reply_text::ErlangBinary;
 use leveret_core::definition::PolicyKind;
 
 /// Maximum bytes of a definition, encoded as a field table.

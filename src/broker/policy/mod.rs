@@ -21,19 +21,18 @@ mod keys;
 
 use std::sync::Arc;
 
+use crate::storage_checks::{check_changeable, check_definition_space};
 use keys::PolicyNotification;
 use keys::{DEFINITION_BYTES_MAX, ExcludedQueues};
 use leveret_amqp::field::Table;
 use leveret_core::batch::Batch;
-use leveret_core::command::{NAME_BYTES_MAX, PolicyId, VhostId};
+use leveret_core::command::{AppliedPolicies, NAME_BYTES_MAX, PolicyId, VhostId};
 use leveret_core::definition::{ApplyTo, Definition, Policy, PolicyKind};
-use leveret_core::mem::{Class, Memory, Slab};
+use leveret_core::mem::{ALLOCATION_BYTES, Class, Memory, Slab};
+use leveret_core::work::Work;
 use leveret_storage::PendingWrites;
 
 use crate::access::{OperatorFault, Pattern, PatternBytes};
-use crate::context::Work;
-use crate::reply_text::{check_changeable, check_definition_space};
-use crate::state::ALLOCATION_BYTES;
 
 pub(super) use keys::EffectivePolicy;
 pub(super) use keys::Listener;
@@ -46,20 +45,11 @@ pub(crate) enum Subject {
     QuorumQueue,
 }
 
-/// The policies that apply to a queue or an exchange.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Applied {
-    policy: Option<PolicyId>,
-    operator: Option<PolicyId>,
-}
-
-impl Applied {
-    /// Returns the applied policy of this kind, for reading and setting.
-    const fn of_kind_mut(&mut self, kind: PolicyKind) -> &mut Option<PolicyId> {
-        match kind {
-            PolicyKind::User => &mut self.policy,
-            PolicyKind::Operator => &mut self.operator,
-        }
+/// Returns the applied policy of this kind, for reading and setting.
+const fn applied_of_kind_mut(applied: &mut AppliedPolicies, kind: PolicyKind) -> &mut Option<PolicyId> {
+    match kind {
+        PolicyKind::User => &mut applied.policy,
+        PolicyKind::Operator => &mut applied.operator,
     }
 }
 
@@ -277,10 +267,16 @@ impl Policies {
 
     /// Returns the policies that apply to a queue or an exchange of this name, and charges the work of
     /// matching.
-    pub(crate) fn choose(&self, work: &mut Work, vhost: VhostId, name: &str, subject: Subject) -> Applied {
-        let mut applied = Applied::default();
+    pub(crate) fn choose(
+        &self,
+        work: &mut Work,
+        vhost: VhostId,
+        name: &str,
+        subject: Subject,
+    ) -> AppliedPolicies {
+        let mut applied = AppliedPolicies::default();
         for (index, policy) in self.records.iter().filter(|(_, policy)| policy.may_apply_to(vhost, subject)) {
-            let chosen = applied.of_kind_mut(policy.kind);
+            let chosen = applied_of_kind_mut(&mut applied, policy.kind);
             if self.get(*chosen).is_some_and(|other| !policy.precedes(other)) {
                 continue;
             }
@@ -296,7 +292,7 @@ impl Policies {
     pub(crate) fn effective_policy<'a>(
         &'a self,
         arguments: &'a [u8],
-        applied: Applied,
+        applied: AppliedPolicies,
     ) -> EffectivePolicy<'a> {
         let definition = |policy| self.get(policy).map_or(Table::EMPTY, |it| Table::trusted(&it.definition));
         EffectivePolicy {
@@ -308,12 +304,12 @@ impl Policies {
 
     /// Returns the name of the alternate exchange in the user policy that applies to an exchange; `None`
     /// without one.
-    pub(crate) fn alternate(&self, applied: Applied) -> Option<Arc<str>> {
+    pub(crate) fn alternate(&self, applied: AppliedPolicies) -> Option<Arc<str>> {
         self.get(applied.policy)?.alternate.clone()
     }
 
     /// Returns the names and definitions of policies that apply to a queue or an exchange, for operators.
-    pub(crate) fn applied_view(&self, applied: Applied) -> AppliedView<'_> {
+    pub(crate) fn applied_view(&self, applied: AppliedPolicies) -> AppliedView<'_> {
         let effective = self.effective_policy(&[], applied);
         let name = |policy| self.get(policy).map(|policy| &*policy.name);
         AppliedView {
@@ -411,12 +407,12 @@ mod tests {
 
     use super::*;
     use crate::access::{OperatorFault, PatternBytes};
-    use crate::context::Work;
     use leveret_amqp::Writer;
     use leveret_amqp::field::{Table, Value};
     use leveret_core::batch::Batch;
     use leveret_core::command::{ExchangeId, QueueId, VhostId};
     use leveret_core::definition::Definition;
+    use leveret_core::work::Work;
     use leveret_storage::{LogEntry, PendingWrites};
 
     /// Returns the bytes of a table with one field.
@@ -699,7 +695,7 @@ mod tests {
         assert_eq!(limit_with(&[], applied), 50);
         assert_eq!(limit_with(&table("x-message-ttl", "40"), applied), 40);
         assert_eq!(limit_with(&table("x-message-ttl", "90"), applied), 50);
-        assert_eq!(limit_with(&[], Applied::default()), u64::MAX);
+        assert_eq!(limit_with(&[], AppliedPolicies::default()), u64::MAX);
         let own = table("x-message-ttl", "90");
         let value = world.policies.effective_policy(&own, applied).value("x-message-ttl");
         assert_eq!(value.and_then(|value: Value<'_>| value.as_integer()), Some(90));

@@ -27,7 +27,8 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use leveret_amqp::field::{Table, Value};
+use leveret_amqp::delay::delay_ms;
+use leveret_amqp::field::Table;
 use leveret_amqp::props::Properties;
 use leveret_core::command::QueueId;
 use leveret_core::mem::MessageId;
@@ -40,7 +41,7 @@ use super::schedule::QueueSchedule;
 use crate::Context;
 use crate::queue_records::QueueState;
 use crate::queue_records::{Rank, SLOTS};
-use crate::quota::{Declarer, Quota};
+use leveret_core::quota::{Declarer, Quota};
 
 impl Queues {
     /// Marks the hidden queue of an exchange and its levels as deleted. Returns the held messages of the
@@ -191,8 +192,6 @@ const DIGIT_BITS: u32 = 3;
 const DIGITS: u32 = 1 << DIGIT_BITS;
 /// The narrowest slot is this power of two milliseconds wide.
 const FINEST_BITS: u32 = 2;
-/// The longest delay in milliseconds: a message with a longer one is not delayed.
-const DELAY_MAX_MS: i64 = u32::MAX as i64;
 /// `due_ms` of a slot or queue that has no time.
 const NEVER: u64 = u64::MAX;
 /// `due_ms` of a slot that was found at start and whose first message has not been read yet.
@@ -200,24 +199,6 @@ pub(crate) const UNKNOWN: u64 = u64::MAX - 1;
 /// One message in this many of the pool may be held.
 const MESSAGES_PER_HELD: usize = 64;
 const HELD_MAX: usize = 1024;
-
-/// Returns the delay that these headers request, in milliseconds; 0 for none.
-///
-/// As in RabbitMQ's delayed message exchange, text is parsed as a number, and a fraction is cut off. Text
-/// that is not a number means no delay here; RabbitMQ closes the channel.
-pub(crate) fn delay_ms(headers: Table<'_>) -> u64 {
-    let delay = match headers.get("x-delay") {
-        None => return 0,
-        Some(Value::LongStr(text)) => core::str::from_utf8(text).ok().and_then(|text| text.parse().ok()),
-        Some(Value::Float(number)) => Some(f64::from(number) as i64),
-        Some(Value::Double(number)) => Some(number as i64),
-        Some(Value::Decimal { scale, value }) => {
-            Some(10_i64.checked_pow(scale.into()).map_or(0, |tens| i64::from(value) / tens))
-        }
-        Some(value) => value.as_integer(),
-    };
-    delay.filter(|ms| (1..=DELAY_MAX_MS).contains(ms)).map_or(0, |ms| ms as u64)
-}
 
 /// A slot of the timing wheel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -18,7 +18,7 @@ use leveret_storage::{Mode, PendingWrites};
 use super::Queues;
 use crate::Context;
 use crate::queue_records::{EntryContent, Queue, Size, block_bytes};
-use crate::quota::Quota;
+use leveret_core::quota::Quota;
 
 /// Maximum number of messages that one step evicts.
 const EVICT_STEP: u32 = 512;

@@ -30,8 +30,8 @@ use super::Queues;
 use super::page_in::{LogRead, ReadMessage};
 use crate::Context;
 use crate::arguments::expiration_ms;
-use crate::context::Work;
 use crate::queue_records::{EntryContent, First, PeekedExpiry, Purged, PurgedItem};
+use leveret_core::work::Work;
 
 /// Maximum number of messages that one command drops from a queue that is over its length limit.
 const DROP_STEP: u32 = 512;

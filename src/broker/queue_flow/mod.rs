@@ -55,7 +55,7 @@ use crate::recovery::Contents;
 use crate::retry_list::RetryList;
 use crate::shortage::Shortage;
 
-pub(super) use delayed::{DelayWheel, DueItem, HeldMessage, NARROWEST_PUBLISHED, Slot, delay_ms};
+pub(super) use delayed::{DelayWheel, DueItem, HeldMessage, NARROWEST_PUBLISHED, Slot};
 pub(super) use expiry::ExpiryGrace;
 pub(super) use expiry::subtract_steps;
 pub(super) use head::Getting;

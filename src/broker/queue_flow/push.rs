@@ -11,24 +11,22 @@
 //! - The message is stored once, whatever the number of target queues.
 
 use super::Queues;
-use super::delayed::delay_ms;
 use super::head::log_bytes;
 use crate::Context;
 use crate::queue_records::{
     FreeMemory, MessageMemory, Queue, Rank, Size, TIMES_FREE_DISK, TIMES_FREE_MEMORY,
     TIMES_FREE_MEMORY_FOR_HOLDERS,
 };
-use crate::quota::{Declarer, Quota};
-use crate::reply_text::{
-    no_memory_for, out_of, unwritable_for_messages, waited_too_long, waited_too_long_for_queue,
-};
 use crate::shortage::{Pool, Shortage};
+use leveret_amqp::delay::delay_ms;
 use leveret_amqp::field::Table;
 use leveret_amqp::props::Properties;
 use leveret_core::batch::Batch;
 use leveret_core::command::{ConnectionId, QueueId};
-use leveret_core::error::Fault;
+use leveret_core::error::{Fault, no_memory_for, out_of};
 use leveret_core::mem::{ENTRIES_PER_CHUNK, MessageFlags, MessageId, Messages, Share};
+use leveret_core::quota::{Declarer, Quota};
+use leveret_storage::faults::{unwritable_for_messages, waited_too_long, waited_too_long_for_queue};
 use leveret_storage::{Appended, Mode, NoCapacity, PendingWrites, Urgency};
 
 /// Messages that the broker moves go into queues beyond their shares while 1/8 of the memory and of the log is free for

@@ -4,20 +4,20 @@ use super::*;
 use crate::Context;
 use crate::arguments::QueueSettings;
 use crate::consumers::{ConsumerState, Consumers, NewConsumer};
-use crate::context::Work;
 use crate::deliveries::{DeliveryMethod, NewDelivery};
-use crate::policy::{Applied, Policies};
+use crate::policy::Policies;
 use crate::queue_records::QueueState;
 use crate::queue_records::{Queue, Taken, first_rank};
-use crate::quota::Quota;
 use crate::republish::Reason;
 use crate::shortage::Shortage;
 use leveret_amqp::Full;
 use leveret_amqp::Writer;
 use leveret_amqp::field::TableWriter;
-use leveret_core::command::{ChannelId, Name, QueueId, VhostId};
+use leveret_core::command::{AppliedPolicies, ChannelId, Name, QueueId, VhostId};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{Memory, MessageFlags, MessageId, Messages, Share};
+use leveret_core::quota::Quota;
+use leveret_core::work::Work;
 use leveret_storage::{PendingWrites, Urgency};
 
 /// Queues and the objects that they borrow.
@@ -65,7 +65,7 @@ impl QueueFlowFixture {
 
     fn record(&mut self, name: &str, arguments: &[u8]) -> Queue {
         let policies = Policies::with_capacity(0, &Memory::unlimited());
-        let settings = QueueSettings::of(&policies.effective_policy(arguments, Applied::default()));
+        let settings = QueueSettings::of(&policies.effective_policy(arguments, AppliedPolicies::default()));
         let mut record = Queue::new(self.vhost, name, arguments, settings);
         record.rank = first_rank(&mut self.pending_writes, &record, 0);
         record

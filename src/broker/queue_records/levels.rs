@@ -21,18 +21,17 @@ use core::ops::Range;
 use leveret_amqp::field::Table;
 use leveret_core::command::{QueueId, VhostId};
 use leveret_core::definition::Definition;
-use leveret_core::error::Fault;
+use leveret_core::error::{Fault, no_memory_for};
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
+use leveret_core::quota::{Declared, Declarer, FreeCapacity, Quota};
+use leveret_core::work::Work;
 use leveret_storage::PendingWrites;
 
 use super::durable_index::DurableIndex;
 use super::record::QueueState;
 use super::record::{Queue, Rank, Records};
 use crate::arguments::{QueueSettings, max_priority};
-use crate::context::Work;
-use crate::quota::{Declared, Declarer, FreeCapacity, Quota};
-use crate::reply_text::no_memory_for;
-use crate::topology::DELAYED;
+use leveret_amqp::delay::DELAYED;
 
 /// Slots of the timing wheel of delayed messages; each is a level of a delayed exchange's hidden queue.
 pub(crate) const SLOTS: u8 = 88;
@@ -340,28 +339,6 @@ impl Records {
 
 /// Octets of a hidden queue in a stored route.
 const HIDDEN_LEN: usize = 1 + 4 + 8;
-
-/// The queues that exist, and those that routing has chosen for a message.
-pub(crate) struct Targets<'a> {
-    pub(crate) queues: &'a mut Records,
-    pub(crate) chosen: &'a mut Vec<QueueId>,
-}
-
-impl Targets<'_> {
-    /// Returns the queue of this name.
-    pub(crate) fn find(&self, vhost: VhostId, name: &str) -> Option<QueueId> {
-        self.queues.find_queue(vhost, name)
-    }
-
-    /// Adds a queue to the chosen ones, unless the routing with this number has chosen it before.
-    pub(crate) fn choose(&mut self, queue: QueueId, route: u64) {
-        let record = &mut self.queues.slab[queue.index()];
-        if record.last_routing != route && !record.is_deleted() {
-            record.last_routing = route;
-            self.chosen.push(queue);
-        }
-    }
-}
 
 impl Records {
     /// Stores the target queues of a transaction's message until the commit, as the body of a message that

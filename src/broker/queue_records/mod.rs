@@ -40,7 +40,6 @@ pub(super) use fullness::{
     FreeMemory, MessageMemory, RefusedBy, SessionPart, TIMES_FREE_DISK, TIMES_FREE_MEMORY,
     TIMES_FREE_MEMORY_FOR_HOLDERS,
 };
-pub(super) use levels::Targets;
 pub(super) use levels::{SLOTS, first_rank};
 pub(super) use message_keys::MessageKeys;
 pub(super) use record::Records;
@@ -57,11 +56,11 @@ mod tests {
     use super::*;
     use crate::arguments::{Overflow, QueueSettings};
     use crate::deliveries::Deliveries;
-    use crate::policy::{Applied, Policies};
-    use crate::quota::Quota;
-    use leveret_core::command::{QueueId, VhostId};
+    use crate::policy::Policies;
+    use leveret_core::command::{AppliedPolicies, QueueId, VhostId};
     use leveret_core::limits::Limits;
     use leveret_core::mem::{FifoPool, Memory, MessageFlags, MessageId, MessageLimits, Messages, Share};
+    use leveret_core::quota::Quota;
     use leveret_storage::PendingWrites;
 
     /// The records, and the pools that a backlog uses.
@@ -80,7 +79,8 @@ mod tests {
 
     fn settings() -> QueueSettings {
         QueueSettings::of(
-            &Policies::with_capacity(0, &Memory::unlimited()).effective_policy(&[], Applied::default()),
+            &Policies::with_capacity(0, &Memory::unlimited())
+                .effective_policy(&[], AppliedPolicies::default()),
         )
     }
 

@@ -8,9 +8,11 @@
 use core::cell::Cell;
 use core::ops::{Index, IndexMut};
 
-use leveret_core::command::{ConnectionId, ExchangeId, QueueId, SessionId, VhostId};
+use leveret_core::command::{AppliedPolicies, ConnectionId, ExchangeId, QueueId, SessionId, VhostId};
 use leveret_core::definition::{self, Definition};
-use leveret_core::mem::{Class, FifoPool, Links, List, Memory, Slab};
+use leveret_core::mem::{Class, FifoPool, IndexTable, Links, List, Memory, Slab};
+use leveret_core::quota::Declarer;
+use leveret_routing::RoutedQueues;
 use leveret_storage::{Appended, Mode, PendingWrites};
 
 use super::backlog::{Backlog, EntryContent, Size};
@@ -18,10 +20,8 @@ use super::durable_index::DurableIndex;
 use super::durable_index::{RequeueCounts, RequeueCountsDue};
 use crate::arguments::QueueSettings;
 use crate::consumers::QueueConsumers;
-use crate::policy::Applied;
-use crate::quota::Declarer;
 use crate::recovery::Contents;
-use crate::state::{IndexTable, QUEUE_SIDE_BYTES};
+use crate::state::QUEUE_SIDE_BYTES;
 use crate::{Access, Context};
 
 /// One queue.
@@ -34,7 +34,7 @@ pub(crate) struct Queue {
     pub(crate) declared: Declared,
     pub(crate) arguments: Box<[u8]>,
     /// The policies that apply to the queue.
-    pub(crate) applied: Applied,
+    pub(crate) applied: AppliedPolicies,
     pub(crate) settings: QueueSettings,
     /// The queue is not shown to operators: a level of another queue, the hidden queue of a delayed exchange,
     /// or the reply queue behind `amq.rabbitmq.reply-to`. Only the reply queue has a name.
@@ -227,7 +227,7 @@ impl Queue {
             name: name.into(),
             declared: Declared::default(),
             arguments: arguments.into(),
-            applied: Applied::default(),
+            applied: AppliedPolicies::default(),
             settings,
             is_internal: false,
             session: None,
@@ -478,11 +478,6 @@ impl Records {
     /// Removes a queue from the list of a connection's exclusive queues.
     pub(crate) fn unlink_exclusive_queue(&mut self, owned: &mut List, queue: QueueId) {
         owned.remove(&mut self.slab, queue.index(), |queue| &mut queue.listed.owner_links);
-    }
-
-    /// Returns the bindings whose destination is this queue.
-    pub(crate) fn bindings_mut(&mut self, queue: QueueId) -> &mut List {
-        &mut self.slab[queue.index()].bindings
     }
 
     /// Adds a queue under its name. The caller has counted it in the quotas, which check the capacity.
@@ -749,5 +744,34 @@ impl Records {
         // An estimate: the bytes in the log include names and properties, for which 64 bytes a message are
         // subtracted.
         record.backlog.set_middle_absent_bytes(contents.bytes.saturating_sub(contents.count * 64));
+    }
+}
+
+impl RoutedQueues for Records {
+    fn find(&self, vhost: VhostId, name: &str) -> Option<QueueId> {
+        self.find_queue(vhost, name)
+    }
+
+    fn stored_name(&self, queue: QueueId) -> (&str, u64) {
+        let record = &self.slab[queue.index()];
+        (&record.name, record.durable_index.incarnation())
+    }
+
+    #[inline]
+    fn mark(&mut self, queue: QueueId, routing: u64) -> bool {
+        let record = &mut self.slab[queue.index()];
+        let is_chosen = record.last_routing != routing && !record.is_deleted();
+        if is_chosen {
+            record.last_routing = routing;
+        }
+        is_chosen
+    }
+
+    fn bindings_mut(&mut self, queue: QueueId) -> &mut List {
+        &mut self.slab[queue.index()].bindings
+    }
+
+    fn free_count(&self) -> usize {
+        self.slab.free_count()
     }
 }

@@ -27,11 +27,11 @@ use leveret_storage::Urgency;
 
 use super::Republisher;
 use crate::Context;
-use crate::context::Work;
 use crate::queue_flow::LevelChoice;
 use crate::queue_flow::Scratch;
-use crate::queue_records::Targets;
 use crate::sessions::{RoutedMessage, select_subscribers};
+use leveret_core::work::Work;
+use leveret_routing::Targets;
 
 /// The routing of a dead letter may take this many times the work that one publish may take.
 const ROUTING_TIMES: u32 = 8;

@@ -29,7 +29,7 @@ use super::TracedName;
 use crate::Context;
 use crate::queue_flow::Claim;
 use crate::queue_flow::Scratch;
-use crate::topology::cc_and_bcc;
+use leveret_routing::cc_and_bcc;
 
 /// Exchange that the copies are published to.
 const EXCHANGE: &str = "amq.rabbitmq.trace";

@@ -38,10 +38,10 @@ use crate::consumers::Consumers;
 use crate::policy::Policies;
 use crate::publish::CommitReservation;
 use crate::queue_flow::Queues;
-use crate::quota::Quota;
 use crate::sessions::Sessions;
 use crate::state::Counters;
-use crate::topology::Topology;
+use leveret_core::quota::Quota;
+use leveret_routing::Topology;
 
 pub(super) use dead_letter::{Parking, Reason};
 pub(super) use expire::{ExpiryResult, TrimTurn};

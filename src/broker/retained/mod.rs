@@ -28,16 +28,17 @@ use leveret_core::command::{ChannelId, ConnectionId, Name, Outcome, VhostId};
 use leveret_core::definition::{self, Definition, RetainedPart, RetainedParts};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
-use leveret_core::mem::{Class, HeapBytes, Memory, MessageFlags, MessageId, Messages, Slab};
+use leveret_core::mem::{
+    ALLOCATION_BYTES, Class, HeapBytes, IndexTable, Memory, MessageFlags, MessageId, Messages, Slab,
+};
 use leveret_core::topic::exchange_separators;
+use leveret_storage::faults::check_deletable;
 use leveret_storage::{Mode, PART_BYTES, PendingWrites, SplitDefinition};
 
 use super::access::Access;
 use super::arguments::expiration_ms;
 use super::recovery::Restored;
-use super::reply_text::check_deletable;
 use super::shortage::Shortage;
-use super::state::{ALLOCATION_BYTES, IndexTable};
 use super::{Broker, Context};
 use replay::{EXAMINED_PER_UNIT, Replaying};
 pub(crate) use replay::{Replay, Replays};

@@ -24,8 +24,8 @@ use super::{Content, Retained, RetainedMessage, StoredParts, append_removal, exp
 use crate::access::Access;
 use crate::queue_flow::Claim;
 use crate::sessions::matches;
-use crate::topology::{Binding, Destination};
 use crate::{Broker, Context};
+use leveret_routing::{Binding, Destination};
 
 /// The number of messages in the queue of a session up to which retained messages are added.
 const READY_MAX: u32 = 32;

@@ -56,9 +56,9 @@ use leveret_core::command::{
     SubscriptionDelivery, VhostId,
 };
 use leveret_core::definition::SessionPart;
-use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::error::{Fault, ReplyCode, no_memory_for};
 use leveret_core::limits::Limits;
-use leveret_core::mem::{Class, Memory, Slab};
+use leveret_core::mem::{Class, IndexTable, Memory, Slab};
 
 use super::access::{Resource, Right};
 use super::consumers::{ConsumerState, Consumers, Mode, NewConsumer};
@@ -66,12 +66,10 @@ use super::definitions::QueueDeclaration;
 use super::deliveries::Delivered;
 use super::job::Job;
 use super::queue_records::Taken;
-use super::reply_text::no_memory_for;
 use super::retained::Replays;
-use super::state::IndexTable;
-use super::topology::Destination;
 use super::wills::{Will, Wills};
 use super::{Broker, Context};
+use leveret_routing::Destination;
 use packet_ids::{PacketIds, RANGE_BYTES, RANGES_MAX};
 pub(crate) use subscriptions::{CANDIDATE_BYTES, RoutedMessage, filter_of, matches, select_subscribers};
 use subscriptions::{Candidate, UsedOptions};

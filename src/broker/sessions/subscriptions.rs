@@ -30,11 +30,11 @@ use leveret_mqtt::{VARIABLE_INT_MAX, variable_int_len};
 
 use super::{ARGUMENTS_BYTES_MAX, MessageKey, Sessions, TOPIC_EXCHANGE, write_arguments};
 use crate::access::{Resource, Right};
-use crate::context::Work;
 use crate::queue_records::{Records, Taken};
-use crate::reply_text::check_definition_space;
-use crate::topology::{Binding, BindingSpec, Destination, Topology};
+use crate::storage_checks::check_definition_space;
 use crate::{Broker, Context};
+use leveret_core::work::Work;
+use leveret_routing::{Binding, BindingSpec, Destination, Topology};
 
 /// The QoS of a subscription.
 const QOS_ARGUMENT: &str = "x-mqtt-qos";
@@ -222,7 +222,7 @@ impl Broker {
         self.check(cx.work, connection, vhost, Right::Configure, Resource::Queue(&name))?;
         self.check_bind(cx.work, connection, vhost, Resource::Queue(&name), &spec)?;
         self.check(cx.work, connection, vhost, Right::Read, Resource::Queue(&name))?;
-        let source = self.topology.require_exchange(&self.access, vhost, TOPIC_EXCHANGE)?;
+        let source = self.require_exchange(vhost, TOPIC_EXCHANGE)?;
         let earlier = self.find_subscription(session, &options, &key);
         cx.work.charge(UNITS_PER_SUBSCRIPTION * self.subscription_count(session));
         let queue = self.session_queue(cx, session, &name)?;
@@ -319,7 +319,7 @@ impl Broker {
             let own = || Options::read(Table::trusted(&record.arguments));
             *record.key == *key && own().is_same_filter(wanted)
         };
-        self.topology.bindings_of_queue(self.queues.at(queue)).find(is_it)
+        self.topology.bindings_of_queue(&self.queues.at(queue).bindings).find(is_it)
     }
 
     /// Notes a binding that was restored, if it is a subscription.
@@ -370,7 +370,7 @@ impl Broker {
             return if is_too_long { SubscriptionDelivery::Skip } else { delivery };
         }
         let (mut granted, mut examined, mut ids_len) = (None, 0, 0);
-        for binding in self.topology.bindings_of_queue(self.queues.at(queue)) {
+        for binding in self.topology.bindings_of_queue(&self.queues.at(queue).bindings) {
             examined += 1;
             if let Some(options) = matching(self.topology.binding(binding), routing_key) {
                 granted = granted.max(Some(options.qos));
@@ -501,7 +501,7 @@ pub(crate) fn select_subscribers(
         let Some(session) = record.session.filter(may_exclude_session) else { return true };
         work.charge(1 + UNITS_PER_SUBSCRIPTION * record.bindings.len() as usize);
         let (mut is_any, mut is_wanted) = (false, false);
-        for binding in topology.bindings_of_queue(record) {
+        for binding in topology.bindings_of_queue(&record.bindings) {
             let subscription = topology.binding(binding);
             let Some(options) = matching(subscription, routing_key) else { continue };
             is_any = true;
@@ -578,7 +578,7 @@ impl Broker {
         let session = self.consumers.connection(connection).session.map(|session| self.sessions.at(session));
         let session = session.filter(|session| session.used_options.affects_publish);
         let queue = session.and_then(|session| session.queue).map(|queue| self.queues.at(queue));
-        let bindings = queue.into_iter().flat_map(|queue| self.topology.bindings_of_queue(queue));
+        let bindings = queue.into_iter().flat_map(|queue| self.topology.bindings_of_queue(&queue.bindings));
         bindings.filter_map(move |binding| {
             let options = matching(self.topology.binding(binding), routing_key)?;
             Some(MatchedSubscription { id: options.id, retain_as_published: options.retain_as_published })

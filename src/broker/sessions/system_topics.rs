@@ -88,7 +88,7 @@ impl Broker {
         }
         let mut filters = heapless::Vec::<BindingId, FILTERS_MAX>::new();
         let mut examined = 0;
-        for binding in self.topology.bindings_of_queue(self.queues.at(queue)) {
+        for binding in self.topology.bindings_of_queue(&self.queues.at(queue).bindings) {
             examined += 1;
             if self.topology.binding(binding).key.starts_with(KEY_PREFIX) && filters.push(binding).is_err() {
                 break;

@@ -5,7 +5,7 @@ use leveret_core::mem::{Class, EXTENT_BYTES};
 
 use crate::queue_records::Queue;
 use crate::retained::Retained;
-use crate::state::{BINDING_BYTES, EXCHANGE_BYTES, QUEUE_BYTES};
+use crate::state::{BINDING_BYTES, CLIENT_RECORD_BYTES, EXCHANGE_BYTES, QUEUE_BYTES};
 use crate::views::Views;
 
 /// A class of the shared memory.
@@ -63,7 +63,7 @@ impl<'b> Views<'b> {
     pub fn largest_holder(self, class: Class) -> Option<Holder<'b>> {
         match class {
             Class::Clients => {
-                let (connection, bytes) = self.quota.largest_connection()?;
+                let (connection, bytes) = self.quota.largest_connection(CLIENT_RECORD_BYTES)?;
                 Some(Holder::Connection(connection, bytes))
             }
             Class::Definitions => self.largest_kind_of_definitions(),

@@ -28,12 +28,12 @@ use crate::parameters::Parameters;
 use crate::policy::{AppliedView, Policies};
 use crate::queue_flow::Queues;
 use crate::queue_records::Queue;
-use crate::quota::Quota;
 use crate::retained::Retained;
 use crate::sessions::Sessions;
 use crate::shortage::{Pool, Shortage, WaitingPublishers};
 use crate::state::{ChannelCounters, QUEUE_BYTES};
-use crate::topology::{Destination, Topology};
+use leveret_core::quota::Quota;
+use leveret_routing::{Destination, Topology};
 pub use memory::{ClassView, Holder};
 pub use mqtt::{RetainedView, SessionView};
 

@@ -105,7 +105,7 @@ impl<'b> Views<'b> {
     /// Returns the topic filters of a session, with `$share` and the group of a shared subscription.
     pub fn session_topics(self, session: &SessionView<'_>) -> impl Iterator<Item = String> {
         let queue = session.queue_id.and_then(|queue| self.queues.records().get(queue.index()));
-        let bindings = queue.into_iter().flat_map(|queue| self.topology.bindings_of_queue(queue));
+        let bindings = queue.into_iter().flat_map(|queue| self.topology.bindings_of_queue(&queue.bindings));
         bindings.map(move |binding| {
             let record = self.topology.binding(binding);
             match filter_of(&record.key, Table::trusted(&record.arguments)) {

@@ -5,18 +5,18 @@ use crate::Context;
 use crate::access::{Access, FIRST_VHOST};
 use crate::arguments::QueueSettings;
 use crate::consumers::{ConsumerState, Consumers, NewConsumer};
-use crate::context::Work;
 use crate::parameters::Parameters;
-use crate::policy::{Applied, Policies};
+use crate::policy::Policies;
 use crate::queue_flow::Queues;
 use crate::queue_records::QueueState;
 use crate::queue_records::{Queue, first_rank};
-use crate::quota::Quota;
 use crate::shortage::{Pool, Shortage, WaitingPublishers};
-use crate::topology::{ExchangeDeclaration, NewExchange, Topology};
-use leveret_core::command::{ConnectionId, Name, QueueId, VhostId};
+use leveret_core::command::{AppliedPolicies, ConnectionId, Name, QueueId, VhostId};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{Memory, MessageFlags, Messages, Share};
+use leveret_core::quota::Quota;
+use leveret_core::work::Work;
+use leveret_routing::{ExchangeDeclaration, NewExchange, Topology};
 use leveret_storage::{PendingWrites, Urgency};
 
 /// The parts that views borrow, and the objects that these borrow.
@@ -50,11 +50,17 @@ impl ViewsFixture {
         let vhost = access.add_vhost(FIRST_VHOST).unwrap();
         let quota = Quota::new(&limits, &Memory::unlimited());
         let messages = Messages::new(limits.message_limits());
+        let capacity = leveret_routing::Capacity {
+            exchanges: 20,
+            bindings: 40,
+            exchange_side_bytes: 0,
+            binding_side_bytes: 0,
+        };
         Self {
             access,
             policies: Policies::with_capacity(4, &Memory::unlimited()),
             parameters: Parameters::with_capacity(4, &Memory::unlimited(), 1),
-            topology: Topology::with_capacity(20, 40, 4096, &Memory::unlimited(), 1),
+            topology: Topology::with_capacity(capacity, 4096, &Memory::unlimited(), 1),
             queues: Queues::new(&limits, &Memory::unlimited(), 1),
             consumers: Consumers::new(&limits, &Memory::unlimited(), 1),
             quota,
@@ -84,7 +90,8 @@ impl ViewsFixture {
     }
 
     fn queue_with(&mut self, name: &str, change: impl FnOnce(&mut QueueSettings)) -> QueueId {
-        let mut settings = QueueSettings::of(&self.policies.effective_policy(&[], Applied::default()));
+        let mut settings =
+            QueueSettings::of(&self.policies.effective_policy(&[], AppliedPolicies::default()));
         change(&mut settings);
         let mut record = Queue::new(self.vhost, name, &[], settings);
         record.rank = first_rank(&mut self.pending_writes, &record, 0);
@@ -200,10 +207,10 @@ fn a_binding_is_shown_while_its_source_and_destination_are() {
     let (vhost, version) = (world.vhost, 0);
     let new = NewExchange { vhost, declaration, version, declarer: None, delayed_queue: None };
     let exchange = world.topology.insert_exchange(&new);
-    let spec = crate::topology::BindingSpec { source: "x", routing_key: "key", arguments: &[] };
-    let found = spec.between(exchange, crate::topology::Destination::Queue(queue));
+    let spec = leveret_routing::BindingSpec { source: "x", routing_key: "key", arguments: &[] };
+    let found = spec.between(exchange, leveret_routing::Destination::Queue(queue));
     let mut cx = Context::new(&mut world.pending_writes, &mut world.messages, &mut world.work);
-    world.topology.bind(&mut cx, &world.access, &mut world.quota, &mut world.queues, &found).unwrap();
+    world.topology.bind(&mut cx, "/", &mut world.quota, world.queues.records_mut(), &found).unwrap();
     let shown = |world: &ViewsFixture| {
         let row = world.views().bindings().at(0)?;
         Some(format!("{} {} {} {}", row.source, row.routing_key, row.destination, row.to_exchange))

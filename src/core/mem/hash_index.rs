@@ -13,7 +13,10 @@
 //! - Each record of the table is in the bucket of its hash, once.
 //! - There are at most twice as many buckets as records, and at least as many, unless the table is empty.
 
+use core::hash::{BuildHasher, Hash};
+
 use bytemuck::Zeroable;
+use foldhash::quality::FixedState;
 
 use super::mapped::Region;
 use super::memory::{Account, Class, EXTENT_BYTES, Memory};
@@ -220,6 +223,51 @@ impl<T: Zeroable> Table<T> {
     fn extents_of(count: usize) -> usize {
         let unit = rustix::param::page_size().max(EXTENT_BYTES);
         (count * size_of::<T>()).div_ceil(unit) * (unit / EXTENT_BYTES)
+    }
+}
+
+/// A hash table from a key to the index of a record. The key is stored in the record only.
+///
+/// The hash has a random seed, so clients cannot choose names that collide.
+#[derive(Debug)]
+pub struct IndexTable {
+    index: HashIndex,
+    hasher: FixedState,
+}
+
+impl IndexTable {
+    /// Bytes per record.
+    pub const ENTRY_BYTES: usize = HashIndex::ENTRY_BYTES;
+
+    /// Creates a table for a pool with at most this many records, whose memory belongs to `class`.
+    pub fn in_memory(capacity: usize, memory: &Memory, class: Class, seed: u64) -> Self {
+        Self { index: HashIndex::in_memory(capacity, memory, class), hasher: FixedState::with_seed(seed) }
+    }
+
+    /// Returns the index of the record with this key. `is_it` returns whether the record with an index has
+    /// the key.
+    pub fn find(&self, key: impl Hash, is_it: impl Fn(usize) -> bool) -> Option<usize> {
+        self.index.find(self.hasher.hash_one(key), is_it)
+    }
+
+    /// Adds a record. Its key must not be in the table yet. `touched` are the places of the pool that has the record.
+    pub fn insert(&mut self, key: impl Hash, index: usize, touched: Touched) {
+        self.index.insert(self.hasher.hash_one(key), index, touched);
+    }
+
+    /// Takes the memory for these places of the pool. Called after a record was added to the pool that is not in the table.
+    pub fn cover(&mut self, touched: Touched) {
+        self.index.cover(touched);
+    }
+
+    /// Removes a record from the table.
+    pub fn remove(&mut self, key: impl Hash, index: usize) {
+        self.index.remove(self.hasher.hash_one(key), index);
+    }
+
+    /// Returns memory to the system that is not needed for the `touched` places of the pool.
+    pub fn trim(&mut self, touched: Touched) {
+        self.index.trim(touched);
     }
 }
 

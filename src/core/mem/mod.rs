@@ -9,7 +9,7 @@
 //! | `messages` | message slots: reference count, lengths, the first bytes inline, the rest in blocks |
 //! | `bytes`    | byte queues of single connections, in a region of their own |
 //! | `fifo`     | queue entries in chunks of a shared pool |
-//! | `hash_index` | [`HashIndex`]: finds records by the hash of their keys |
+//! | `hash_index` | [`IndexTable`]: finds records by their keys |
 //! | `mapped`   | maps memory from the system, and returns it |
 //!
 //! # Invariants
@@ -32,7 +32,7 @@ use core::cmp::Ordering;
 pub use blocks::{BLOCK_UNIT_BYTES, PAGE_BYTES};
 pub use bytes::{ByteChain, BytePool};
 pub use fifo::{CHUNK_BYTES, ENTRIES_PER_CHUNK, Fifo, FifoPool, QueueEntry, READ_BACK_CHUNKS};
-pub use hash_index::HashIndex;
+pub use hash_index::{HashIndex, IndexTable};
 pub use mapped::{can_be_mapped, can_be_reserved, drop_startup_pages, trim_heap};
 pub use memory::{Account, COMMAND_EXTENTS, Class, EXTENT_BYTES, HeapBytes, Memory};
 pub use messages::{
@@ -40,6 +40,9 @@ pub use messages::{
 };
 pub use places::Touched;
 pub use pool::{Links, LinksOf, List, Slab};
+
+/// Approximate bytes that the allocator adds to each allocation.
+pub const ALLOCATION_BYTES: usize = 16;
 
 /// Maximum length of a name in bytes (AMQP short string).
 pub const NAME_BYTES_MAX: usize = 255;

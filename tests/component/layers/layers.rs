@@ -16,14 +16,15 @@ mod docs;
 mod statements;
 
 /// Each package and all packages of the workspace that it may depend on.
-const DEPENDS_ON: [(&str, &[&str]); 13] = [
+const DEPENDS_ON: [(&str, &[&str]); 14] = [
     ("version", &[]),
     ("core", &[]),
     ("amqp", &["core"]),
     ("mqtt", &[]),
     ("json", &[]),
     ("storage", &["core"]),
-    ("broker", &["amqp", "core", "mqtt", "storage"]),
+    ("routing", &["amqp", "core", "storage"]),
+    ("broker", &["amqp", "core", "mqtt", "routing", "storage"]),
     ("connection", &["amqp", "core", "mqtt"]),
     ("config", &["core", "json"]),
     ("tls", &["config", "core"]),
@@ -38,12 +39,23 @@ const DEPENDS_ON: [(&str, &[&str]); 13] = [
 const UNSAFE_FILE: &str = "core/mem/mapped.rs";
 
 /// Packages that receive time and bytes from above.
-const WITHOUT_CLOCK: [&str; 9] =
-    ["core/", "amqp/", "mqtt/", "json/", "storage/", "broker/", "connection/", "bridge/", "server/"];
+const WITHOUT_CLOCK: [&str; 10] = [
+    "core/",
+    "amqp/",
+    "mqtt/",
+    "json/",
+    "storage/",
+    "routing/",
+    "broker/",
+    "connection/",
+    "bridge/",
+    "server/",
+];
 const CLOCKS_AND_SOCKETS: [&str; 3] = ["std::net", "Instant::now", "SystemTime"];
 
 /// Packages that handle data of peers.
-const OF_PEERS: [&str; 6] = ["broker/", "connection/", "tls/", "bridge/", "management/", "server/"];
+const OF_PEERS: [&str; 7] =
+    ["routing/", "broker/", "connection/", "tls/", "bridge/", "management/", "server/"];
 const LOG_CALLS: [&str; 5] = ["log::error!", "log::warn!", "log::info!", "log::log!", "use log::"];
 /// Files of these packages that may log without the limiter, because a peer can cause at most one line a
 /// minute.

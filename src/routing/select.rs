@@ -14,18 +14,16 @@ use core::fmt;
 use core::hash::{BuildHasher, Hash, Hasher};
 
 use foldhash::quality::FixedState;
+use leveret_amqp::delay::delay_ms;
 use leveret_amqp::field::{Array, Table, Value};
+use leveret_amqp::reply_text::{ErlangBinary, ErlangTerm};
 use leveret_core::command::{ExchangeId, VhostId};
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::mem::{Class, List, Memory, Slab};
+use leveret_core::mem::{ALLOCATION_BYTES, Class, IndexTable, List, Memory, Slab};
+use leveret_core::work::Work;
 
 use super::bindings::{IndexedPair, PairIndex};
-use super::{Binding, Destination, Exchange, ExchangeKind, Topology, find_exchange};
-use crate::context::Work;
-use crate::queue_flow::delay_ms;
-use crate::queue_records::Targets;
-use crate::reply_text::{ErlangBinary, ErlangTerm};
-use crate::state::{ALLOCATION_BYTES, IndexTable};
+use super::{Binding, Destination, Exchange, ExchangeKind, RoutedQueues, Targets, Topology, find_exchange};
 
 /// Bytes of a routing key or of arguments that cost one unit of work.
 const BYTES_PER_UNIT: usize = 64;
@@ -39,7 +37,7 @@ struct Keys<'a> {
 }
 
 /// The routing of one message through the exchanges.
-struct Selection<'a, 'q> {
+struct Selection<'a, 'q, Q> {
     vhost: VhostId,
     /// Number of this route. Exchanges and queues store it when they are reached, so that they are reached
     /// once.
@@ -50,7 +48,7 @@ struct Selection<'a, 'q> {
     pairs: &'a PairIndex,
     trie: &'a mut Trie,
     to_visit: &'a mut Vec<ExchangeId>,
-    targets: &'a mut Targets<'q>,
+    targets: &'a mut Targets<'q, Q>,
     work: &'a mut Work,
 }
 
@@ -62,13 +60,13 @@ impl Topology {
     ///
     /// # Errors
     /// Routing takes more work than [`Self::limit_routing`] allowed.
-    pub(crate) fn route(
+    pub fn route(
         &mut self,
         work: &mut Work,
         exchange: ExchangeId,
         routing_key: &[u8],
         headers: Table<'_>,
-        targets: &mut Targets<'_>,
+        targets: &mut Targets<'_, impl RoutedQueues>,
     ) -> Result<bool, Fault> {
         targets.chosen.clear();
         self.route_count += 1;
@@ -92,12 +90,12 @@ impl Topology {
 
 impl Topology {
     /// Returns the names of the exchanges that the last routing passed.
-    pub(crate) fn passed_exchanges(&self) -> impl Iterator<Item = Box<str>> {
+    pub fn passed_exchanges(&self) -> impl Iterator<Item = Box<str>> {
         self.to_visit.iter().map(|exchange| self.exchanges[exchange.index()].name.clone())
     }
 }
 
-impl Selection<'_, '_> {
+impl<Q: RoutedQueues> Selection<'_, '_, Q> {
     fn run(
         &mut self,
         first: ExchangeId,
@@ -164,7 +162,8 @@ impl Selection<'_, '_> {
     }
 
     fn follow_to_queue(&mut self, name: &[u8]) -> bool {
-        let found = core::str::from_utf8(name).ok().and_then(|name| self.targets.find(self.vhost, name));
+        let found =
+            core::str::from_utf8(name).ok().and_then(|name| self.targets.queues.find(self.vhost, name));
         if let Some(queue) = found {
             self.targets.choose(queue, self.route);
         }
@@ -319,7 +318,7 @@ impl Selection<'_, '_> {
 
 /// Returns the lists of further routing keys in the headers CC and BCC. Callers ignore entries that are not
 /// strings.
-pub(crate) fn cc_and_bcc(headers: Table<'_>) -> [Array<'_>; 2] {
+pub fn cc_and_bcc(headers: Table<'_>) -> [Array<'_>; 2] {
     ["CC", "BCC"].map(|name| match headers.get(name) {
         Some(Value::Array(array)) => array,
         _ => Array::EMPTY,

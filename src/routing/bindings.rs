@@ -14,52 +14,52 @@ use foldhash::quality::FixedState;
 use leveret_amqp::field::{Table, Value};
 use leveret_core::command::{BindingId, ExchangeId, VhostId};
 use leveret_core::definition::{self, Definition, DestinationName};
-use leveret_core::error::Fault;
+use leveret_core::error::{Fault, no_memory_for};
 use leveret_core::mem::{Class, Links, List, Memory, Slab};
-use leveret_storage::{Mode, PendingWrites};
+use leveret_core::quota::{Declared, FreeCapacity, Quota};
+use leveret_storage::faults::version_for;
+use leveret_storage::{Context, Mode, PendingWrites};
 
 use super::select::{self, Rule};
-use super::{Binding, BindingIdentity, BindingSpec, Destination, Exchange, ExchangeKind, Topology};
-use crate::queue_flow::Queues;
-use crate::queue_records::Queue;
-use crate::quota::{Declared, FreeCapacity, Quota};
-use crate::reply_text::{no_memory_for, version_for};
-use crate::{Access, Context};
+use super::{
+    Binding, BindingIdentity, BindingSpec, Destination, Exchange, ExchangeKind, RoutedQueues, Topology,
+};
 
 impl Topology {
     /// Returns a binding whose source is this exchange, or else one whose destination it is.
-    pub(crate) fn any_binding(&self, exchange: ExchangeId) -> Option<BindingId> {
+    pub fn any_binding(&self, exchange: ExchangeId) -> Option<BindingId> {
         let record = self.exchange(exchange);
         record.bindings.front().or(record.incoming.front()).map(BindingId::from_index)
     }
 
-    pub(crate) fn binding(&self, binding: BindingId) -> &Binding {
+    /// Returns a binding.
+    pub fn binding(&self, binding: BindingId) -> &Binding {
         &self.bindings[binding.index()]
     }
 
-    /// Returns the bindings whose destination is this queue.
-    pub(crate) fn bindings_of_queue(&self, queue: &Queue) -> impl Iterator<Item = BindingId> {
+    /// Returns the bindings on the list of a queue.
+    pub fn bindings_of_queue(&self, bindings: &List) -> impl Iterator<Item = BindingId> {
         let after = |index: &usize| List::after(&self.bindings, *index, |binding| &binding.destination_links);
-        core::iter::successors(queue.bindings.front(), after).map(BindingId::from_index)
+        core::iter::successors(bindings.front(), after).map(BindingId::from_index)
     }
 
     /// Returns the number of bindings.
-    pub(crate) const fn bindings_len(&self) -> usize {
+    pub const fn bindings_len(&self) -> usize {
         self.bindings.len()
     }
 
     /// Returns the number of places that bindings have used since the start.
-    pub(crate) const fn binding_places(&self) -> usize {
+    pub const fn binding_places(&self) -> usize {
         self.bindings.places()
     }
 
     /// Returns the binding in a place.
-    pub(crate) fn binding_at(&self, place: usize) -> Option<&Binding> {
+    pub fn binding_at(&self, place: usize) -> Option<&Binding> {
         self.bindings.get(place)
     }
 
     /// Returns the binding with these fields, in this virtual host.
-    pub(crate) fn find_binding(
+    pub fn find_binding(
         &self,
         vhost: VhostId,
         spec: &BindingSpec<'_>,
@@ -79,12 +79,12 @@ impl Topology {
     /// # Errors
     /// The arguments are not valid for a headers exchange, there is no capacity, or the storage cannot be
     /// written.
-    pub(crate) fn bind(
+    pub fn bind(
         &mut self,
         cx: &mut Context<'_>,
-        access: &Access,
+        vhost_name: &str,
         quota: &mut Quota,
-        queues: &mut Queues,
+        queues: &mut impl RoutedQueues,
         new: &BindingIdentity<'_>,
     ) -> Result<(), Fault> {
         if self.exchange(new.source).kind == ExchangeKind::Headers {
@@ -100,21 +100,21 @@ impl Topology {
             version_for(cx.pending_writes, true)?;
         }
         let binding = self.add_binding(cx, quota, queues, new)?;
-        self.append_binding(cx, access, queues, binding, true);
+        self.append_binding(cx, vhost_name, queues, binding, true);
         Ok(())
     }
 
     /// Returns how many queues, exchanges and bindings still fit into memory.
-    pub(crate) fn free_capacity(&self, queues: &Queues) -> FreeCapacity {
+    pub fn free_capacity(&self, queues: &impl RoutedQueues) -> FreeCapacity {
         FreeCapacity {
-            queues: queues.records().free_count(),
+            queues: queues.free_count(),
             exchanges: self.free_exchanges(),
             bindings: self.bindings.free_count(),
         }
     }
 
     /// Returns how many exchanges still fit into memory, with their nodes.
-    pub(crate) fn free_exchanges(&self) -> usize {
+    pub fn free_exchanges(&self) -> usize {
         self.exchanges.free_count().min(self.trie.free_count())
     }
 
@@ -122,11 +122,11 @@ impl Topology {
     ///
     /// # Errors
     /// There is no capacity, or the connection that declares it has used up its share.
-    pub(crate) fn add_binding(
+    pub fn add_binding(
         &mut self,
         cx: &Context<'_>,
         quota: &mut Quota,
-        queues: &mut Queues,
+        queues: &mut impl RoutedQueues,
         new: &BindingIdentity<'_>,
     ) -> Result<BindingId, Fault> {
         let Exchange { kind, root, is_deleted, .. } = self.exchanges[new.source.index()];
@@ -180,16 +180,16 @@ impl Topology {
 
     /// Removes a binding from all lists and from the log. If it was the last binding of an auto-delete
     /// exchange, returns that exchange, which the caller deletes.
-    pub(crate) fn remove_binding(
+    pub fn remove_binding(
         &mut self,
         cx: &mut Context<'_>,
-        access: &Access,
+        vhost_name: &str,
         quota: &mut Quota,
-        queues: &mut Queues,
+        queues: &mut impl RoutedQueues,
         binding: BindingId,
     ) -> Option<ExchangeId> {
         if !self.is_bound_anew(queues, binding) {
-            self.append_binding(cx, access, queues, binding, false);
+            self.append_binding(cx, vhost_name, queues, binding, false);
         }
         let index = binding.index();
         let Binding { source, destination, first_pair, mut node, .. } = self.bindings[index];
@@ -216,12 +216,12 @@ impl Topology {
     /// Returns whether an identical binding exists between objects that have the names of this binding's
     /// source and destination. This happens when the source or destination was deleted and declared again.
     /// The log identifies bindings by these names, so the deletion of the old binding must not be appended.
-    fn is_bound_anew(&self, queues: &Queues, binding: BindingId) -> bool {
+    fn is_bound_anew(&self, queues: &impl RoutedQueues, binding: BindingId) -> bool {
         let record = self.binding(binding);
         let source = self.exchange(record.source);
         let destination = match record.destination {
             Destination::Queue(queue) => {
-                queues.records().find_queue(source.vhost, &queues.at(queue).name).map(Destination::Queue)
+                queues.find(source.vhost, queues.stored_name(queue).0).map(Destination::Queue)
             }
             Destination::Exchange(exchange) => {
                 self.find_exchange(source.vhost, &self.exchange(exchange).name).map(Destination::Exchange)
@@ -238,8 +238,8 @@ impl Topology {
     fn append_binding(
         &self,
         cx: &mut Context<'_>,
-        access: &Access,
-        queues: &Queues,
+        vhost_name: &str,
+        queues: &impl RoutedQueues,
         binding: BindingId,
         exists: bool,
     ) {
@@ -250,8 +250,8 @@ impl Topology {
         let source = self.exchange(binding.source);
         let (destination, destination_version) = match binding.destination {
             Destination::Queue(queue) => {
-                let queue = queues.at(queue);
-                (DestinationName::Queue(&queue.name), queue.durable_index.incarnation())
+                let (name, incarnation) = queues.stored_name(queue);
+                (DestinationName::Queue(name), incarnation)
             }
             Destination::Exchange(exchange) => {
                 let exchange = self.exchange(exchange);
@@ -259,7 +259,7 @@ impl Topology {
             }
         };
         let definition = Definition::Binding(definition::Binding {
-            vhost: access.vhost_name(source.vhost),
+            vhost: vhost_name,
             source: &source.name,
             source_version: source.version,
             destination,
@@ -275,11 +275,11 @@ impl Topology {
     fn survives_restart(
         &self,
         pending_writes: &PendingWrites,
-        queues: &Queues,
+        queues: &impl RoutedQueues,
         new: &BindingIdentity<'_>,
     ) -> bool {
         let is_kept = match new.destination {
-            Destination::Queue(queue) => queues.at(queue).durable_index.is_logged(),
+            Destination::Queue(queue) => queues.stored_name(queue).1 > 0,
             Destination::Exchange(exchange) => self.exchange(exchange).durable,
         };
         pending_writes.mode() != Mode::Off && self.exchange(new.source).durable && is_kept
@@ -307,11 +307,11 @@ impl BindingIdentity<'_> {
 /// Returns the list of the bindings that have this destination.
 fn incoming<'a>(
     exchanges: &'a mut Slab<Exchange>,
-    queues: &'a mut Queues,
+    queues: &'a mut impl RoutedQueues,
     destination: Destination,
 ) -> &'a mut List {
     match destination {
-        Destination::Queue(queue) => queues.records_mut().bindings_mut(queue),
+        Destination::Queue(queue) => queues.bindings_mut(queue),
         Destination::Exchange(exchange) => &mut exchanges[exchange.index()].incoming,
     }
 }

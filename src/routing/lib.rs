@@ -6,7 +6,7 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `mod` | all records; creating, finding, comparing, counting and deleting exchanges; the route cache of a channel |
+//! | `lib` | all records; creating, finding, comparing, counting and deleting exchanges; the route cache of a channel |
 //! | `bindings` | creating, finding, counting, storing and removing bindings |
 //! | `select` | selects the queues for a message: the trie of routing keys and patterns, and the matching of headers |
 //!
@@ -20,6 +20,8 @@
 //! - Only an exchange with a version is in the log.
 //! - A repeated declaration is compared with the first declaration. Policies are not part of the comparison.
 
+#![warn(clippy::unwrap_used)]
+
 mod bindings;
 mod select;
 #[cfg(test)]
@@ -29,23 +31,20 @@ use core::fmt;
 use std::sync::Arc;
 
 use bindings::PairIndex;
+use leveret_amqp::delay::DELAYED;
 use leveret_amqp::field::{Table, Value};
+use leveret_amqp::reply_text::{ExchangeText, equivalent, inequivalent, inequivalent_flag};
 use leveret_core::batch::Batch;
-use leveret_core::command::{ExchangeId, QueueId, VhostId};
+use leveret_core::command::{AppliedPolicies, ExchangeId, QueueId, VhostId};
 use leveret_core::definition::{self, Definition};
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::mem::{Class, Links, List, Memory, MessageId, Messages, Slab};
+use leveret_core::mem::{Class, IndexTable, Links, List, Memory, MessageId, Messages, Slab};
+use leveret_core::quota::{Declared, Declarer, Quota};
+use leveret_core::work::Work;
+use leveret_storage::Context;
 use select::Trie;
 
-use crate::arguments::{self, inequivalent_flag};
-use crate::context::Work;
-use crate::policy::Applied;
-use crate::quota::{Declared, Declarer, Quota};
-use crate::reply_text::ExchangeText;
-use crate::state::{BINDING_SIDE_BYTES, EXCHANGE_SIDE_BYTES, IndexTable};
-use crate::{Access, Context};
-
-pub(super) use select::cc_and_bcc;
+pub use select::cc_and_bcc;
 
 /// Trie nodes reserved per binding. This suffices for topic patterns of two words on average.
 const NODES_PER_BINDING: usize = 2;
@@ -61,7 +60,7 @@ const UNITS_MIN: u32 = 1 << 16;
 /// No table grows while a message is routed, so all tables get their final size at start. There are one trie
 /// node per exchange and [`NODES_PER_BINDING`] per binding, of the configured maximum numbers.
 #[derive(Debug)]
-pub(crate) struct Topology {
+pub struct Topology {
     exchanges: Slab<Exchange>,
     exchange_table: IndexTable,
     bindings: Slab<Binding>,
@@ -79,39 +78,48 @@ pub(crate) struct Topology {
     units_max: u32,
 }
 
+/// Maximum numbers of exchanges and bindings, and the memory that each takes outside of the topology.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacity {
+    /// Maximum number of exchanges, predeclared ones included.
+    pub exchanges: usize,
+    /// Maximum number of bindings.
+    pub bindings: usize,
+    /// Bytes that an exchange takes outside of the topology.
+    pub exchange_side_bytes: usize,
+    /// Bytes that a binding takes outside of the topology.
+    pub binding_side_bytes: usize,
+}
+
 impl Topology {
     /// Bytes of memory that an exchange takes, with the root node of its trie.
-    pub(crate) const EXCHANGE_BYTES: usize =
+    pub const EXCHANGE_BYTES: usize =
         Slab::<Exchange>::record_bytes() + IndexTable::ENTRY_BYTES + Trie::NODE_BYTES;
     /// Bytes of memory that a binding takes, with its trie nodes and one indexed pair.
-    pub(crate) const BINDING_BYTES: usize = Slab::<Binding>::record_bytes()
+    pub const BINDING_BYTES: usize = Slab::<Binding>::record_bytes()
         + PairIndex::BYTES_PER_PAIR
         + IndexTable::ENTRY_BYTES
         + NODES_PER_BINDING * Trie::NODE_BYTES;
     /// Returns the bytes of the hash table of header bindings, for this many bindings.
-    pub(crate) const fn pair_table_bytes(bindings_max: usize) -> usize {
+    pub const fn pair_table_bytes(bindings_max: usize) -> usize {
         PairIndex::table_bytes(bindings_max)
     }
 
     /// Returns the bytes of memory that [`select::HeaderPositions`] takes for frames of `frame_max` bytes.
-    pub(crate) const fn header_positions_bytes(frame_max: usize) -> usize {
+    pub const fn header_positions_bytes(frame_max: usize) -> usize {
         select::HeaderPositions::bytes(frame_max)
     }
 
-    pub(crate) fn with_capacity(
-        exchanges: usize,
-        bindings: usize,
-        frame_max: usize,
-        memory: &Memory,
-        seed: u64,
-    ) -> Self {
+    /// Creates the topology. `frame_max` is the maximum size in bytes of a frame, and so of the headers of a message.
+    pub fn with_capacity(capacity: Capacity, frame_max: usize, memory: &Memory, seed: u64) -> Self {
+        let Capacity { exchanges, bindings, exchange_side_bytes, binding_side_bytes } = capacity;
         let nodes = exchanges + bindings * NODES_PER_BINDING;
         Self {
             exchanges: Slab::in_memory(exchanges, memory, Class::Definitions)
-                .with_side_bytes(EXCHANGE_SIDE_BYTES),
+                .with_side_bytes(exchange_side_bytes),
             exchange_table: IndexTable::in_memory(exchanges, memory, Class::Definitions, seed),
             bindings: Slab::in_memory(bindings, memory, Class::Definitions)
-                .with_side_bytes(BINDING_SIDE_BYTES),
+                .with_side_bytes(binding_side_bytes),
             binding_table: IndexTable::in_memory(bindings, memory, Class::Definitions, seed),
             pair_index: PairIndex::with_capacity(bindings, memory, seed),
             trie: Trie::with_capacity(nodes, memory, seed),
@@ -124,28 +132,28 @@ impl Topology {
     }
 
     /// Limits the work that may be charged from now on to `units_max` for each of `messages` messages.
-    pub(crate) const fn limit_routing(&self, work: &mut Work, messages: u32) {
+    pub const fn limit_routing(&self, work: &mut Work, messages: u32) {
         work.limit(self.units_max.saturating_mul(messages));
     }
 
     /// Returns the revision of the routes. A cached route is valid while the revision is unchanged.
     #[inline]
-    pub(crate) const fn revision(&self) -> u64 {
+    pub const fn revision(&self) -> u64 {
         self.revision
     }
 
     /// Raises the revision, because routes or permissions may have changed.
-    pub(crate) const fn revise(&mut self) {
+    pub const fn revise(&mut self) {
         self.revision += 1;
     }
 
     /// Returns approximately how many bytes of system memory the topology has but does not use.
-    pub(crate) const fn idle_bytes(&self) -> usize {
+    pub const fn idle_bytes(&self) -> usize {
         self.bindings.idle_bytes() + self.pair_index.idle_bytes() + self.trie.idle_bytes()
     }
 
     /// Returns unused memory to the system.
-    pub(crate) fn trim(&mut self) {
+    pub fn trim(&mut self) {
         self.exchanges.trim();
         self.exchange_table.trim(self.exchanges.touched());
         self.bindings.trim();
@@ -167,12 +175,9 @@ fn find_exchange(
     table.find((vhost, name), has_name).map(ExchangeId::from_index)
 }
 
-/// The type of delayed exchanges. They keep each message for the delay in its header, and then route it.
-pub(crate) const DELAYED: &str = "x-delayed-message";
-
 /// How an exchange routes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum ExchangeKind {
+pub enum ExchangeKind {
     /// The default exchange: the routing key is a queue's name.
     Default,
     /// The routing key equals the binding key.
@@ -187,7 +192,7 @@ pub(crate) enum ExchangeKind {
 
 impl ExchangeKind {
     /// Returns the name of the type on the wire.
-    pub(crate) const fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Default | Self::Direct => "direct",
             Self::Fanout => "fanout",
@@ -204,27 +209,34 @@ impl ExchangeKind {
 
 /// One exchange.
 #[derive(Debug)]
-pub(crate) struct Exchange {
-    pub(crate) vhost: VhostId,
-    pub(crate) name: Box<str>,
-    pub(crate) kind: ExchangeKind,
+pub struct Exchange {
+    /// Its virtual host.
+    pub vhost: VhostId,
+    /// Its name, unique among the exchanges of the virtual host.
+    pub name: Box<str>,
+    /// How it routes. A delayed exchange routes so after the delay.
+    pub kind: ExchangeKind,
     /// Number of this declaration of the exchange in the log, never reused; 0 when the exchange is not in the
     /// log.
-    pub(crate) version: u64,
+    pub version: u64,
     /// The batch that makes the definition of the exchange durable.
-    pub(crate) definition_batch: Batch,
-    pub(crate) durable: bool,
-    pub(crate) auto_delete: bool,
-    pub(crate) internal: bool,
-    pub(crate) arguments: Box<[u8]>,
+    pub definition_batch: Batch,
+    /// Whether it survives a restart of the broker.
+    pub durable: bool,
+    /// Whether it is deleted with its last binding.
+    pub auto_delete: bool,
+    /// Whether clients may not publish to it.
+    pub internal: bool,
+    /// The arguments of its declaration, encoded as an AMQP table.
+    pub arguments: Box<[u8]>,
     /// The connection in whose share the exchange is counted; `None` for a predeclared one.
     declarer: Option<Declarer>,
     /// The hidden queue of a delayed exchange, in which messages wait until their delay has passed.
-    pub(crate) delayed_queue: Option<QueueId>,
+    pub delayed_queue: Option<QueueId>,
     /// The name of the alternate exchange, which gets the messages that match no binding.
     alternate: Option<Arc<str>>,
     /// The policies that apply to the exchange.
-    pub(crate) applied: Applied,
+    pub applied: AppliedPolicies,
     /// The root of the exchange's trie.
     root: usize,
     /// Bindings whose source is the exchange.
@@ -236,25 +248,64 @@ pub(crate) struct Exchange {
     /// The route (`Topology::route_count`) that last reached the exchange.
     last_route: u64,
     /// Number of the exchange, unique in this process.
-    pub(crate) serial: u64,
+    pub serial: u64,
     /// The number of messages published to the exchange, and the number of queues that these messages were
     /// routed to; both modulo 2³².
-    pub(crate) published: [u32; 2],
+    pub published: [u32; 2],
     /// The exchange is retired: its record is freed with its last binding.
-    pub(crate) is_deleted: bool,
+    pub is_deleted: bool,
 }
 
 impl Exchange {
     /// Returns the name of the exchange's type on the wire.
-    pub(crate) const fn type_name(&self) -> &'static str {
+    pub const fn type_name(&self) -> &'static str {
         if self.delayed_queue.is_some() { DELAYED } else { self.kind.name() }
+    }
+}
+
+/// What routing needs of queues. The owner of the queues implements it: this package knows a queue by its identifier only.
+pub trait RoutedQueues {
+    /// Returns the queue of this name.
+    fn find(&self, vhost: VhostId, name: &str) -> Option<QueueId>;
+
+    /// Returns the name of a queue, and the number that identifies this declaration of it in the log; the number is 0 if the
+    /// log does not have the queue.
+    fn stored_name(&self, queue: QueueId) -> (&str, u64);
+
+    /// Marks a queue with the number of a routing. Returns whether it is to get the message: it exists, and this routing has
+    /// not marked it before.
+    fn mark(&mut self, queue: QueueId, routing: u64) -> bool;
+
+    /// Returns the list of the bindings whose destination is a queue.
+    fn bindings_mut(&mut self, queue: QueueId) -> &mut List;
+
+    /// Returns how many more queues fit into memory.
+    fn free_count(&self) -> usize;
+}
+
+/// The queues that exist, and those that routing has chosen for a message.
+pub struct Targets<'a, Q> {
+    /// The queues that exist.
+    pub queues: &'a mut Q,
+    /// The chosen ones.
+    pub chosen: &'a mut Vec<QueueId>,
+}
+
+impl<Q: RoutedQueues> Targets<'_, Q> {
+    /// Adds a queue to the chosen ones, unless the routing with this number has chosen it before.
+    fn choose(&mut self, queue: QueueId, routing: u64) {
+        if self.queues.mark(queue, routing) {
+            self.chosen.push(queue);
+        }
     }
 }
 
 /// The destination of a binding.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
-pub(crate) enum Destination {
+pub enum Destination {
+    /// A queue.
     Queue(QueueId),
+    /// An exchange, which routes the messages further.
     Exchange(ExchangeId),
 }
 
@@ -265,13 +316,17 @@ pub(crate) enum Destination {
 /// headers exchanges, except those that match every message: these are on the list of the exchange's root
 /// node.
 #[derive(Debug)]
-pub(crate) struct Binding {
-    pub(crate) source: ExchangeId,
-    pub(crate) destination: Destination,
-    pub(crate) key: Box<str>,
-    pub(crate) arguments: Box<[u8]>,
+pub struct Binding {
+    /// The exchange whose messages go along the binding.
+    pub source: ExchangeId,
+    /// The queue or exchange that gets them.
+    pub destination: Destination,
+    /// The routing key.
+    pub key: Box<str>,
+    /// The arguments, encoded as an AMQP table.
+    pub arguments: Box<[u8]>,
     /// The log has the binding.
-    pub(crate) is_stored: bool,
+    pub is_stored: bool,
     /// The connection in whose share the binding is counted, if any.
     declarer: Option<Declarer>,
     /// The trie node for the routing key.
@@ -295,26 +350,36 @@ impl Binding {
 }
 
 /// The fields of a binding in a client's request, except the destination.
-pub(crate) struct BindingSpec<'a> {
-    pub(crate) source: &'a str,
-    pub(crate) routing_key: &'a str,
-    pub(crate) arguments: &'a [u8],
+pub struct BindingSpec<'a> {
+    /// The name of the exchange whose messages go along the binding.
+    pub source: &'a str,
+    /// The routing key.
+    pub routing_key: &'a str,
+    /// The arguments, encoded as an AMQP table.
+    pub arguments: &'a [u8],
 }
 
 impl<'a> BindingSpec<'a> {
     /// Returns the identity of the binding with these fields between the given source and destination.
-    pub(crate) const fn between(&self, source: ExchangeId, destination: Destination) -> BindingIdentity<'a> {
+    pub const fn between(&self, source: ExchangeId, destination: Destination) -> BindingIdentity<'a> {
         BindingIdentity { source, destination, routing_key: self.routing_key, arguments: self.arguments }
     }
 }
 
 /// What identifies a binding. No two bindings have the same identity.
 #[derive(PartialEq, Eq, Hash)]
-pub(crate) struct BindingIdentity<'a> {
+pub struct BindingIdentity<'a> {
     source: ExchangeId,
     destination: Destination,
     routing_key: &'a str,
     arguments: &'a [u8],
+}
+
+impl BindingIdentity<'_> {
+    /// Returns the exchange whose messages go along the binding.
+    pub const fn source(&self) -> ExchangeId {
+        self.source
+    }
 }
 
 const CACHED_NAMES_BYTES_MAX: usize = 64;
@@ -325,7 +390,7 @@ const CACHED_TARGETS_MAX: usize = 4;
 /// A cached route is valid for one revision of the topology, because every change of a route raises the
 /// revision. Long names and routes to many queues are not cached, so a channel's record stays small.
 #[derive(Debug, Default)]
-pub(crate) struct RouteCache {
+pub struct RouteCache {
     /// The revision for which the cached route is valid; 0 if no route is cached.
     revision: u64,
     exchange_len: u8,
@@ -341,7 +406,7 @@ impl RouteCache {
     /// Sets `targets` to the cached queues if the message has the cached exchange and routing key, and the
     /// revision is unchanged. Returns whether the targets were set.
     #[inline]
-    pub(crate) fn set_targets_if_cached(
+    pub fn set_targets_if_cached(
         &self,
         revision: u64,
         messages: &Messages,
@@ -361,12 +426,7 @@ impl RouteCache {
     /// Returns the exchange of a message if it is the cached one and the revision is unchanged. The routing
     /// key may differ. This saves a publisher that alternates between routing keys the search for the
     /// exchange.
-    pub(crate) fn exchange(
-        &self,
-        revision: u64,
-        messages: &Messages,
-        message: MessageId,
-    ) -> Option<ExchangeId> {
+    pub fn exchange(&self, revision: u64, messages: &Messages, message: MessageId) -> Option<ExchangeId> {
         let (exchange_len, names) = (messages.exchange_len(message), messages.names(message));
         let is_cached = self.revision == revision
             && usize::from(self.exchange_len) == exchange_len
@@ -376,7 +436,7 @@ impl RouteCache {
 
     /// Caches the route of a message if it fits into the cache. `exchange` is `Some` if the user may publish
     /// to the exchange with every routing key.
-    pub(crate) fn set(
+    pub fn set(
         &mut self,
         revision: u64,
         messages: &Messages,
@@ -397,55 +457,54 @@ impl RouteCache {
 }
 
 /// The fields of a new exchange.
-pub(crate) struct NewExchange<'a> {
-    pub(crate) vhost: VhostId,
-    pub(crate) declaration: ExchangeDeclaration<'a>,
+pub struct NewExchange<'a> {
+    /// Its virtual host.
+    pub vhost: VhostId,
+    /// The declaration, which was checked.
+    pub declaration: ExchangeDeclaration<'a>,
     /// Number of this declaration of the exchange in the log, never reused; 0 when the exchange is not in the
     /// log.
-    pub(crate) version: u64,
-    pub(crate) declarer: Option<Declarer>,
+    pub version: u64,
+    /// The connection in whose share the exchange is counted; `None` at start, for operators, and for predeclared exchanges.
+    pub declarer: Option<Declarer>,
     /// The hidden queue of a delayed exchange, in which messages wait until their delay has passed.
-    pub(crate) delayed_queue: Option<QueueId>,
+    pub delayed_queue: Option<QueueId>,
 }
 
 impl Topology {
-    pub(crate) fn find_exchange(&self, vhost: VhostId, name: &str) -> Option<ExchangeId> {
+    /// Returns the exchange of this name.
+    pub fn find_exchange(&self, vhost: VhostId, name: &str) -> Option<ExchangeId> {
         find_exchange(&self.exchanges, &self.exchange_table, vhost, name)
     }
 
-    /// Returns the exchange of this name.
+    /// Returns the exchange with the name in `text`.
     ///
     /// # Errors
-    /// There is no such exchange.
-    pub(crate) fn require_exchange(
-        &self,
-        access: &Access,
-        vhost: VhostId,
-        name: &str,
-    ) -> Result<ExchangeId, Fault> {
-        self.find_exchange(vhost, name).ok_or_else(|| {
-            Fault::new(ReplyCode::NotFound, format_args!("no {}", exchange_text(access, vhost, name)))
-        })
+    /// 404: there is no such exchange. The reply has `text`.
+    pub fn require_exchange(&self, vhost: VhostId, text: ExchangeText<'_>) -> Result<ExchangeId, Fault> {
+        self.find_exchange(vhost, text.name)
+            .ok_or_else(|| Fault::new(ReplyCode::NotFound, format_args!("no {text}")))
     }
 
-    pub(crate) fn exchange(&self, exchange: ExchangeId) -> &Exchange {
+    /// Returns an exchange, which may be retired.
+    pub fn exchange(&self, exchange: ExchangeId) -> &Exchange {
         &self.exchanges[exchange.index()]
     }
 
     /// Counts a message that was published to an exchange and routed to `queues` queues.
     #[inline]
-    pub(crate) fn count_published(&mut self, exchange: ExchangeId, queues: u32) {
+    pub fn count_published(&mut self, exchange: ExchangeId, queues: u32) {
         let [published, routed] = &mut self.exchanges[exchange.index()].published;
         (*published, *routed) = (published.wrapping_add(1), routed.wrapping_add(queues));
     }
 
     /// Returns the number of places that exchanges have used since the start.
-    pub(crate) const fn exchange_places(&self) -> usize {
+    pub const fn exchange_places(&self) -> usize {
         self.exchanges.places()
     }
 
     /// Returns the exchange in a place, if it is not retired.
-    pub(crate) fn exchange_at(&self, place: usize) -> Option<&Exchange> {
+    pub fn exchange_at(&self, place: usize) -> Option<&Exchange> {
         self.exchanges.get(place).filter(|record| !record.is_deleted)
     }
 
@@ -454,15 +513,15 @@ impl Topology {
     ///
     /// # Errors
     /// The exchange was declared with other properties.
-    pub(crate) fn compare_exchange(
+    pub fn compare_exchange(
         &self,
         cx: &mut Context<'_>,
-        access: &Access,
+        vhost_name: &str,
         exchange: ExchangeId,
         declaration: &ExchangeDeclaration<'_>,
     ) -> Result<(), Fault> {
         let record = self.exchange(exchange);
-        let words = exchange_text(access, record.vhost, declaration.exchange);
+        let words = declaration.text(vhost_name);
         // As in RabbitMQ's plug-in, `x-delayed-type` is not compared.
         if declaration.kind != record.type_name() {
             return Err(inequivalent_flag("type", &words, &declaration.kind, &record.type_name()));
@@ -477,8 +536,8 @@ impl Topology {
         }
         let alternate = |arguments| Table::trusted(arguments).get("alternate-exchange");
         let (received, current) = (alternate(declaration.arguments), alternate(&*record.arguments));
-        if !arguments::equivalent(received, current) {
-            return Err(arguments::inequivalent("alternate-exchange", &words, received, current));
+        if !equivalent(received, current) {
+            return Err(inequivalent("alternate-exchange", &words, received, current));
         }
         cx.await_defined(record.definition_batch);
         Ok(())
@@ -486,7 +545,7 @@ impl Topology {
 
     /// Adds an exchange. The caller has checked the declaration and the capacity. Unless the exchange is
     /// predeclared, the caller has counted it in the quota.
-    pub(crate) fn insert_exchange(&mut self, new: &NewExchange<'_>) -> ExchangeId {
+    pub fn insert_exchange(&mut self, new: &NewExchange<'_>) -> ExchangeId {
         let declaration = &new.declaration;
         assert!(
             declaration.is_delayed() == new.delayed_queue.is_some(),
@@ -511,7 +570,7 @@ impl Topology {
             declarer: new.declarer,
             delayed_queue: new.delayed_queue,
             alternate: alternate.and_then(|value| value.as_str()).map(Into::into),
-            applied: Applied::default(),
+            applied: AppliedPolicies::default(),
             root: self.trie.add_root(),
             bindings: List::default(),
             incoming: List::default(),
@@ -530,10 +589,10 @@ impl Topology {
 
     /// Sets the policies that apply to an exchange. Their alternate exchange takes effect only if the
     /// exchange was declared without one.
-    pub(crate) fn apply_policies(
+    pub fn apply_policies(
         &mut self,
         exchange: ExchangeId,
-        applied: Applied,
+        applied: AppliedPolicies,
         alternate: Option<Arc<str>>,
     ) {
         let record = &mut self.exchanges[exchange.index()];
@@ -546,10 +605,10 @@ impl Topology {
     }
 
     /// Appends the definition of an exchange to the log, or its deletion unless the exchange `exists`.
-    pub(crate) fn append_exchange(
+    pub fn append_exchange(
         &mut self,
         cx: &mut Context<'_>,
-        access: &Access,
+        vhost_name: &str,
         exchange: ExchangeId,
         exists: bool,
     ) {
@@ -558,7 +617,7 @@ impl Topology {
             return;
         }
         let definition = Definition::Exchange(definition::Exchange {
-            vhost: access.vhost_name(record.vhost),
+            vhost: vhost_name,
             name: &record.name,
             version: record.version,
             kind: record.type_name(),
@@ -572,8 +631,8 @@ impl Topology {
 
     /// Frees the name of a deleted exchange, and appends the deletion to the log. The record stays until the
     /// bindings of the exchange are removed.
-    pub(crate) fn retire_exchange(&mut self, cx: &mut Context<'_>, access: &Access, exchange: ExchangeId) {
-        self.append_exchange(cx, access, exchange, false);
+    pub fn retire_exchange(&mut self, cx: &mut Context<'_>, vhost_name: &str, exchange: ExchangeId) {
+        self.append_exchange(cx, vhost_name, exchange, false);
         let record = &mut self.exchanges[exchange.index()];
         assert!(!record.is_deleted, "an exchange is retired once");
         record.is_deleted = true;
@@ -582,7 +641,7 @@ impl Topology {
     }
 
     /// Frees the record of a retired exchange without bindings. Returns its virtual host.
-    pub(crate) fn free_exchange(&mut self, quota: &mut Quota, exchange: ExchangeId) -> VhostId {
+    pub fn free_exchange(&mut self, quota: &mut Quota, exchange: ExchangeId) -> VhostId {
         let record = self.exchanges.remove(exchange.index());
         assert!(record.is_deleted && record.bindings.is_empty() && record.incoming.is_empty());
         self.trie.remove_root(record.root);
@@ -595,7 +654,7 @@ impl Topology {
     }
 
     /// Returns whether the exchange is the source of a binding.
-    pub(crate) fn is_source(&self, exchange: ExchangeId) -> bool {
+    pub fn is_source(&self, exchange: ExchangeId) -> bool {
         !self.exchanges[exchange.index()].bindings.is_empty()
     }
 }
@@ -634,19 +693,23 @@ pub struct ExchangeDeclaration<'a> {
 }
 
 impl<'a> ExchangeDeclaration<'a> {
+    fn text(&self, vhost_name: &'a str) -> ExchangeText<'a> {
+        ExchangeText { name: self.exchange, vhost: vhost_name }
+    }
+
     /// Returns whether the exchange is a delayed one.
-    pub(crate) fn is_delayed(&self) -> bool {
+    pub fn is_delayed(&self) -> bool {
         self.kind == DELAYED
     }
 
     /// Returns the bytes of the exchange's name and arguments, which are counted in the quota.
-    pub(crate) const fn bytes(&self) -> usize {
+    pub const fn bytes(&self) -> usize {
         self.exchange.len() + self.arguments.len()
     }
 
     /// Makes the checks that apply to new and existing exchanges: the type is known, and the name is not that
     /// of the default exchange. `x-delayed-type` is checked only for a new exchange, by [`Self::new_kind`].
-    pub(crate) fn check_type_and_name(&self) -> Result<(), Fault> {
+    pub fn check_type_and_name(&self) -> Result<(), Fault> {
         if !self.is_delayed() {
             kind_named(self.kind)?;
         }
@@ -657,7 +720,7 @@ impl<'a> ExchangeDeclaration<'a> {
     ///
     /// # Errors
     /// There is no such type, or `x-delayed-type` is missing or wrong.
-    pub(crate) fn new_kind(&self) -> Result<ExchangeKind, Fault> {
+    pub fn new_kind(&self) -> Result<ExchangeKind, Fault> {
         if !self.is_delayed() {
             return kind_named(self.kind);
         }
@@ -675,7 +738,7 @@ impl<'a> ExchangeDeclaration<'a> {
     }
 
     /// Checks whether clients may give an exchange this name: `amq.` is reserved.
-    pub(crate) fn check_name(&self) -> Result<(), Fault> {
+    pub fn check_name(&self) -> Result<(), Fault> {
         let name = self.exchange;
         let words = format_args!("exchange name '{name}' contains reserved prefix 'amq.*'");
         refuse_if(name.starts_with("amq."), words)
@@ -685,7 +748,7 @@ impl<'a> ExchangeDeclaration<'a> {
     ///
     /// # Errors
     /// The argument is not a string.
-    pub(crate) fn alternate(&self, access: &Access, vhost: VhostId) -> Result<Option<&'a str>, Fault> {
+    pub fn alternate(&self, vhost_name: &str) -> Result<Option<&'a str>, Fault> {
         match Table::trusted(self.arguments).get("alternate-exchange") {
             None => Ok(None),
             Some(value @ Value::LongStr(_)) => Ok(Some(value.as_str().unwrap_or_default())),
@@ -694,7 +757,7 @@ impl<'a> ExchangeDeclaration<'a> {
                 format_args!(
                     "invalid type '{}' for arg 'alternate-exchange' in {}",
                     other.type_name(),
-                    exchange_text(access, vhost, self.exchange)
+                    self.text(vhost_name)
                 ),
             )),
         }
@@ -715,21 +778,15 @@ fn kind_named(kind: &str) -> Result<ExchangeKind, Fault> {
     })
 }
 
-/// Returns an exchange's name and virtual host as reply texts show them.
-pub(crate) fn exchange_text<'a>(access: &'a Access, vhost: VhostId, name: &'a str) -> ExchangeText<'a> {
-    ExchangeText { name, vhost: access.vhost_name(vhost) }
-}
-
 /// Refuses to declare, bind or delete the default exchange.
-pub(crate) fn refuse_default(name: &str) -> Result<(), Fault> {
+pub fn refuse_default(name: &str) -> Result<(), Fault> {
     refuse_if(name.is_empty(), format_args!("operation not permitted on the default exchange"))
 }
 
 /// Checks whether an exchange of this name may be deleted. Predeclared exchanges cannot be deleted.
-pub(crate) fn check_deletable_name(access: &Access, vhost: VhostId, name: &str) -> Result<(), Fault> {
-    refuse_default(name)?;
-    let words = exchange_text(access, vhost, name);
-    refuse_if(is_system_name(name), format_args!("deletion of system {words} not allowed"))
+pub fn check_deletable_name(text: ExchangeText<'_>) -> Result<(), Fault> {
+    refuse_default(text.name)?;
+    refuse_if(is_system_name(text.name), format_args!("deletion of system {text} not allowed"))
 }
 
 /// Returns whether only predeclared exchanges have such a name.

@@ -20,26 +20,23 @@
 //!   are closed.
 //! - A connection is identified by its id and by a number that no other connection has, because ids are
 //!   reused.
-//! - Queues have a rule of the same form for the messages in them (`queue_records::fullness`).
 
-use crate::reply_text::no_memory_for;
-use crate::state::{CHANNEL_BYTES, CONNECTION_BYTES, CONSUMER_BYTES, DELIVERY_BYTES};
-use leveret_core::command::{ConnectionId, VhostId};
-use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::limits::Limits;
-use leveret_core::mem::{Class, HeapBytes, MESSAGE_SLOT_BYTES, Memory};
+use crate::command::{ConnectionId, VhostId};
+use crate::error::{Fault, ReplyCode, no_memory_for};
+use crate::limits::Limits;
+use crate::mem::{Class, HeapBytes, MESSAGE_SLOT_BYTES, Memory};
 
 /// From these sizes on, names and places of one object must leave memory to each other.
 const LARGE_NAMES_BYTES: usize = 16 << 10;
 const LARGE_PLACES: usize = 64;
 /// What names take memory for, as words for a text.
-pub(crate) const NAMES: &str = "names and arguments";
+pub const NAMES: &str = "names and arguments";
 /// A connection, and the closed connections of a user, may hold this many times the free capacity for declared objects.
 const DECLARED_TIMES: usize = 15;
 
 /// The connection that declared an object, and its user.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Declarer {
+pub struct Declarer {
     connection: ConnectionId,
     /// Number of the connection; 0 for no connection.
     number: u32,
@@ -49,15 +46,17 @@ pub(crate) struct Declarer {
 
 impl Declarer {
     /// Returns the declarer of objects that were restored at start.
-    pub(crate) fn none() -> Self {
+    pub fn none() -> Self {
         Self { connection: ConnectionId::from_index(0), number: 0, user: (0, 0) }
     }
 }
 
 /// A kind of object that can be declared.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Declared {
+pub enum Declared {
+    /// A queue.
     Queue,
+    /// An exchange.
     Exchange,
     /// A binding, with the number of places that it takes.
     Binding(u32),
@@ -82,19 +81,21 @@ impl Declared {
 
 /// Free capacity that the caller has to pass, because the quota counts neither queues nor memory.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct FreeCapacity {
+pub struct FreeCapacity {
     /// Number of queues that still fit.
-    pub(crate) queues: usize,
+    pub queues: usize,
     /// Number of exchanges for which there is memory.
-    pub(crate) exchanges: usize,
+    pub exchanges: usize,
     /// Number of places of bindings for which there is memory.
-    pub(crate) bindings: usize,
+    pub bindings: usize,
 }
 
 /// Pools whose records are created and freed with connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Pool {
+pub enum Pool {
+    /// Open channels.
     Channels,
+    /// Consumers, and requests of `basic.get` that wait for a read.
     Consumers,
 }
 
@@ -109,15 +110,15 @@ impl Pool {
 
 /// Memory of messages that cannot be freed before clients settle deliveries or end transactions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) struct Pinned {
+pub struct Pinned {
     /// Bytes of blocks of the messages of unsettled deliveries.
-    pub(crate) unsettled_bytes: u64,
+    pub unsettled_bytes: u64,
     /// Bytes of their slots and blocks.
-    pub(crate) unsettled_memory: u64,
+    pub unsettled_memory: u64,
     /// Number of messages in open transactions.
-    pub(crate) open_messages: u32,
+    pub open_messages: u32,
     /// Bytes of blocks of messages in open transactions.
-    pub(crate) open_bytes: u64,
+    pub open_bytes: u64,
 }
 
 impl Pinned {
@@ -196,6 +197,19 @@ impl Share {
     }
 }
 
+/// Bytes of memory that the records of a client take, one of each kind.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientRecordBytes {
+    /// A connection.
+    pub connection: usize,
+    /// A channel.
+    pub channel: usize,
+    /// A consumer.
+    pub consumer: usize,
+    /// An unsettled delivery.
+    pub delivery: usize,
+}
+
 /// The counts for the limits of a user.
 #[derive(Clone, Copy, Default, Debug)]
 struct User {
@@ -228,7 +242,7 @@ struct Sizes {
 
 /// The use of the pools, in total and by each connection.
 #[derive(Debug)]
-pub(crate) struct Quota {
+pub struct Quota {
     sizes: Sizes,
     /// Bytes of the names and arguments of everything declared.
     names_bytes: HeapBytes,
@@ -252,13 +266,14 @@ pub(crate) struct Quota {
 
 impl Quota {
     /// Bytes that a connection takes in the quota.
-    pub(crate) const CONNECTION_BYTES: usize = size_of::<Share>();
+    pub const CONNECTION_BYTES: usize = size_of::<Share>();
     /// Bytes that a virtual host takes in the quota.
-    pub(crate) const VHOST_BYTES: usize = size_of::<u32>();
+    pub const VHOST_BYTES: usize = size_of::<u32>();
     /// Bytes that a user takes in the quota.
-    pub(crate) const USER_BYTES: usize = size_of::<User>();
+    pub const USER_BYTES: usize = size_of::<User>();
 
-    pub(crate) fn new(limits: &Limits, memory: &Memory) -> Self {
+    /// Creates a quota in which nothing is counted, with the sizes of the pools in this memory.
+    pub fn new(limits: &Limits, memory: &Memory) -> Self {
         let part = |all: u64| all - all / 16;
         let in_memory = part(memory.class_bytes(Class::Messages));
         let body_bytes = part(limits.body_bytes_max).min(in_memory);
@@ -298,7 +313,7 @@ impl Quota {
     // ---- connections and users
 
     /// Sets which users exist, by their indices and numbers. Connections of a deleted user count for no user.
-    pub(crate) fn note_users(&mut self, existing: impl Iterator<Item = (usize, u32)>) {
+    pub fn note_users(&mut self, existing: impl Iterator<Item = (usize, u32)>) {
         let mut numbers = vec![0; self.users.len()];
         for (place, number) in existing {
             if place >= numbers.len() {
@@ -317,7 +332,7 @@ impl Quota {
     }
 
     /// Notes a new connection, before its handshake.
-    pub(crate) fn note_connection(&mut self, connection: ConnectionId) {
+    pub fn note_connection(&mut self, connection: ConnectionId) {
         // No connection has the number 0.
         self.serial = self.serial.wrapping_add(1).max(1);
         let index = connection.index();
@@ -329,7 +344,7 @@ impl Quota {
     }
 
     /// Notes that a connection is closed. The caller has given back everything that it used.
-    pub(crate) fn note_connection_closed(&mut self, connection: ConnectionId) {
+    pub fn note_connection_closed(&mut self, connection: ConnectionId) {
         let share = core::mem::take(self.share_mut(connection));
         assert!(share.vhost.is_none(), "a connection leaves its virtual host before it goes");
         assert_eq!(
@@ -343,12 +358,12 @@ impl Quota {
     }
 
     /// Notes the user that a connection has logged in as.
-    pub(crate) fn logged_in(&mut self, connection: ConnectionId, user: Option<usize>) {
+    pub fn logged_in(&mut self, connection: ConnectionId, user: Option<usize>) {
         self.share_mut(connection).user = user;
     }
 
     /// Counts a connection in a virtual host, and for its user.
-    pub(crate) fn enter_vhost(&mut self, connection: ConnectionId, vhost: VhostId) {
+    pub fn enter_vhost(&mut self, connection: ConnectionId, vhost: VhostId) {
         let share = self.share_mut(connection);
         share.vhost = Some(vhost);
         let user = share.user;
@@ -359,7 +374,7 @@ impl Quota {
     }
 
     /// Subtracts a connection from its virtual host and its user.
-    pub(crate) fn leave_vhost(&mut self, connection: ConnectionId) {
+    pub fn leave_vhost(&mut self, connection: ConnectionId) {
         let share = self.share_mut(connection);
         let (vhost, user) = (share.vhost.take(), share.user);
         if let Some(vhost) = vhost {
@@ -371,27 +386,27 @@ impl Quota {
     }
 
     /// Returns whether a connection counts for its virtual host and its user.
-    pub(crate) fn is_counted(&self, connection: ConnectionId) -> bool {
+    pub fn is_counted(&self, connection: ConnectionId) -> bool {
         self.shares.get(connection.index()).is_some_and(|share| share.vhost.is_some())
     }
 
     /// Returns the number of connections in a virtual host.
-    pub(crate) fn connections_in(&self, vhost: VhostId) -> u32 {
+    pub fn connections_in(&self, vhost: VhostId) -> u32 {
         self.vhosts[vhost.index()]
     }
 
     /// Returns the number of connections of a user, and of channels on these.
-    pub(crate) fn of_user(&self, user: usize) -> (u32, u32) {
+    pub fn of_user(&self, user: usize) -> (u32, u32) {
         self.users.get(user).map_or((0, 0), |user| (user.connections, user.channels))
     }
 
     /// Returns the connection whose records take most memory, and their bytes. The memory of messages is not counted.
-    pub(crate) fn largest_connection(&self) -> Option<(ConnectionId, u64)> {
+    pub fn largest_connection(&self, sizes: ClientRecordBytes) -> Option<(ConnectionId, u64)> {
         let bytes_of = |share: &Share| {
-            CONNECTION_BYTES
-                + share.channels as usize * CHANNEL_BYTES
-                + share.consumers as usize * CONSUMER_BYTES
-                + share.unsettled as usize * DELIVERY_BYTES
+            sizes.connection
+                + share.channels as usize * sizes.channel
+                + share.consumers as usize * sizes.consumer
+                + share.unsettled as usize * sizes.delivery
         };
         let open = self.shares.iter().enumerate().filter(|(_, share)| share.vhost.is_some());
         let sizes = open.map(|(index, share)| (ConnectionId::from_index(index), bytes_of(share) as u64));
@@ -399,7 +414,7 @@ impl Quota {
     }
 
     /// Returns the number of virtual hosts and users that have connections or channels.
-    pub(crate) fn holders(&self) -> usize {
+    pub fn holders(&self) -> usize {
         let users = self.users.iter().filter(|user| user.connections + user.channels > 0).count();
         users + self.vhosts.iter().filter(|count| **count > 0).count()
     }
@@ -411,7 +426,7 @@ impl Quota {
     ///
     /// # Errors
     /// The connection uses as many records as are free.
-    pub(crate) fn check_share(
+    pub fn check_share(
         &mut self,
         connection: ConnectionId,
         pool: Pool,
@@ -424,7 +439,7 @@ impl Quota {
     }
 
     /// Counts a record of a pool that a connection takes.
-    pub(crate) fn take(&mut self, connection: ConnectionId, pool: Pool) {
+    pub fn take(&mut self, connection: ConnectionId, pool: Pool) {
         let share = self.share_mut(connection);
         *share.pool_mut(pool) += 1;
         if let (Pool::Channels, Some(user)) = (pool, share.user) {
@@ -433,7 +448,7 @@ impl Quota {
     }
 
     /// Subtracts a record of a pool that a connection gives back.
-    pub(crate) fn give_back(&mut self, connection: ConnectionId, pool: Pool) {
+    pub fn give_back(&mut self, connection: ConnectionId, pool: Pool) {
         let share = self.share_mut(connection);
         *share.pool_mut(pool) -= 1;
         if let (Pool::Channels, Some(user)) = (pool, share.user) {
@@ -446,13 +461,13 @@ impl Quota {
     /// Returns whether a connection may have one more delivery. `free_count` is the number of free delivery
     /// records.
     #[inline]
-    pub(crate) fn may_take_delivery(&self, connection: ConnectionId, free_count: usize) -> bool {
+    pub fn may_take_delivery(&self, connection: ConnectionId, free_count: usize) -> bool {
         let share = self.share(connection);
         (share.unsettled as usize) < free_count && self.leaves_memory(share.pinned)
     }
 
     /// Returns whether a connection has unsettled deliveries.
-    pub(crate) fn has_deliveries(&self, connection: ConnectionId) -> bool {
+    pub fn has_deliveries(&self, connection: ConnectionId) -> bool {
         self.share(connection).unsettled > 0
     }
 
@@ -481,7 +496,7 @@ impl Quota {
 
     /// Counts a new delivery of a connection, whose message takes this many bytes of slot and blocks.
     #[inline]
-    pub(crate) fn take_delivery(&mut self, connection: ConnectionId, memory: u64) {
+    pub fn take_delivery(&mut self, connection: ConnectionId, memory: u64) {
         let share = self.share_mut(connection);
         share.unsettled += 1;
         share.pinned.take_delivery(memory);
@@ -490,14 +505,14 @@ impl Quota {
 
     /// Subtracts a settled delivery of a connection, whose message counted with this many bytes; 0 if it was evicted.
     #[inline]
-    pub(crate) fn give_delivery_back(&mut self, connection: ConnectionId, memory: u64) {
+    pub fn give_delivery_back(&mut self, connection: ConnectionId, memory: u64) {
         self.share_mut(connection).unsettled -= 1;
         self.give_delivered_memory_back(connection, memory);
     }
 
     /// Subtracts the memory of a delivery whose message was evicted; the delivery still counts.
     #[inline]
-    pub(crate) fn give_delivered_memory_back(&mut self, connection: ConnectionId, memory: u64) {
+    pub fn give_delivered_memory_back(&mut self, connection: ConnectionId, memory: u64) {
         self.share_mut(connection).pinned.give_delivery_back(memory);
         self.pinned.give_delivery_back(memory);
     }
@@ -506,18 +521,18 @@ impl Quota {
 
     /// Returns the memory of messages that unsettled deliveries and open transactions of all connections
     /// keep.
-    pub(crate) const fn pinned(&self) -> Pinned {
+    pub const fn pinned(&self) -> Pinned {
         self.pinned
     }
 
     /// Returns the maximum number of bytes in the log that all open transactions need for their `tx.commit`.
-    pub(crate) fn open_log_bytes(&self) -> u64 {
+    pub fn open_log_bytes(&self) -> u64 {
         log_bytes_of(self.pinned)
     }
 
     /// Returns the maximum number of bytes in the log that the open transactions of a connection need for
     /// their `tx.commit`.
-    pub(crate) fn open_log_bytes_of(&self, connection: ConnectionId) -> u64 {
+    pub fn open_log_bytes_of(&self, connection: ConnectionId) -> u64 {
         log_bytes_of(self.share(connection).pinned)
     }
 
@@ -526,12 +541,7 @@ impl Quota {
     /// # Errors
     /// All transactions together would use more than half of a pool. Or this connection's transactions, which
     /// have messages already, would use more than is left of that half.
-    pub(crate) fn take_open(
-        &mut self,
-        connection: ConnectionId,
-        slots: u32,
-        bytes: u64,
-    ) -> Result<(), Fault> {
+    pub fn take_open(&mut self, connection: ConnectionId, slots: u32, bytes: u64) -> Result<(), Fault> {
         let all = self.pinned;
         let own = self.share(connection).pinned;
         let (messages, body_bytes) = (u64::from(self.sizes.messages / 2), self.sizes.body_bytes / 2);
@@ -558,7 +568,7 @@ impl Quota {
     }
 
     /// Subtracts the slots and bytes of a finished transaction.
-    pub(crate) fn give_open_back(&mut self, connection: ConnectionId, slots: u32, bytes: u64) {
+    pub fn give_open_back(&mut self, connection: ConnectionId, slots: u32, bytes: u64) {
         for pinned in [&mut self.pinned, &mut self.shares[connection.index()].pinned] {
             pinned.open_messages -= slots;
             pinned.open_bytes -= bytes;
@@ -573,7 +583,7 @@ impl Quota {
     ///
     /// # Errors
     /// There is no more capacity, or the connection has used up its share.
-    pub(crate) fn declare(
+    pub fn declare(
         &mut self,
         declared: Declared,
         names_bytes: usize,
@@ -633,7 +643,7 @@ impl Quota {
     }
 
     /// Subtracts a deleted object, and the bytes of its names and arguments.
-    pub(crate) fn undeclare(&mut self, declared: Declared, names_bytes: usize, declarer: Option<Declarer>) {
+    pub fn undeclare(&mut self, declared: Declared, names_bytes: usize, declarer: Option<Declarer>) {
         self.names_bytes.subtract(names_bytes);
         match declared {
             Declared::Queue => {}
@@ -650,7 +660,7 @@ impl Quota {
     ///
     /// # Errors
     /// There is no capacity for the names.
-    pub(crate) fn take_names(&mut self, names_bytes: usize) -> Result<(), Fault> {
+    pub fn take_names(&mut self, names_bytes: usize) -> Result<(), Fault> {
         if names_bytes > self.names_bytes_free() {
             return Err(no_memory_for(NAMES));
         }
@@ -662,7 +672,7 @@ impl Quota {
     ///
     /// # Errors
     /// There is no capacity for the names. Nothing is changed.
-    pub(crate) fn replace_names(&mut self, before: usize, after: usize) -> Result<(), Fault> {
+    pub fn replace_names(&mut self, before: usize, after: usize) -> Result<(), Fault> {
         if after > before {
             return self.take_names(after - before);
         }
@@ -671,17 +681,17 @@ impl Quota {
     }
 
     /// Subtracts bytes of names for which no connection has a share.
-    pub(crate) fn give_names_back(&mut self, names_bytes: usize) {
+    pub fn give_names_back(&mut self, names_bytes: usize) {
         self.names_bytes.subtract(names_bytes);
     }
 
     /// Returns how many bytes of names still fit.
-    pub(crate) fn names_bytes_free(&self) -> usize {
+    pub fn names_bytes_free(&self) -> usize {
         self.sizes.names_bytes.saturating_sub(self.names_bytes.used()).min(self.names_bytes.free())
     }
 
     /// Returns number in use and maximum of three pools: places of bindings, exchanges, bytes of names.
-    pub(crate) const fn fills(&self) -> [(usize, usize); 3] {
+    pub const fn fills(&self) -> [(usize, usize); 3] {
         let sizes = self.sizes;
         [
             (self.binding_places, sizes.binding_places),
@@ -691,17 +701,17 @@ impl Quota {
     }
 
     /// Returns the bytes of the names and arguments of everything declared.
-    pub(crate) const fn names_bytes(&self) -> usize {
+    pub const fn names_bytes(&self) -> usize {
         self.names_bytes.used()
     }
 
     /// Returns the number of exchanges that clients declared.
-    pub(crate) const fn exchanges(&self) -> usize {
+    pub const fn exchanges(&self) -> usize {
         self.exchanges
     }
 
     /// Returns the declarer of objects that this connection declares.
-    pub(crate) fn declarer(&self, connection: ConnectionId) -> Declarer {
+    pub fn declarer(&self, connection: ConnectionId) -> Declarer {
         let share = self.share(connection);
         let user = share.user.map_or((0, 0), |user| (user as u32, self.users[user].number));
         Declarer { connection, number: share.number, user }

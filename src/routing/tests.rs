@@ -2,29 +2,63 @@
 //! written.
 
 use super::*;
-use crate::access::FIRST_VHOST;
-use crate::arguments::QueueSettings;
-use crate::context::Work;
-use crate::policy::{Applied, Policies};
-use crate::queue_flow::Queues;
-use crate::queue_records::{DurableIndex, Queue, Targets};
-use crate::quota::{Declared, FreeCapacity, Quota};
-use crate::{Access, Context};
-use leveret_amqp::Full;
-use leveret_amqp::Writer;
-use leveret_amqp::field::{Table, TableWriter};
-use leveret_core::command::{BindingId, ExchangeId, QueueId, VhostId};
-use leveret_core::error::Fault;
+use leveret_amqp::field::TableWriter;
+use leveret_amqp::{Full, Writer};
+use leveret_core::command::BindingId;
 use leveret_core::limits::Limits;
-use leveret_core::mem::{Memory, Messages};
+use leveret_core::quota::FreeCapacity;
 use leveret_storage::{LogEntry, PendingWrites};
+
+/// A queue as routing knows it.
+#[derive(Default)]
+struct NamedQueue {
+    name: String,
+    incarnation: u64,
+    is_deleted: bool,
+    marked: u64,
+    bindings: List,
+}
+
+/// Queues of one virtual host. Their identifiers are their places.
+#[derive(Default)]
+struct NamedQueues(Vec<NamedQueue>);
+
+impl NamedQueues {
+    fn at_mut(&mut self, queue: QueueId) -> &mut NamedQueue {
+        &mut self.0[queue.index()]
+    }
+}
+
+impl RoutedQueues for NamedQueues {
+    fn find(&self, _: VhostId, name: &str) -> Option<QueueId> {
+        let has_name = |queue: &NamedQueue| queue.name == name && !queue.is_deleted;
+        self.0.iter().position(has_name).map(QueueId::from_index)
+    }
+
+    fn stored_name(&self, queue: QueueId) -> (&str, u64) {
+        let queue = &self.0[queue.index()];
+        (&queue.name, queue.incarnation)
+    }
+
+    fn mark(&mut self, queue: QueueId, routing: u64) -> bool {
+        let queue = self.at_mut(queue);
+        core::mem::replace(&mut queue.marked, routing) != routing && !queue.is_deleted
+    }
+
+    fn bindings_mut(&mut self, queue: QueueId) -> &mut List {
+        &mut self.at_mut(queue).bindings
+    }
+
+    fn free_count(&self) -> usize {
+        100
+    }
+}
 
 /// A topology with everything its methods borrow.
 struct TopologyFixture {
     topology: Topology,
-    access: Access,
     quota: Quota,
-    queues: Queues,
+    queues: NamedQueues,
     pending_writes: PendingWrites,
     messages: Messages,
     work: Work,
@@ -53,24 +87,18 @@ impl TopologyFixture {
         let limits = Limits { exchanges_max: 20, bindings_max: 40, ..Limits::default() };
         let mut pending_writes = PendingWrites::new(64);
         pending_writes.start(1, true, u64::MAX);
-        let mut access = Access::new(
-            &limits,
-            &Memory::unlimited(),
-            &mut (Box::new(|bytes: &mut [u8]| bytes.fill(7)) as _),
-            1,
-        );
-        let vhost = access.add_vhost(FIRST_VHOST).unwrap();
         let quota = Quota::new(&limits, &Memory::unlimited());
+        let capacity =
+            Capacity { exchanges: 20, bindings: 40, exchange_side_bytes: 0, binding_side_bytes: 0 };
         let messages = Messages::new(limits.message_limits());
         Self {
-            topology: Topology::with_capacity(20, 40, 4096, &Memory::unlimited(), 1),
-            access,
+            topology: Topology::with_capacity(capacity, 4096, &Memory::unlimited(), 1),
             quota,
-            queues: Queues::new(&limits, &Memory::unlimited(), 1),
+            queues: NamedQueues::default(),
             pending_writes,
             messages,
             work: Work::default(),
-            vhost,
+            vhost: VhostId::from_index(0),
         }
     }
 
@@ -88,27 +116,18 @@ impl TopologyFixture {
         let new = NewExchange { vhost, declaration, version, declarer: None, delayed_queue };
         let exchange = self.topology.insert_exchange(&new);
         let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
-        self.topology.append_exchange(&mut cx, &self.access, exchange, true);
+        self.topology.append_exchange(&mut cx, "/", exchange, true);
         exchange
     }
 
-    fn record(&self, name: &str) -> Queue {
-        let policies = Policies::with_capacity(0, &Memory::unlimited());
-        let settings = QueueSettings::of(&policies.effective_policy(&[], Applied::default()));
-        Queue::new(self.vhost, name, &[], settings)
-    }
-
     fn hidden_queue(&mut self) -> QueueId {
-        let mut record = self.record("");
-        record.is_internal = true;
-        self.queues.records_mut().insert_hidden(record)
+        self.queue("", 0)
     }
 
     /// Creates a queue that the log has under this incarnation, or not at all with 0.
     fn queue(&mut self, name: &str, incarnation: u64) -> QueueId {
-        let mut record = self.record(name);
-        record.durable_index = DurableIndex::as_incarnation(incarnation);
-        self.queues.records_mut().insert(record)
+        self.queues.0.push(NamedQueue { name: name.to_string(), incarnation, ..NamedQueue::default() });
+        QueueId::from_index(self.queues.0.len() - 1)
     }
 
     fn bind(
@@ -120,12 +139,12 @@ impl TopologyFixture {
     ) -> Result<(), Fault> {
         let new = BindingSpec { source: "", routing_key, arguments }.between(source, destination);
         let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
-        self.topology.bind(&mut cx, &self.access, &mut self.quota, &mut self.queues, &new)
+        self.topology.bind(&mut cx, "/", &mut self.quota, &mut self.queues, &new)
     }
 
     /// Declares a queue that is not in the log, and binds it.
     fn bound(&mut self, source: ExchangeId, queue: &str, routing_key: &str, arguments: &[u8]) {
-        let found = self.queues.records().find_queue(self.vhost, queue);
+        let found = self.queues.find(self.vhost, queue);
         let queue = found.unwrap_or_else(|| self.queue(queue, 0));
         self.bind(source, Destination::Queue(queue), routing_key, arguments).unwrap();
     }
@@ -133,23 +152,23 @@ impl TopologyFixture {
     fn remove(&mut self, binding: BindingId) -> Option<ExchangeId> {
         let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
         let (quota, queues) = (&mut self.quota, &mut self.queues);
-        self.topology.remove_binding(&mut cx, &self.access, quota, queues, binding)
+        self.topology.remove_binding(&mut cx, "/", quota, queues, binding)
     }
 
     fn retire(&mut self, exchange: ExchangeId) {
         let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
-        self.topology.retire_exchange(&mut cx, &self.access, exchange);
+        self.topology.retire_exchange(&mut cx, "/", exchange);
     }
 
     /// Returns the names of the queues that a message is routed to, separated by a space.
     fn targets(&mut self, exchange: ExchangeId, key: &str, headers: &[u8]) -> String {
         let mut chosen = Vec::new();
-        let mut targets = Targets { queues: self.queues.records_mut(), chosen: &mut chosen };
+        let mut targets = Targets { queues: &mut self.queues, chosen: &mut chosen };
         self.topology.limit_routing(&mut self.work, 1);
         let headers = Table::trusted(headers);
         self.topology.route(&mut self.work, exchange, key.as_bytes(), headers, &mut targets).unwrap();
         self.work.lift_limit();
-        let mut names: Vec<&str> = chosen.iter().map(|queue| &*self.queues.at(*queue).name).collect();
+        let mut names: Vec<&str> = chosen.iter().map(|queue| self.queues.stored_name(*queue).0).collect();
         names.sort_unstable();
         names.join(" ")
     }
@@ -171,7 +190,6 @@ impl TopologyFixture {
 
 #[test]
 fn invalid_declarations_are_refused_with_a_reason() {
-    let world = TopologyFixture::new();
     let (number, twice) = (
         table(|table| table.long("alternate-exchange", 1)),
         table(|table| table.text("x-delayed-type", DELAYED)),
@@ -185,9 +203,9 @@ fn invalid_declarations_are_refused_with_a_reason() {
     declaration("x", DELAYED, &[]).check_type_and_name().unwrap();
     assert!(declaration("x", DELAYED, &twice).new_kind().is_err(), "it would never be routed");
     assert!(text(declaration("amq.x", "fanout", &[]).check_name()).contains("reserved prefix"));
-    let odd = declaration("x", "fanout", &number).alternate(&world.access, world.vhost);
+    let odd = declaration("x", "fanout", &number).alternate("/");
     assert!(text(odd.map(|_| ())).contains("for arg 'alternate-exchange' in exchange 'x' in vhost '/'"));
-    let deletable = |name| check_deletable_name(&world.access, world.vhost, name);
+    let deletable = |name| check_deletable_name(ExchangeText { name, vhost: "/" });
     assert!(text(deletable("amq.topic")).contains("deletion of system exchange 'amq.topic'"));
     assert!(deletable("").is_err() && deletable("x").is_ok());
 }
@@ -242,7 +260,7 @@ fn a_delayed_exchange_holds_delayed_messages_and_routes_others() {
     world.bound(delayed, "a", "", &[]);
     assert_eq!(world.targets(delayed, "", &[]), "a");
     let (delay, mut chosen) = (table(|table| table.long("x-delay", 5)), Vec::new());
-    let mut targets = Targets { queues: world.queues.records_mut(), chosen: &mut chosen };
+    let mut targets = Targets { queues: &mut world.queues, chosen: &mut chosen };
     let (work, headers) = (&mut world.work, Table::trusted(&delay));
     assert!(world.topology.route(work, delayed, b"", headers, &mut targets).unwrap());
     assert_eq!(chosen, Vec::from_iter(world.topology.exchange(delayed).delayed_queue));
@@ -266,7 +284,7 @@ fn unmatched_messages_go_to_the_alternate_exchange_without_cycles() {
     world.bound(two, "a", "a", &[]);
     assert_eq!(world.targets(one, "a", &[]), "a", "each queue once");
     let before = world.topology.revision();
-    world.topology.apply_policies(one, Applied::default(), Some("elsewhere".into()));
+    world.topology.apply_policies(one, AppliedPolicies::default(), Some("elsewhere".into()));
     assert_eq!(world.topology.revision(), before, "what it was declared with comes before policies");
     world.retire(two);
     assert_eq!(world.targets(one, "b", &[]), "", "nobody comes to what is gone");
@@ -336,7 +354,7 @@ fn a_binding_that_exists_again_is_not_deleted_in_the_log() {
     let old = world.queue("kept", 7);
     world.bind(source, Destination::Queue(old), "", &[]).unwrap();
     let binding = world.topology.any_binding(source).unwrap();
-    world.queues.records_mut().retire(old);
+    world.queues.at_mut(old).is_deleted = true;
     let new = world.queue("kept", 8);
     assert_eq!(world.written().len(), 2);
     world.bind(source, Destination::Queue(new), "", &[]).unwrap();
@@ -344,7 +362,7 @@ fn a_binding_that_exists_again_is_not_deleted_in_the_log() {
     world.remove(binding);
     assert_eq!(world.written(), [""; 0]);
     assert_eq!(world.targets(source, "", &[]), "kept");
-    world.queues.records_mut().retire(new);
+    world.queues.at_mut(new).is_deleted = true;
     let binding = world.topology.any_binding(source).unwrap();
     world.remove(binding);
     assert_eq!(world.written().len(), 1, "nothing of that name is bound now");
