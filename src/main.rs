@@ -17,7 +17,8 @@
 //! | `json`       | bounded reading of JSON                                                                     |
 //! | `storage`    | pending writes; the append log on disk: commits, compaction, recovery, inspection           |
 //! | `routing`    | exchanges, bindings; which queues get a message                                             |
-//! | `broker`     | queues, consumers, acknowledgements, users, policies; deterministic, without I/O            |
+//! | `queues`     | the messages in queues: deliveries, limits, expiry, eviction from memory and reading back   |
+//! | `broker`     | clients, publishing, delivering, settling, users, policies; deterministic, without I/O      |
 //! | `connection` | the protocol state of one client, AMQP or MQTT, without its socket                          |
 //! | `config`     | the configuration file, board profiles, command-line flags                                  |
 //! | `tls`        | TLS handshakes, records and certificates, without a socket                                  |

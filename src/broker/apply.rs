@@ -23,17 +23,15 @@ use leveret_core::password::PasswordCheck;
 use leveret_storage::{PendingWrites, Urgency};
 
 use super::access::{Identity, Login, Resource, Right};
-use super::arguments::copy_flags;
 use super::consumers::{ConsumerState, Mode, NewConsumer, Transaction, forced};
 use super::definitions::{DeleteIf, QueueDeclaration};
 use super::deliver::OutboxView;
 use super::publish::Publish;
-use super::queue_records::{BROWSED_MAX, BrowseResult};
-use super::republish::{Parking, Reason};
+use super::republish::Parking;
 use super::sessions::{SessionRequest, Step};
-use super::shortage::Shortage;
 use super::state::REPLY_TO;
 use super::{Broker, Context};
+use leveret_queues::{BROWSED_MAX, BrowseResult, Reason, Shortage, copy_flags};
 use leveret_routing::{BindingSpec, Destination, ExchangeDeclaration};
 
 fn cannot_switch(from: &str, to: &str) -> Fault {

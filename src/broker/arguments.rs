@@ -7,106 +7,10 @@
 use core::fmt;
 
 use leveret_amqp::field::{Table, Value};
-use leveret_amqp::props::Properties;
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::mem::{MessageFlags, MessageId, Messages};
+use leveret_queues::{MILLISECONDS_MAX, is_quorum};
 
-use super::policy::EffectivePolicy;
 use leveret_amqp::reply_text::{Lossy, QueueText, equivalent, inequivalent};
-
-/// What happens when a message arrives in a full queue (`x-overflow`).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) enum Overflow {
-    /// `drop-head`: the oldest message is dropped.
-    #[default]
-    DropHead,
-    /// `reject-publish`: the publisher gets `basic.nack`.
-    RejectPublish,
-    /// `reject-publish-dlx`: the publisher gets `basic.nack`, and the refused message is dead-lettered.
-    RejectPublishDlx,
-}
-
-/// The settings of a queue, from its arguments and policies. A limit that is not set has the maximum value of
-/// its type.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct QueueSettings {
-    pub(crate) max_length: u64,
-    pub(crate) max_length_bytes: u64,
-    /// `max_length` or `max_length_bytes` is set.
-    pub(crate) limits_length: bool,
-    pub(crate) overflow: Overflow,
-    /// The queue has a dead-letter exchange.
-    pub(crate) dead_letters: bool,
-    /// Time to live of messages in the queue, in milliseconds.
-    pub(crate) message_ttl_ms: u64,
-    /// Messages of the queue may expire: the queue has a time to live, or a message with an expiration has
-    /// arrived.
-    pub(crate) may_expire: bool,
-    /// The queue is deleted after it was unused for this time, in milliseconds.
-    pub(crate) expires_ms: u64,
-    /// A message requeued more often than this is dropped or dead-lettered.
-    pub(crate) delivery_limit: u32,
-    /// A quorum queue: deliveries have the header `x-delivery-count`, and all messages are persistent, whatever their
-    /// `delivery_mode`, as in RabbitMQ.
-    pub(crate) is_quorum: bool,
-    /// The queue has a single active consumer.
-    pub(crate) single_active: bool,
-    /// The highest priority that the queue distinguishes.
-    pub(crate) max_priority: u8,
-    /// The consumer timeout in milliseconds; 0 is unlimited, and `u32::MAX` stands for the configured one.
-    pub(crate) consumer_timeout_ms: u32,
-}
-
-impl QueueSettings {
-    pub(crate) fn of(effective: &EffectivePolicy<'_>) -> Self {
-        let overflow = effective.value("x-overflow").and_then(|value| value.as_bytes());
-        let is_quorum = is_quorum(effective.arguments());
-        let delivery_limit = if is_quorum { effective.limit("x-delivery-limit") } else { u64::MAX };
-        let message_ttl_ms = effective.limit("x-message-ttl");
-        let (max_length, max_length_bytes) =
-            (effective.limit("x-max-length"), effective.limit("x-max-length-bytes"));
-        Self {
-            max_length,
-            max_length_bytes,
-            limits_length: max_length != u64::MAX || max_length_bytes != u64::MAX,
-            overflow: match overflow {
-                Some(b"reject-publish") => Overflow::RejectPublish,
-                Some(b"reject-publish-dlx") => Overflow::RejectPublishDlx,
-                _ => Overflow::DropHead,
-            },
-            message_ttl_ms,
-            may_expire: message_ttl_ms != u64::MAX,
-            expires_ms: effective.limit("x-expires"),
-            dead_letters: effective.value("x-dead-letter-exchange").is_some(),
-            delivery_limit: u32::try_from(delivery_limit).unwrap_or(u32::MAX),
-            is_quorum,
-            single_active: effective.arguments().get("x-single-active-consumer") == Some(Value::Bool(true)),
-            max_priority: max_priority(effective.arguments()),
-            consumer_timeout_ms: consumer_timeout_ms(effective),
-        }
-    }
-
-    /// Returns the settings for a level of a queue with these settings. A level does not expire separately
-    /// from its queue.
-    pub(crate) const fn of_level(self) -> Self {
-        Self { expires_ms: u64::MAX, ..self }
-    }
-
-    /// Returns whether the queue is deleted after it was unused for some time.
-    pub(crate) const fn expires(&self) -> bool {
-        self.expires_ms != u64::MAX
-    }
-}
-
-/// Returns the consumer timeout in milliseconds: the shorter of argument and policy. A client can therefore
-/// not exceed the policy with an argument. 0 is unlimited, and `u32::MAX` stands for the configured timeout.
-///
-/// RabbitMQ 3.10 does not know this argument and accepts any value. So Leveret ignores a value that is not a
-/// time, instead of refusing it.
-fn consumer_timeout_ms(effective: &EffectivePolicy<'_>) -> u32 {
-    let timeout = effective.time("x-consumer-timeout");
-    timeout.map_or(u32::MAX, |ms| u32::try_from(ms).unwrap_or(u32::MAX).min(u32::MAX - 1))
-}
 
 /// The flags of a declaration that certain queue types do not allow.
 #[derive(Clone, Copy)]
@@ -180,9 +84,6 @@ const KNOWN: [(&str, Takes, Check); 19] = [
     ("x-max-age", Takes::Neither, Check::Anything),
 ];
 
-/// The longest time that RabbitMQ allows in an argument, in milliseconds: 100 years.
-pub(crate) const MILLISECONDS_MAX: i64 = 100 * 365 * 24 * 60 * 60 * 1000;
-
 /// Checks the arguments of a new queue.
 ///
 /// # Errors
@@ -227,16 +128,6 @@ fn with_default<'a>(name: &str, arguments: Table<'a>) -> Option<Value<'a>> {
         ("x-queue-type", None) => Some(Value::LongStr(b"classic")),
         (_, value) => value,
     }
-}
-
-/// Returns the highest priority of a queue with these arguments.
-pub(crate) fn max_priority(arguments: Table<'_>) -> u8 {
-    let value = arguments.get("x-max-priority").and_then(|value| value.as_integer());
-    value.and_then(|number| u8::try_from(number).ok()).unwrap_or(0)
-}
-
-pub(crate) fn is_quorum(arguments: Table<'_>) -> bool {
-    arguments.get("x-queue-type").and_then(|value| value.as_bytes()) == Some(b"quorum")
 }
 
 fn check_one(
@@ -351,58 +242,4 @@ fn wrong_type(queue: QueueText<'_>, name: &str, is_quorum: bool) -> Fault {
         ReplyCode::PreconditionFailed,
         format_args!("invalid arg '{name}' for {queue} of queue type rabbit_{kind}_queue"),
     )
-}
-
-/// Returns the property expiration in milliseconds; `None` if the message has none. On the wire it is a
-/// string with a decimal number. The error texts are RabbitMQ's.
-#[inline(never)]
-pub(crate) fn expiration_ms(properties: &Properties<'_>) -> Result<Option<u64>, Fault> {
-    let Some(text) = properties.expiration() else { return Ok(None) };
-    let fault = |why: core::fmt::Arguments<'_>| {
-        let explanation = format_args!("invalid expiration '{}': {why}", Lossy(text));
-        Err(Fault::new(ReplyCode::PreconditionFailed, explanation))
-    };
-    let (negative, digits) = match text {
-        [b'-', rest @ ..] => (true, rest),
-        [b'+', rest @ ..] => (false, rest),
-        _ => (false, text),
-    };
-    let count = digits.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let (digits, rest) = digits.split_at(count);
-    let number = digits
-        .iter()
-        .fold(0_u64, |number, digit| number.saturating_mul(10).saturating_add(u64::from(digit - b'0')));
-    match () {
-        () if digits.is_empty() => fault(format_args!("no_integer")),
-        () if !rest.is_empty() => fault(format_args!("{{leftover_string,\"{}\"}}", Lossy(rest))),
-        () if negative && number > 0 => fault(format_args!("{{value_negative,{}}}", Lossy(text))),
-        () if number > MILLISECONDS_MAX as u64 => fault(format_args!("{{value_too_large,{}}}", Lossy(text))),
-        () => Ok(Some(number)),
-    }
-}
-
-/// Returns the flags for a copy of `message` that has these properties. Persistence is taken from the
-/// message, the rest from the properties.
-pub(crate) fn copy_flags(
-    messages: &Messages,
-    message: MessageId,
-    properties: &Properties<'_>,
-) -> MessageFlags {
-    let flags = match messages.flags(message).has(MessageFlags::PERSISTENT) {
-        true => MessageFlags::PERSISTENT,
-        false => MessageFlags::NONE,
-    };
-    let flags = if properties.is_blind() { flags.with(MessageFlags::HAS_BCC) } else { flags };
-    let is_exactly_once = properties.is_published_exactly_once();
-    let flags = if is_exactly_once { flags.with(MessageFlags::EXACTLY_ONCE) } else { flags };
-    flags.with(expiry_flags(expiration_ms(properties).ok().flatten()))
-}
-
-/// Returns the flags of a message that expires after this many milliseconds, or, without a number, does not expire.
-pub(crate) const fn expiry_flags(expiration_ms: Option<u64>) -> MessageFlags {
-    match expiration_ms {
-        None => MessageFlags::NONE,
-        Some(0) => MessageFlags::EXPIRES.with(MessageFlags::DUE_AT_ONCE),
-        Some(_) => MessageFlags::EXPIRES,
-    }
 }

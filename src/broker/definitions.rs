@@ -28,13 +28,15 @@ use leveret_storage::PendingWrites;
 use leveret_storage::faults::{check_deletable, version_for};
 
 use super::access::{PREDECLARED, Resource, Right, Topic};
-use super::arguments::{self, QueueFlags, QueueSettings, is_quorum};
+use super::arguments::{self, QueueFlags};
 use super::job::{Job, Sweep, spend};
 use super::orphans::Orphan;
-use super::policy::{EffectivePolicy, Listener, Subject};
-use super::queue_records::{DurableIndex, PeekedExpiry, Queue, SLOTS, first_rank};
+use super::policy::{Listener, Subject};
 use super::state::REPLY_TO;
 use super::{Broker, Context};
+use leveret_queues::{
+    DurableIndex, EffectivePolicy, PeekedExpiry, Queue, QueueSettings, SLOTS, first_rank, is_quorum,
+};
 use leveret_routing::{
     BindingIdentity, BindingSpec, Destination, ExchangeDeclaration, ExchangeKind, NewExchange, Targets,
     check_deletable_name, refuse_default,

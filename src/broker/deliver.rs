@@ -26,13 +26,11 @@ use leveret_core::mem::Messages;
 use leveret_storage::PendingWrites;
 
 use super::consumers::ConsumerState;
-use super::deliveries::{DeliveryMethod, NewDelivery};
 use super::job::Job;
-use super::queue_flow::{ExpiryGrace, Getting};
-use super::queue_records::{Front, Rank, Taken};
 use super::republish::{ExpiryResult, TrimTurn};
 use super::state::count_up;
 use super::{Broker, Context};
+use leveret_queues::{DeliveryMethod, ExpiryGrace, Front, Getting, NewDelivery, Rank, Taken};
 
 /// Number of deliveries that a queue makes before the next queue has its turn.
 const QUEUE_BURST: u32 = 64;
@@ -528,7 +526,7 @@ impl Broker {
     /// Retries the waiting gets whose queue may have a message for them now.
     pub(crate) fn serve_gets(&mut self, cx: &mut Context<'_>) {
         self.queues.gets_mut().take_due();
-        for at in 0..self.queues.gets().len() {
+        for at in 0..self.queues.gets().waiter_count() {
             let Getting { connection, channel, queue, serial, no_ack, ref outcome } =
                 *self.queues.gets_mut().at(at);
             if outcome.is_some() {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use leveret_core::command::{ChannelId, ConnectionId, ExchangeId, QueueId, Settlement, VhostId};
 
-use super::queue_records::Purged;
+use leveret_queues::Purged;
 
 /// One job.
 #[derive(Debug)]

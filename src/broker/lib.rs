@@ -1,6 +1,6 @@
-//! The broker: queues, consumers, acknowledgements, users and policies; deterministic, without I/O.
+//! The broker: clients, publishing, delivering, settling, users and policies; deterministic, without I/O.
 //!
-//! `leveret-routing` has the exchanges and bindings.
+//! `leveret-routing` has the exchanges and bindings, and `leveret-queues` the queues with their messages.
 //!
 //! Each folder owns its state, does not depend on [`Broker`] and has its own tests:
 //!
@@ -9,8 +9,6 @@
 //! | `access` | users, virtual hosts, permissions | checks logins and permissions |
 //! | `policy` | policies | the effective policy of a queue: its policies and arguments combined |
 //! | `parameters` | runtime parameters | settings of components, for example shovels |
-//! | `queue_records` | records of all queues: messages, names, limits | finds queues; checks limits and readiness |
-//! | `queue_flow` | pools and schedules of messages in queues | adds, takes, expires, evicts and reads back messages |
 //! | `consumers` | connections, channels, consumers; credit, outboxes | which consumer gets the next message |
 //! | `republish` | progress of a republish, parked messages | publishes dead letters, due delayed messages, firehose copies |
 //! | `orphans` | definitions without capacity at start | checks whether a name may be declared |
@@ -37,11 +35,8 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `arguments` | arguments of `queue.declare`, settings of a queue, checked message properties |
-//! | `deliveries` | unsettled deliveries |
+//! | `arguments` | the checks of the arguments of `queue.declare` |
 //! | `job` | work that takes more than one step |
-//! | `shortage` | the causes why publishers wait |
-//! | `retry_list` | lists of requests that are retried after a change |
 //! | `storage_checks` | whether the storage can carry out an operator's change |
 //!
 //! [`Broker::apply`] carries out a command: it changes the state and returns the reply at once. At the end of each turn
@@ -66,7 +61,7 @@
 //! | serial | the number of a user, an exchange, a queue or a channel that no later one has in this process |
 //! | revision | a number that rises with each change of routes or permissions; caches store it to detect changes |
 //! | turn | one pass of the event loop: it applies the received commands and makes deliveries |
-//! | trim list | the queues with messages to remove: rejected, expired, or over a length limit; see `queue_flow` |
+//! | trim list | the queues with messages to remove: rejected, expired, or over a length limit; see `flow` in `leveret-queues` |
 //! | absent | an absent message is only in the log, not in memory |
 //!
 //! # Invariants
@@ -83,7 +78,6 @@ mod arguments;
 mod consumers;
 mod definitions;
 mod deliver;
-mod deliveries;
 mod job;
 mod move_messages;
 mod objects;
@@ -92,15 +86,11 @@ mod orphans;
 mod parameters;
 mod policy;
 mod publish;
-mod queue_flow;
-mod queue_records;
 mod recovery;
 mod republish;
 mod retained;
-mod retry_list;
 mod sessions;
 mod settle;
-mod shortage;
 mod state;
 mod storage_checks;
 mod views;
@@ -121,19 +111,10 @@ pub use operator::Declared;
 pub use orphans::{Orphan, Recovery};
 pub use parameters::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, SHOVEL};
 pub use policy::AppliedView;
-pub use queue_flow::{
-    BrowseRequests, LogRead, PageInOutcome, Queues, ReadMessage, ReadPosition, disk_shortage,
-};
-pub use queue_records::{
-    BROWSED_MAX, BrowseResult, Browsed, BrowsedMessage, LogRun, MESSAGE_KEYS_BYTES, MessageKey,
-    declared_arguments, levels_of,
-};
-pub use recovery::{Contents, Restored};
-pub use recovery::{First, restore, restore_messages};
+pub use recovery::{First, Restored, restore, restore_messages};
 pub use republish::{parked_from, write_parked_properties, write_unparked_properties};
 pub use retained::{RetainedRead, RetainedReadEnd};
 pub use settle::Overdue;
-pub use shortage::{Pool, SHORTAGE_KINDS, Shortage, WaitingByKind, WaitingPublishers};
 pub use state::Entropy;
 pub use state::{
     BINDING_BYTES, CHANNEL_BYTES, CONNECTION_BYTES, CONSUMER_BYTES, DELIVERY_BYTES, EXCHANGE_BYTES,

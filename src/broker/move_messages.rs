@@ -23,15 +23,15 @@ use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::{MessageFlags, MessageId};
 
 use super::access::{Resource, Right};
-use super::arguments::{Overflow, copy_flags};
 use super::publish::Removal;
-use super::queue_flow::{CannotPublish, Claim, Queues};
-use super::queue_records::{BrowsedMessage, EntryContent, LogRun, MessageKey, RefusedBy, SelectedMessage};
-use super::shortage::{Shortage, WaitingPublishers};
 use super::state::count_up;
 use super::{Broker, Context};
 use crate::views::DiskFacts;
 use leveret_amqp::reply_text::Lossy;
+use leveret_queues::{
+    BrowsedMessage, CannotPublish, Claim, EntryContent, LogRun, MessageKey, Overflow, Queues, RefusedBy,
+    SelectedMessage, Shortage, WaitingPublishers, copy_flags,
+};
 
 /// Maximum number of bytes of bodies that one request copies, unless it is a single message.
 const COPIED_BYTES_MAX: u64 = 8 << 20;

@@ -41,9 +41,9 @@ use leveret_storage::{Mode, PendingWrites, ReportedDamage};
 
 use crate::Context;
 use crate::access::{Access, OperatorFault};
-use crate::recovery::Contents;
 use crate::storage_checks::check_changeable;
 use leveret_amqp::reply_text::QueueText;
+use leveret_queues::Contents;
 use leveret_storage::faults::check_deletable;
 
 /// Definitions that a start left out, and messages without a queue.
@@ -500,7 +500,6 @@ mod tests {
 
     use super::*;
     use crate::access::FIRST_VHOST;
-    use crate::recovery::Contents;
     use crate::{Access, Context};
     use leveret_core::command::{QueueId, VhostId};
     use leveret_core::definition::{self, Definition, DestinationName};
@@ -508,6 +507,7 @@ mod tests {
     use leveret_core::limits::Limits;
     use leveret_core::mem::{Memory, MessageLimits, Messages};
     use leveret_core::work::Work;
+    use leveret_queues::Contents;
     use leveret_storage::{LogEntry, PendingWrites};
 
     /// What a start found, and the objects that it borrows.

@@ -27,16 +27,15 @@ use leveret_storage::faults::{out_of_disk, unwritable_for_messages};
 use leveret_storage::{Mode as PendingWritesMode, NoCapacity, PendingWrites, Urgency};
 
 use super::access::{Resource, Right};
-use super::arguments::{Overflow, expiration_ms, expiry_flags};
 #[cfg(debug_assertions)]
 use super::consumers::WatchedPublish;
 use super::consumers::{FullQueue, Mode};
-use super::deliveries::{DeliveryMethod, NewDelivery};
-use super::queue_flow::{CannotPublish, Claim, Scratch};
-use super::queue_records::{MessageKey, RefusedBy, SLOT_BYTES};
-use super::shortage::{Pool, Shortage};
 use super::state::{REPLY_TO, count_up};
 use super::{Broker, Context};
+use leveret_queues::{
+    CannotPublish, Claim, DeliveryMethod, MessageKey, NewDelivery, Overflow, Pool, RefusedBy, SLOT_BYTES,
+    Scratch, Shortage, expiration_ms, expiry_flags,
+};
 use leveret_routing::cc_and_bcc;
 
 /// How a message is published.
@@ -994,8 +993,9 @@ impl Broker {
             }
             // Checked after each message, so that the routing of a transaction that is far too large stops
             // early.
-            chunks =
-                entries.min(self.queues.records().len() + entries / leveret_core::mem::ENTRIES_PER_CHUNK + 1);
+            chunks = entries.min(
+                self.queues.records().queue_count() + entries / leveret_core::mem::ENTRIES_PER_CHUNK + 1,
+            );
             if !self.queues.entries().may_take(chunks, 0) || targets.len() > self.queues.fan_out_max() {
                 return Err(no_memory_for("another entry of a queue"));
             }

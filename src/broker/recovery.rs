@@ -24,11 +24,9 @@ use leveret_storage::{self as store, Access, AccessDefinition, AccessReport, Log
 use leveret_storage::{PendingWrites, ReportedDamage, is_transient};
 
 use super::access::OperatorFault;
-use super::arguments::QueueSettings;
-use super::levels_of;
 use super::orphans::Orphan;
-use super::queue_records::{DurableIndex, Queue, RequeueCounts, first_rank};
 use super::{Broker, Context};
+use leveret_queues::{Contents, DurableIndex, Queue, QueueSettings, RequeueCounts, first_rank, levels_of};
 use leveret_routing::{BindingSpec, Destination, ExchangeDeclaration};
 
 /// The first user of a new store: name and password hash.
@@ -661,21 +659,6 @@ impl Broker {
         };
         restored(self.parameters.restore(vhost, parameter))
     }
-}
-
-/// The messages that the log has of a queue, at start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Contents {
-    /// Unsettled messages.
-    pub count: u64,
-    /// Bytes that unsettled messages take in the log.
-    pub bytes: u64,
-    /// Offset of the next message.
-    pub next_offset: u64,
-    /// Messages with smaller offsets may have been delivered.
-    pub delivered_below: u64,
-    /// Highest watermark in the log. It may exceed `delivered_below`, because it is written ahead of deliveries.
-    pub watermark: u64,
 }
 
 /// The result of restoring a definition at start.

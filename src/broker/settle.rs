@@ -21,14 +21,10 @@ use leveret_core::time::{Deadline, Now};
 
 use super::consumers::ChannelState;
 use super::consumers::{Channel, Mode, Transaction};
-use super::deliveries::DeliveryMethod;
 use super::job::{Job, spend};
-use super::queue_flow::subtract_steps;
-use super::queue_records::Purged;
-use super::queue_records::QueueState;
-use super::republish::Reason;
 use super::state::count_up;
 use super::{Broker, Context};
+use leveret_queues::{DeliveryMethod, Purged, QueueState, Reason, subtract_steps};
 
 /// Maximum number of records cleared in one step of a job.
 const STEP: u32 = 512;
@@ -730,12 +726,12 @@ impl Broker {
 
     /// Drops the waiting `basic.get`s of a lost connection.
     pub(crate) fn forget_gets(&mut self, connection: ConnectionId) {
-        let before = self.queues.gets().len();
+        let before = self.queues.gets().waiter_count();
         let open =
             self.queues.gets().iter().filter(|get| get.connection == connection && get.outcome.is_none());
         let open = open.count() as u32;
         self.queues.gets_mut().retain(|get| get.connection != connection);
-        assert!(self.queues.gets().len() + 1 >= before, "a connection has at most one waiting get");
+        assert!(self.queues.gets().waiter_count() + 1 >= before, "a connection has at most one waiting get");
         self.consumers.connection_mut(connection).jobs -= open;
     }
 }

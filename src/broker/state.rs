@@ -20,21 +20,19 @@ use super::access::{
     Right,
 };
 use super::consumers::{Channel, Connection, Consumer, ConsumerState, Consumers};
-use super::deliveries::AcknowledgementTimeout;
-use super::deliveries::Deliveries;
 use super::job::{Begun, Job, Jobs};
 use super::orphans::{self, LeftOut, Recovery};
 use super::parameters::Parameters;
 use super::policy::Policies;
 use super::publish::Publishing;
-use super::queue_flow::{DelayWheel, Getting, QueueSchedule, Queues};
-use super::queue_records::Queue;
-use super::republish::{Firehose, Reason, RepublishState, Republisher, TracedName};
+use super::republish::{Firehose, RepublishState, Republisher, TracedName};
 use super::retained::{Replay, Retained};
 use super::sessions::{CANDIDATE_BYTES, Sessions};
-use super::shortage::Shortage;
 use super::views::Views;
 use super::wills::Wills;
+use leveret_queues::{
+    AcknowledgementTimeout, DelayWheel, Deliveries, FLOOR_PART, Getting, Queue, Queues, Reason, Shortage,
+};
 use leveret_routing::{ExchangeDeclaration, NewExchange, Topology};
 
 /// The pseudo-queue of direct reply-to, and the prefix of its tokens.
@@ -171,7 +169,7 @@ impl Broker {
             policies: Policies::with_capacity(limits.policies_max as usize, memory),
             parameters: Parameters::with_capacity(limits.parameters_max as usize, memory, seed),
             topology: Topology::with_capacity(topology, frame, memory, seed),
-            queues: Queues::new(limits, memory, seed),
+            queues: Queues::new(limits, memory, seed, QUEUE_SIDE_BYTES),
             consumers: Consumers::new(limits, memory, seed),
             sessions: Sessions::new(limits, memory, seed),
             retained: Retained::new(limits, memory, seed),
@@ -336,7 +334,7 @@ impl Broker {
             connections: self.consumers.connections_fill().used,
             channels: self.consumers.channels_fill().used,
             consumers: self.consumers.consumers_fill().used,
-            queues: self.queues.records().len(),
+            queues: self.queues.records().queue_count(),
             exchanges: self.quota.exchanges(),
             bindings: self.topology.bindings_len(),
             deliveries: self.queues.deliveries().len(),
@@ -667,20 +665,9 @@ pub(crate) const CHANNEL_SIDE_BYTES: usize = 2 * size_of::<Getting>();
 pub const CONSUMER_BYTES: usize = Slab::<Consumer>::record_bytes() + IndexTable::ENTRY_BYTES;
 /// Bytes of a queue's record and everything that exists once per queue, without its names.
 pub const QUEUE_BYTES: usize = Slab::<Queue>::record_bytes() + IndexTable::ENTRY_BYTES + QUEUE_SIDE_BYTES;
-/// Bytes that a queue takes besides its record.
-///
-/// These are the entries of the queue in the targets of a message and of a dead letter, and in several lists: queues to
-/// trim, times (twice), jobs, watermarks and reads. Reads count double, because their list grows by doubling. The size
-/// includes the allocator's overhead for the names of the queue, and its entries in the index of the log.
-pub(crate) const QUEUE_SIDE_BYTES: usize = 3 * size_of::<QueueId>()
-    + size_of::<Begun>()
-    + 2 * (size_of::<(u64, QueueId, u64, u64)>() + 2 * size_of::<QueueId>() + 2 * size_of::<(u64, u64)>())
-    + QueueSchedule::QUEUE_BYTES
-    + DelayWheel::QUEUE_BYTES
-    + LeftOut::ENTRY_BYTES
-    + 2 * ALLOCATION_BYTES
-    + leveret_storage::EMPTY_QUEUE_BYTES
-    + leveret_storage::DEFINITION_BYTES;
+/// Bytes that a queue takes besides its record: its entries in the targets of a message and of a dead letter, and in the jobs.
+const QUEUE_SIDE_BYTES: usize =
+    leveret_queues::QUEUE_SIDE_BYTES + 2 * size_of::<QueueId>() + size_of::<Begun>() + LeftOut::ENTRY_BYTES;
 /// Bytes of an exchange's record with its root node.
 pub const EXCHANGE_BYTES: usize = Topology::EXCHANGE_BYTES + EXCHANGE_SIDE_BYTES;
 /// Bytes that an exchange takes besides its record and its root node, without its names: its entries in several lists, the
@@ -708,6 +695,11 @@ pub const PARAMETER_BYTES: usize = Parameters::PARAMETER_BYTES;
 pub const POLICY_BYTES: usize = Policies::POLICY_BYTES;
 /// Bytes of a delivery's record.
 pub const DELIVERY_BYTES: usize = Deliveries::RECORD_BYTES;
+
+const _: () = assert!(
+    CONNECTION_BYTES + CHANNEL_BYTES + CONSUMER_BYTES > FLOOR_PART * DELIVERY_BYTES,
+    "there is a delivery for each client that fits into the floor"
+);
 
 /// Bytes of the records of a client.
 pub(crate) const CLIENT_RECORD_BYTES: ClientRecordBytes = ClientRecordBytes {

@@ -31,11 +31,11 @@ use leveret_core::error::{Fault, no_memory_for};
 use leveret_core::mem::{MessageFlags, MessageId, Share};
 use leveret_storage::Urgency;
 
-use super::arguments::{expiration_ms, expiry_flags};
 use super::publish::Publish;
 use super::recovery::Restored;
 use super::sessions::TOPIC_EXCHANGE;
 use super::{Broker, Context};
+use leveret_queues::{expiration_ms, expiry_flags};
 use leveret_routing::Targets;
 
 /// Milliseconds until a will is tried again for which there was no capacity.

@@ -8,11 +8,11 @@
 //! - The store is only read, without its lock: a broker may be using it.
 //! - Memory is needed only for the index of the log, as at a start, and for one definition at a time.
 
-use leveret_broker::{declared_arguments, levels_of};
 use leveret_config::Config;
 use leveret_core::definition::Definition;
 use leveret_core::limits::{Megabytes, MemoryTable, RecordSizes, grouped};
 use leveret_core::mem::{CHUNK_BYTES, Class, ENTRIES_PER_CHUNK, Memory};
+use leveret_queues::{declared_arguments, levels_of};
 use leveret_storage::{FileDisk, Index, Log, QueueIndex};
 use leveret_storage::{is_group, is_transient};
 

@@ -72,6 +72,12 @@ ids! {
     SessionId;
 }
 
+/// Finds the name of a virtual host. The owner of the virtual hosts implements it, for the packages that write definitions.
+pub trait VhostNames {
+    /// Returns the name of a virtual host, also of one that is being deleted.
+    fn vhost_name(&self, vhost: VhostId) -> &str;
+}
+
 /// The policies that apply to a queue or an exchange.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct AppliedPolicies {

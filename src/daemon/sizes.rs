@@ -33,7 +33,7 @@ pub fn record_sizes(config: &Config) -> RecordSizes {
             // The AMQP properties of one MQTT message.
             + if_mqtt(frame)
             + if config.serves_management() {
-                leveret_management::web_page::TOKENS_BYTES + leveret_broker::MESSAGE_KEYS_BYTES
+                leveret_management::web_page::TOKENS_BYTES + leveret_queues::MESSAGE_KEYS_BYTES
             } else {
                 0
             }

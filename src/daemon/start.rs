@@ -261,7 +261,7 @@ fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> 
         is_tls_unavailable: false,
         has_unread_definitions: false,
         waiting_publishers: 0,
-        waiters: leveret_broker::WaitingByKind::new(),
+        waiters: leveret_queues::WaitingByKind::new(),
         disk_limit_bytes: config.store.disk_limit_bytes.unwrap_or(0),
         store: StoreView::default(),
         endurance: Endurance {

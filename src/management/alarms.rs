@@ -7,7 +7,7 @@
 
 use std::borrow::Cow;
 
-use leveret_broker::{SHORTAGE_KINDS, Shortage, WaitingPublishers, disk_shortage};
+use leveret_queues::{SHORTAGE_KINDS, Shortage, WaitingPublishers, disk_shortage};
 
 use super::bridges::Outage;
 use super::http::Status;

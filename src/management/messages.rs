@@ -28,10 +28,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use leveret_amqp::field::Value;
 use leveret_amqp::props::{PROPERTIES, Properties};
-use leveret_broker::{BROWSED_MAX, Broker, BrowseResult, Browsed, BrowsedMessage};
+use leveret_broker::Broker;
 use leveret_core::command::{ChannelId, Command, ConnectionId, DeliveryKind, Outbox, Outcome, Settlement};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::{MessageId, Messages};
+use leveret_queues::{BROWSED_MAX, BrowseResult, Browsed, BrowsedMessage};
 
 use super::http::Request;
 use super::json::{Json, Tables};

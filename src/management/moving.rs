@@ -16,10 +16,11 @@
 //! - A request that waits for the disk holds only the messages that were read for it.
 
 use leveret_amqp::field::Table;
-use leveret_broker::{BROWSED_MAX, Broker, Browsed, BrowsedMessage, LogRun, MessageKey};
+use leveret_broker::Broker;
 use leveret_broker::{MoveOutcome, MoveRequest, MoveTarget, ShownRoute};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_json::{Fields, Value, items};
+use leveret_queues::{BROWSED_MAX, Browsed, BrowsedMessage, LogRun, MessageKey};
 
 use super::actions::fields;
 use super::definitions::table_of;

@@ -1094,7 +1094,7 @@ mod tests {
                     is_tls_unavailable: false,
                     has_unread_definitions: false,
                     waiting_publishers: 0,
-                    waiters: leveret_broker::WaitingByKind::new(),
+                    waiters: leveret_queues::WaitingByKind::new(),
                     disk_limit_bytes: 0,
                     store: StoreView::default(),
                     endurance: Endurance::default(),

@@ -9,12 +9,13 @@
 use std::net::SocketAddr;
 
 use leveret_amqp::field::Table;
-use leveret_broker::{Broker, DiskFacts, WaitingByKind};
+use leveret_broker::{Broker, DiskFacts};
 use leveret_core::batch::Batch;
 use leveret_core::command::ConnectionId;
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::flight::Event;
 use leveret_core::mem::Messages;
+use leveret_queues::WaitingByKind;
 use leveret_storage::PendingWrites;
 
 use super::http::{REQUEST_BYTES_MAX, Request, Status};

@@ -13,11 +13,12 @@
 //! - While message memory is used up, a publisher that has published nothing is retried first again, unless its client is lost.
 //! - A logged wait is followed by a logged end.
 
-use leveret_broker::{DiskFacts, Shortage, WaitingByKind, WaitingPublishers};
+use leveret_broker::DiskFacts;
 use leveret_core::command::ConnectionId;
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::log_limiter::{LogKind, LogSource};
 use leveret_core::time::{Deadline, Now};
+use leveret_queues::{Shortage, WaitingByKind, WaitingPublishers};
 
 use super::peer::{Session, WaitReason};
 use super::platform::Platform;

@@ -11,13 +11,13 @@ use core::fmt;
 use core::net::{IpAddr, SocketAddr};
 use core::ops::Range;
 
-use leveret_broker::Shortage;
 use leveret_connection::Client;
 use leveret_core::batch::Batch;
 use leveret_core::command::{ConnectionId, Outcome, ReplyOrder};
 use leveret_core::limits::{CONTROL_CLIENTS_MAX, MANAGEMENT_CLIENTS_UPPER_BOUND};
 use leveret_core::log_limiter::LogSource;
 use leveret_core::time::{Deadline, Now};
+use leveret_queues::Shortage;
 
 use super::blocked_publishers::BlockedOn;
 use super::lost_clients::Lost;

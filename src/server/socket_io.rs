@@ -149,7 +149,7 @@ impl<P: Platform> Shared<P> {
                     break;
                 }
                 InputStep::Suspended(Suspension::ContentRoom(full)) => {
-                    let shortage = leveret_broker::Shortage::from(full);
+                    let shortage = leveret_queues::Shortage::from(full);
                     (peer.waiting, peer.blocked_on) =
                         (WaitReason::Capacity, BlockedOn { shortage, since: self.now });
                     break;

@@ -12,10 +12,11 @@
 
 use std::io;
 
-use leveret_broker::{Broker, Context, LogRead, PageInOutcome, ReadMessage, RetainedRead, restore_messages};
+use leveret_broker::{Broker, Context, RetainedRead, restore_messages};
 use leveret_core::log_limiter::{LogKind, LogSource};
 use leveret_core::mem::{MessageId, Messages};
 use leveret_core::time::Now;
+use leveret_queues::{LogRead, PageInOutcome, ReadMessage};
 use leveret_storage::PendingWrites;
 use leveret_storage::{CommitWriter, Log, Read, ReadOutcome, WriteDone};
 

@@ -34,7 +34,7 @@ use std::rc::Rc;
 use crate::storage_checks::check_changeable;
 use leveret_amqp::reply_text::ExchangeText;
 use leveret_core::batch::Batch;
-use leveret_core::command::VhostId;
+use leveret_core::command::{VhostId, VhostNames};
 use leveret_core::definition::{
     self, ACCESS_STORED_KEY, Definition, Permission, TopicPermission, UserLimits, VhostLimits, VhostMetadata,
 };
@@ -139,7 +139,18 @@ pub struct Access {
     revision: u64,
 }
 
+impl VhostNames for Access {
+    fn vhost_name(&self, vhost: VhostId) -> &str {
+        self.vhost_name(vhost)
+    }
+}
+
 impl Access {
+    /// Returns the name of a virtual host, also of one that is being deleted.
+    pub(crate) fn vhost_name(&self, vhost: VhostId) -> &str {
+        &self.vhosts[vhost.index()].name
+    }
+
     /// Returns the bytes of unused places that may be resident in memory.
     pub(crate) const fn idle_bytes(&self) -> usize {
         self.vhosts.idle_bytes()
@@ -204,11 +215,6 @@ impl Access {
 }
 
 impl Access {
-    /// Returns the name of a virtual host, also of one that is being deleted.
-    pub(crate) fn vhost_name(&self, vhost: VhostId) -> &str {
-        &self.vhosts[vhost.index()].name
-    }
-
     pub(crate) fn exchange_text<'a>(&'a self, vhost: VhostId, name: &'a str) -> ExchangeText<'a> {
         ExchangeText { name, vhost: self.vhost_name(vhost) }
     }

@@ -19,10 +19,9 @@ use leveret_core::mem::List;
 
 use super::ConsumerState;
 use super::Consumers;
-use crate::arguments::Overflow;
-use crate::queue_flow::Queues;
 use leveret_core::quota::Quota;
 use leveret_core::work::Work;
+use leveret_queues::{Overflow, Queues};
 
 /// Maximum number of consumers of a queue whose credit is summed up for a publish.
 const WAITING_EXAMINED_MAX: u32 = 64;
@@ -304,7 +303,7 @@ impl Consumers {
         if !self.over_share.take_due() {
             return;
         }
-        for _ in 0..self.over_share.len() {
+        for _ in 0..self.over_share.waiter_count() {
             let Some(connection) = self.over_share.pop() else { break };
             // The connection may have been lost since.
             let Some(record) = self.connections.get_mut(connection.index()) else { continue };
@@ -330,77 +329,5 @@ impl Consumers {
                 && !queues.records().queue_consumers(consumer.queue).keeps_waiting(index)
         };
         self.slab.iter().map(|(index, _)| index).find(|index| is_forgotten(*index))
-    }
-}
-
-/// The consumers of one queue, in the order in which they are served.
-#[derive(Debug, Default)]
-pub(crate) struct QueueConsumers {
-    pub(super) all: List,
-    pub(super) eligible: List,
-    /// The queue has an exclusive consumer.
-    pub(super) has_exclusive: bool,
-    /// The queue was declared with `x-single-active-consumer`: only the first consumer is active.
-    pub(super) is_single_active: bool,
-}
-
-impl QueueConsumers {
-    /// Creates an empty list. `is_single_active` is whether the queue has a single active consumer.
-    pub(crate) fn new(is_single_active: bool) -> Self {
-        Self { is_single_active, ..Self::default() }
-    }
-
-    /// Sets whether the queue has a single active consumer.
-    pub(crate) const fn set_single_active(&mut self, is_single_active: bool) {
-        self.is_single_active = is_single_active;
-    }
-
-    /// Returns the number of consumers of the queue.
-    pub(crate) const fn len(&self) -> u32 {
-        self.all.len()
-    }
-
-    /// Returns whether the queue has no consumers.
-    pub(crate) const fn is_empty(&self) -> bool {
-        self.all.is_empty()
-    }
-
-    /// Returns the first consumer on the list.
-    pub(crate) const fn first(&self) -> Option<usize> {
-        self.all.front()
-    }
-
-    /// Returns whether the queue has an exclusive consumer.
-    pub(crate) const fn has_exclusive(&self) -> bool {
-        self.has_exclusive
-    }
-
-    /// Returns whether the queue refuses an exclusive consumer, because it has consumers, or was declared
-    /// with a single active consumer.
-    pub(crate) const fn refuses_exclusive(&self) -> bool {
-        !self.all.is_empty() || self.is_single_active
-    }
-
-    /// Returns whether any consumer can take a message now.
-    #[inline]
-    pub(crate) const fn is_ready(&self) -> bool {
-        !self.eligible.is_empty()
-    }
-
-    /// Returns the consumer that gets the next message.
-    #[inline]
-    pub(crate) const fn next(&self) -> Option<usize> {
-        self.eligible.front()
-    }
-
-    /// Returns the active consumer of a queue that was declared with a single active consumer; otherwise
-    /// `None`.
-    pub(crate) const fn single_active(&self) -> Option<usize> {
-        if self.is_single_active { self.all.front() } else { None }
-    }
-
-    /// Returns whether a consumer gets no messages until the single active consumer ends.
-    pub(crate) fn keeps_waiting(&self, consumer: usize) -> bool {
-        self.is_single_active && self.all.front() != Some(consumer)
     }
 }

@@ -34,12 +34,9 @@ use leveret_core::quota::{Pool, Quota};
 use leveret_core::work::Work;
 
 use crate::access::Identity;
-use crate::queue_flow::Queues;
-use crate::retry_list::RetryList;
 use crate::state::{CHANNEL_SIDE_BYTES, CONNECTION_SIDE_BYTES, ChannelCounters};
+use leveret_queues::{Queues, RetryList};
 use leveret_routing::RouteCache;
-
-pub(super) use credit::QueueConsumers;
 
 /// Connections, channels and consumers.
 ///

@@ -8,13 +8,11 @@
 
 use super::ConsumerState;
 use super::Consumers;
-use crate::deliveries::{DeliveryMethod, NewDelivery};
-use crate::queue_flow::Queues;
-use crate::queue_records::Taken;
 use leveret_core::command::{ChannelId, ConnectionId, ConsumerId, QueueId, ReplyOrder};
 use leveret_core::mem::Messages;
 use leveret_core::quota::Quota;
 use leveret_core::work::Work;
+use leveret_queues::{DeliveryMethod, NewDelivery, Queues, Taken};
 
 /// Approximate bytes of the frames around a small body.
 const FRAMES_BYTES: u32 = 48;

@@ -2,18 +2,15 @@
 
 use super::*;
 use crate::Context;
-use crate::arguments::QueueSettings;
 use crate::consumers::ChannelState;
-use crate::deliveries::DeliveryMethod;
 use crate::policy::Policies;
-use crate::queue_flow::Queues;
-use crate::queue_records::{Queue, Taken};
 use leveret_core::command::{AppliedPolicies, ChannelId, ConnectionId, Name, QueueId, VhostId};
 use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{Memory, MessageFlags, Messages, Share};
 use leveret_core::quota::Quota;
 use leveret_core::work::Work;
+use leveret_queues::{DeliveryMethod, Queue, QueueSettings, Queues, Taken};
 use leveret_storage::{PendingWrites, Urgency};
 
 /// Consumers and the objects that they borrow.
@@ -47,7 +44,7 @@ impl ConsumersFixture {
         let messages = Messages::new(limits.message_limits());
         Self {
             consumers: Consumers::new(&limits, &Memory::unlimited(), 1),
-            queues: Queues::new(&limits, &Memory::unlimited(), 1),
+            queues: Queues::new(&limits, &Memory::unlimited(), 1, 0),
             quota,
             pending_writes: PendingWrites::new(100),
             messages,

@@ -30,11 +30,11 @@ use leveret_core::command::{AppliedPolicies, NAME_BYTES_MAX, PolicyId, VhostId};
 use leveret_core::definition::{ApplyTo, Definition, Policy, PolicyKind};
 use leveret_core::mem::{ALLOCATION_BYTES, Class, Memory, Slab};
 use leveret_core::work::Work;
+use leveret_queues::EffectivePolicy;
 use leveret_storage::PendingWrites;
 
 use crate::access::{OperatorFault, Pattern, PatternBytes};
 
-pub(super) use keys::EffectivePolicy;
 pub(super) use keys::Listener;
 
 /// What a policy may apply to: an exchange, or a queue of a certain type.

@@ -16,19 +16,17 @@
 //! - A message that has a dead letter is settled only when there is capacity for it, for which some memory and
 //!   space of the log are reserved. Until then the message stays in its queue, so it is late but not lost.
 
-use crate::arguments::copy_flags;
 use leveret_amqp::field::{Array, ArrayWriter, Table, TableWriter, Value};
 use leveret_amqp::props::{BLIND_BYTES_MAX, Edit, Properties, PropertyEdit};
 use leveret_amqp::{Full, Writer};
 use leveret_core::command::{ExchangeId, Name, QueueId, Refusal, VhostId};
 use leveret_core::error::Fault;
 use leveret_core::mem::{MessageId, Messages, Share, sort_by_key};
+use leveret_queues::{LevelChoice, Reason, Scratch, copy_flags};
 use leveret_storage::Urgency;
 
 use super::Republisher;
 use crate::Context;
-use crate::queue_flow::LevelChoice;
-use crate::queue_flow::Scratch;
 use crate::sessions::{RoutedMessage, select_subscribers};
 use leveret_core::work::Work;
 use leveret_routing::Targets;
@@ -422,41 +420,12 @@ const GROUPED_ENTRIES_MAX: usize = 32;
 /// Headers that are written at the first death of a message. At a further death only x-death is written.
 const OWN: [&str; 4] = ["x-death", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason"];
 
-/// Why a queue removes a message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Reason {
-    /// A consumer rejected the message without requeueing it.
-    Rejected,
-    /// The message's time to live is over.
-    Expired,
-    /// The queue is over its length limit.
-    MaxLength,
-    /// The message is over the delivery limit.
-    DeliveryLimit,
-    /// The other side of a bridge refuses the message; the number is the index of the cause in
-    /// `RepublishState::parkings`.
-    Parked(u8),
-}
-
 /// Why messages are parked.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Parking {
     pub(crate) bridge: Box<str>,
     pub(crate) queue: Box<str>,
     pub(crate) why: Refusal,
-}
-
-impl Reason {
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Rejected => "rejected",
-            Self::Expired => "expired",
-            Self::MaxLength => "maxlen",
-            Self::DeliveryLimit => "delivery_limit",
-            // A parked message has its own headers, see `parked`.
-            Self::Parked(_) => "parked",
-        }
-    }
 }
 
 /// How much of x-death and of the other headers a dead letter has.

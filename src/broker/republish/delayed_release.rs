@@ -27,14 +27,11 @@ use leveret_core::mem::MessageId;
 use super::Republisher;
 use super::dead_letter::{MORE_THAN_FRAME, Republication};
 use crate::Context;
-use crate::arguments::copy_flags;
-use crate::queue_flow::LevelChoice;
-use crate::queue_flow::Scratch;
-use crate::queue_flow::subtract_steps;
-use crate::queue_flow::{DueItem, HeldMessage, NARROWEST_PUBLISHED, Slot};
-use crate::queue_records::Queue;
-use crate::queue_records::Taken;
 use leveret_amqp::delay::delay_ms;
+use leveret_queues::{
+    DueItem, HeldMessage, LevelChoice, NARROWEST_PUBLISHED, Queue, Scratch, Slot, Taken, copy_flags,
+    subtract_steps,
+};
 
 /// Steps per turn for routing or moving delayed messages; a message may take several steps ([`subtract_steps`]).
 const DELAYED_STEPS_PER_TURN: u32 = 512;

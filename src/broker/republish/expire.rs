@@ -15,10 +15,9 @@ use leveret_core::command::QueueId;
 use leveret_core::mem::{MessageFlags, MessageId};
 
 use super::Republisher;
-use super::dead_letter::{Reason, Republication};
+use super::dead_letter::Republication;
 use crate::Context;
-use crate::queue_flow::{ExpiryGrace, subtract_steps};
-use crate::queue_records::Front;
+use leveret_queues::{ExpiryGrace, Front, Reason, subtract_steps};
 
 /// Maximum number of steps for removing expired messages before one delivery.
 const DELIVER_STEP: u32 = 64;
@@ -79,7 +78,7 @@ impl Republisher<'_> {
             }
             let capacity_freed = self.freed_count(cx.pending_writes, cx.messages);
             self.queues.trim_list_mut().begin(capacity_freed);
-            turn.queues = self.queues.trim_list_mut().len().min(QUEUES_STEP);
+            turn.queues = self.queues.trim_list_mut().queue_count().min(QUEUES_STEP);
         }
         while turn.queues > 0 && turn.left > 0 {
             turn.queues -= 1;

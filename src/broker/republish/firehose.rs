@@ -27,8 +27,7 @@ use leveret_core::mem::{MessageFlags, MessageId, Share};
 use super::Republisher;
 use super::TracedName;
 use crate::Context;
-use crate::queue_flow::Claim;
-use crate::queue_flow::Scratch;
+use leveret_queues::{Claim, Scratch};
 use leveret_routing::cc_and_bcc;
 
 /// Exchange that the copies are published to.

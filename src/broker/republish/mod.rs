@@ -37,13 +37,13 @@ use crate::access::Access;
 use crate::consumers::Consumers;
 use crate::policy::Policies;
 use crate::publish::CommitReservation;
-use crate::queue_flow::Queues;
 use crate::sessions::Sessions;
 use crate::state::Counters;
 use leveret_core::quota::Quota;
+use leveret_queues::Queues;
 use leveret_routing::Topology;
 
-pub(super) use dead_letter::{Parking, Reason};
+pub(super) use dead_letter::Parking;
 pub(super) use expire::{ExpiryResult, TrimTurn};
 pub use parked::{parked_from, write_parked_properties, write_unparked_properties};
 

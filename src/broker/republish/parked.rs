@@ -22,17 +22,16 @@
 //! - A parked message is either in its old queue, which no longer delivers it, or in the bridge's queue for
 //!   parked messages.
 
-use crate::arguments::copy_flags;
 use leveret_amqp::field::Table;
 use leveret_amqp::props::{Edit, HeadersEdit, Properties, PropertyEdit};
 use leveret_amqp::{Full, Writer};
 use leveret_core::command::QueueId;
 use leveret_core::mem::{MessageId, Share};
+use leveret_queues::{LevelChoice, Reason, copy_flags};
 
 use super::Republisher;
-use super::dead_letter::{MORE_THAN_FRAME, Parking, Reason, Republication};
+use super::dead_letter::{MORE_THAN_FRAME, Parking, Republication};
 use crate::Context;
-use crate::queue_flow::LevelChoice;
 
 const CAUSE: &str = "x-parked-cause";
 const BRIDGE: &str = "x-parked-bridge";

@@ -36,10 +36,9 @@ use leveret_storage::faults::check_deletable;
 use leveret_storage::{Mode, PART_BYTES, PendingWrites, SplitDefinition};
 
 use super::access::Access;
-use super::arguments::expiration_ms;
 use super::recovery::Restored;
-use super::shortage::Shortage;
 use super::{Broker, Context};
+use leveret_queues::{Shortage, expiration_ms};
 use replay::{EXAMINED_PER_UNIT, Replaying};
 pub(crate) use replay::{Replay, Replays};
 pub use replay::{RetainedRead, RetainedReadEnd};

@@ -22,9 +22,9 @@ use leveret_storage::{RecordLocation, Urgency};
 
 use super::{Content, Retained, RetainedMessage, StoredParts, append_removal, expires_ms};
 use crate::access::Access;
-use crate::queue_flow::Claim;
 use crate::sessions::matches;
 use crate::{Broker, Context};
+use leveret_queues::Claim;
 use leveret_routing::{Binding, Destination};
 
 /// The number of messages in the queue of a session up to which retained messages are added.

@@ -14,10 +14,10 @@ use leveret_storage::{PendingWrites, Settled, Urgency};
 
 use super::packet_ids::{RANGES_MAX, TooManyRanges};
 use super::{CONSUMER_TAG, InFlight, MessageKey, PACKET_IDS, Step, TAG_AGE_MAX};
-use crate::deliveries::DeliveryMethod;
 use crate::recovery::Restored;
 use crate::retained::RetainedChange;
 use crate::{Broker, Context};
+use leveret_queues::DeliveryMethod;
 
 /// A definition as it is in the log.
 type KeyAndValue = (Box<[u8]>, Box<[u8]>);

@@ -7,8 +7,8 @@ use leveret_core::command::{ConnectionId, QueueId};
 use leveret_core::mem::Share;
 
 use crate::consumers::ClientWait;
-use crate::queue_records::Pace;
 use crate::{Broker, Context};
+use leveret_queues::Pace;
 
 /// The number of clients that may wait for each other in a row.
 const WAIT_CHAIN_MAX: usize = 16;

@@ -3,10 +3,10 @@
 use leveret_core::command::ConnectionId;
 use leveret_core::mem::{Class, EXTENT_BYTES};
 
-use crate::queue_records::Queue;
 use crate::retained::Retained;
 use crate::state::{BINDING_BYTES, CLIENT_RECORD_BYTES, EXCHANGE_BYTES, QUEUE_BYTES};
 use crate::views::Views;
+use leveret_queues::Queue;
 
 /// A class of the shared memory.
 #[derive(Clone, Copy, Debug)]
@@ -76,7 +76,7 @@ impl<'b> Views<'b> {
         let [(binding_places, _), (exchanges, _), _] = self.quota.fills();
         // The index of the log has a second copy of names and arguments.
         let kinds = [
-            ("queues", self.queues.records().len() * QUEUE_BYTES),
+            ("queues", self.queues.records().queue_count() * QUEUE_BYTES),
             ("exchanges", exchanges * EXCHANGE_BYTES),
             ("bindings", binding_places * BINDING_BYTES),
             ("names and arguments", self.quota.names_bytes() * 2),

@@ -26,13 +26,11 @@ use crate::consumers::{ConsumerState, Consumers, Fill, Mode};
 use crate::objects::{Objects, objects};
 use crate::parameters::Parameters;
 use crate::policy::{AppliedView, Policies};
-use crate::queue_flow::Queues;
-use crate::queue_records::Queue;
 use crate::retained::Retained;
 use crate::sessions::Sessions;
-use crate::shortage::{Pool, Shortage, WaitingPublishers};
 use crate::state::{ChannelCounters, QUEUE_BYTES};
 use leveret_core::quota::Quota;
+use leveret_queues::{Pool, Queue, Queues, Shortage, WaitingPublishers};
 use leveret_routing::{Destination, Topology};
 pub use memory::{ClassView, Holder};
 pub use mqtt::{RetainedView, SessionView};
@@ -217,8 +215,8 @@ impl<'b> Views<'b> {
             fill("consumers", self.consumers.consumers_fill()),
             pool(
                 "queues",
-                self.queues.records().len(),
-                self.queues.records().len() + self.queues.records().free_count(),
+                self.queues.records().queue_count(),
+                self.queues.records().queue_count() + self.queues.records().free_count(),
             ),
             pool("policies", self.policies.len(), self.policies.max()),
             pool("parameters", self.parameters.len(), self.parameters.max()),

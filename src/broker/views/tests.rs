@@ -3,19 +3,17 @@
 use super::*;
 use crate::Context;
 use crate::access::{Access, FIRST_VHOST};
-use crate::arguments::QueueSettings;
 use crate::consumers::{ConsumerState, Consumers, NewConsumer};
 use crate::parameters::Parameters;
 use crate::policy::Policies;
-use crate::queue_flow::Queues;
-use crate::queue_records::QueueState;
-use crate::queue_records::{Queue, first_rank};
-use crate::shortage::{Pool, Shortage, WaitingPublishers};
 use leveret_core::command::{AppliedPolicies, ConnectionId, Name, QueueId, VhostId};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{Memory, MessageFlags, Messages, Share};
 use leveret_core::quota::Quota;
 use leveret_core::work::Work;
+use leveret_queues::{
+    Pool, Queue, QueueSettings, QueueState, Queues, Shortage, WaitingPublishers, first_rank,
+};
 use leveret_routing::{ExchangeDeclaration, NewExchange, Topology};
 use leveret_storage::{PendingWrites, Urgency};
 
@@ -61,7 +59,7 @@ impl ViewsFixture {
             policies: Policies::with_capacity(4, &Memory::unlimited()),
             parameters: Parameters::with_capacity(4, &Memory::unlimited(), 1),
             topology: Topology::with_capacity(capacity, 4096, &Memory::unlimited(), 1),
-            queues: Queues::new(&limits, &Memory::unlimited(), 1),
+            queues: Queues::new(&limits, &Memory::unlimited(), 1, 0),
             consumers: Consumers::new(&limits, &Memory::unlimited(), 1),
             quota,
             sessions: Sessions::new(&limits, &Memory::unlimited(), 1),
@@ -153,7 +151,7 @@ fn a_listing_has_neither_hidden_queues_nor_levels_nor_deleted_ones() {
     hidden.is_internal = true;
     world.queues.records_mut().insert_hidden(hidden);
     assert_eq!(world.listed(), ["ranked", "gone", "kept"]);
-    assert_eq!(world.queues.records().len(), 5, "a level and a hidden one besides");
+    assert_eq!(world.queues.records().queue_count(), 5, "a level and a hidden one besides");
     world.queues.records_mut().retire(gone);
     assert_eq!(world.listed(), ["ranked", "kept"]);
     assert_eq!(world.views().depth_of(FIRST_VHOST), (1, 0));

@@ -4,11 +4,11 @@
 //! is shown by its number.
 
 use crate::json::Object;
-use leveret_broker::levels_of;
 use leveret_core::definition::{
     Binding, Definition, DestinationName, Parameter, Permission, Policy, PolicyKind, Retained, RetainedPart,
     SessionPart, SessionState, TopicPermission, User, Vhost, VhostMetadata, Will, queue_in,
 };
+use leveret_queues::levels_of;
 use leveret_storage::{Disk, Log};
 use leveret_storage::{is_group, is_transient};
 use std::collections::BTreeMap;

@@ -18,12 +18,13 @@
 
 use leveret_amqp::{Properties, Writer};
 use leveret_bridge::{Arrivals, BridgeHeaders, Cause, Event, Transfer, hops_of};
-use leveret_broker::{Shortage, write_parked_properties};
+use leveret_broker::write_parked_properties;
 use leveret_config::bridge::{Destination, RefusedAction};
 use leveret_connection::message_flags;
 use leveret_core::batch::Batch;
 use leveret_core::command::{Command, Outcome};
 use leveret_core::mem::{MessageId, PoolFull};
+use leveret_queues::Shortage;
 
 use super::state::Remedy;
 use super::traffic::{Fetch, Flow, Incoming, LinkTask, Next, Received};

@@ -315,8 +315,9 @@ fn an_exchange_of_an_unknown_type_keeps_its_bindings_in_the_store() {
 
 #[test]
 fn a_loaded_message_is_delivered_although_there_was_no_memory_for_more() {
-    use leveret_broker::{Contents, PageInOutcome, ReadMessage, Restored};
+    use leveret_broker::Restored;
     use leveret_core::definition::{self, Definition};
+    use leveret_queues::{Contents, PageInOutcome, ReadMessage};
     let mut node = TestBroker::new(64);
     node.pending_writes.start(2, true, 1 << 20);
     let definition =

@@ -5,12 +5,12 @@
 use leveret_amqp::props::Properties;
 use leveret_amqp::{Full, Table, TableWriter, Value, Writer};
 use leveret_broker::restore;
-use leveret_broker::{PageInOutcome, ReadMessage};
 use leveret_core::command::{Command, DeliveryKind, Outbox, Outcome, Settlement};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Share};
 use leveret_core::password::PasswordHash;
 use leveret_core::time::Now;
+use leveret_queues::{PageInOutcome, ReadMessage};
 use leveret_storage::{Body, CommitWriter, Identity, Log, Range, Settings};
 
 use crate::expiry::ttl;

@@ -1,10 +1,11 @@
 //! Delayed exchanges: which messages are delayed, what releases them, power cuts and clock changes.
 
 use leveret_amqp::{Full, TableWriter};
-use leveret_broker::{ExchangeView, PageInOutcome, ReadMessage};
+use leveret_broker::ExchangeView;
 use leveret_core::command::{Command, Outcome, Settlement};
 use leveret_core::error::ReplyCode;
 use leveret_core::limits::Limits;
+use leveret_queues::{PageInOutcome, ReadMessage};
 
 use crate::dead_letters::{BrokerRun, declare, disk, empty, filled, got, message_to, publish, table};
 use crate::expiry::pass_to;

@@ -3,11 +3,12 @@
 
 use crate::dead_letters::{PERSISTENT, declare, get, publish};
 use crate::support::TestBroker;
-use leveret_broker::{Contents, LogRead, PageInOutcome, ReadMessage, Restored};
+use leveret_broker::Restored;
 use leveret_core::command::{QueueId, Settlement};
 use leveret_core::definition::{self, Definition};
 use leveret_core::limits::Limits;
 use leveret_core::time::Now;
+use leveret_queues::{Contents, LogRead, PageInOutcome, ReadMessage};
 use leveret_storage::LogEntry;
 use leveret_storage::{
     AppendRefused, Body, Identity, Log, Message, Range, Record, Settings, Target, Targets, Urgency,

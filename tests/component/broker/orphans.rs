@@ -1,8 +1,8 @@
 //! A queue that adopts an orphan, before the orphan's messages are in it.
 
-use leveret_broker::Contents;
 use leveret_core::command::{Command, Outcome};
 use leveret_core::limits::Limits;
+use leveret_queues::Contents;
 
 use crate::support::{At, TestBroker};
 

@@ -3,13 +3,13 @@
 //! A consumer without a backlog needs the next messages at once. Each one that was evicted without need has
 //! to be read from the card, checked and loaded again.
 
-use leveret_broker::{PageInOutcome, ReadMessage};
 use leveret_config::board::BOARDS;
 use leveret_config::{Config, Layer};
 use leveret_core::batch::Batch;
 use leveret_core::command::{Command, Outcome};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{Memory, MessageFlags, MessageId, Share};
+use leveret_queues::{PageInOutcome, ReadMessage};
 
 use crate::support::{At, TestBroker};
 

@@ -16,7 +16,7 @@ mod docs;
 mod statements;
 
 /// Each package and all packages of the workspace that it may depend on.
-const DEPENDS_ON: [(&str, &[&str]); 14] = [
+const DEPENDS_ON: [(&str, &[&str]); 15] = [
     ("version", &[]),
     ("core", &[]),
     ("amqp", &["core"]),
@@ -24,28 +24,42 @@ const DEPENDS_ON: [(&str, &[&str]); 14] = [
     ("json", &[]),
     ("storage", &["core"]),
     ("routing", &["amqp", "core", "storage"]),
-    ("broker", &["amqp", "core", "mqtt", "routing", "storage"]),
+    ("queues", &["amqp", "core", "routing", "storage"]),
+    ("broker", &["amqp", "core", "mqtt", "queues", "routing", "storage"]),
     ("connection", &["amqp", "core", "mqtt"]),
     ("config", &["core", "json"]),
     ("tls", &["config", "core"]),
     ("bridge", &["amqp", "config", "core"]),
-    ("management", &["amqp", "broker", "core", "json", "storage"]),
+    ("management", &["amqp", "broker", "core", "json", "queues", "storage"]),
     (
         "server",
-        &["amqp", "bridge", "broker", "config", "connection", "core", "json", "management", "storage", "tls"],
+        &[
+            "amqp",
+            "bridge",
+            "broker",
+            "config",
+            "connection",
+            "core",
+            "json",
+            "management",
+            "queues",
+            "storage",
+            "tls",
+        ],
     ),
 ];
 
 const UNSAFE_FILE: &str = "core/mem/mapped.rs";
 
 /// Packages that receive time and bytes from above.
-const WITHOUT_CLOCK: [&str; 10] = [
+const WITHOUT_CLOCK: [&str; 11] = [
     "core/",
     "amqp/",
     "mqtt/",
     "json/",
     "storage/",
     "routing/",
+    "queues/",
     "broker/",
     "connection/",
     "bridge/",
@@ -54,8 +68,8 @@ const WITHOUT_CLOCK: [&str; 10] = [
 const CLOCKS_AND_SOCKETS: [&str; 3] = ["std::net", "Instant::now", "SystemTime"];
 
 /// Packages that handle data of peers.
-const OF_PEERS: [&str; 7] =
-    ["routing/", "broker/", "connection/", "tls/", "bridge/", "management/", "server/"];
+const OF_PEERS: [&str; 8] =
+    ["queues/", "routing/", "broker/", "connection/", "tls/", "bridge/", "management/", "server/"];
 const LOG_CALLS: [&str; 5] = ["log::error!", "log::warn!", "log::info!", "log::log!", "use log::"];
 /// Files of these packages that may log without the limiter, because a peer can cause at most one line a
 /// minute.
@@ -66,8 +80,8 @@ const LOG_FREELY: [&str; 11] = [
     "tls/revoked.rs",
     "broker/access/users.rs",
     "broker/republish/",
-    "broker/queue_flow/page_in.rs",
-    "broker/queue_flow/push.rs",
+    "queues/flow/page_in.rs",
+    "queues/flow/push.rs",
     "connection/output.rs",
     "server/stop.rs",
     "server/storage_driver.rs",

@@ -4,10 +4,10 @@
 //! - A new cause does not compile without a case here.
 
 use leveret_amqp::{Method, Table, Writer};
-use leveret_broker::{Pool, Shortage};
 use leveret_config::Layer;
 use leveret_core::command::QueueId;
 use leveret_core::limits::Limits;
+use leveret_queues::{Pool, Shortage};
 use leveret_storage::Settings;
 
 use leveret_test_support::simulated_disk::{SimDisk, Trouble};

@@ -46,7 +46,7 @@ PLACES = [
         "        let since = if is_moved { self.space.active.sequence() } else { since };\n",
     ),
     (
-        "src/broker/queue_records/durable_index.rs",
+        "src/queues/records/durable_index.rs",
         "        self.watermark_requested = (offset + step).max(self.watermark_before + 1);\n",
         "        let step = if PLANTED(\"marks-a-million-ahead\") { 1_048_576 } else { step };\n"
         "        self.watermark_requested = (offset + step).max(self.watermark_before + 1);\n",
@@ -67,14 +67,14 @@ PLACES = [
     ),
     # A dead letter is delivered before the commit that contains it.
     (
-        "src/broker/queue_flow/head.rs",
+        "src/queues/flow/head.rs",
         "                if cx.messages.flags(message).has(MessageFlags::WITHHELD) {\n",
         "                let is_ignored = PLANTED(\"moved-message-given-before-its-commit\");\n"
         "                if cx.messages.flags(message).has(MessageFlags::WITHHELD) && !is_ignored {\n",
     ),
     # The upstream receives the id of a message that a power cut may lose; then another message gets the same id.
     (
-        "src/broker/queue_flow/head.rs",
+        "src/queues/flow/head.rs",
         "                    let is_forwarded = self.records[queue].is_forwarded;\n",
         "                    let is_forwarded = self.records[queue].is_forwarded && !PLANTED(\"named-before-its-mark\");\n",
     ),
@@ -131,7 +131,7 @@ PLACES = [
     ),
     # A queue with a requeued message does not wake its consumers.
     (
-        "src/broker/queue_flow/head.rs",
+        "src/queues/flow/head.rs",
         "        self.gets.note_change();\n        self.records.wake(queue);\n",
         "        self.gets.note_change();\n"
         "        if !PLANTED(\"wake-up-of-a-queue-forgotten\") {\n"

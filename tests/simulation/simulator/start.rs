@@ -10,13 +10,14 @@ use leveret_core::definition::Permission;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::harm::is_told;
-use leveret_broker::{Broker, Context, levels_of, restore};
+use leveret_broker::{Broker, Context, restore};
 use leveret_connection::MqttSettings;
 use leveret_core::definition::{self, Definition, DestinationName};
 use leveret_core::mem;
 use leveret_core::password::PasswordHash;
 use leveret_core::time::Now;
 use leveret_management::request::{Machine, Process, StoreView};
+use leveret_queues::levels_of;
 use leveret_server::{Engine, EngineSetup, StorageDriver};
 use leveret_storage::{AccessReport, Body, Identity, Log, Message, Record, Report};
 use leveret_storage::{ReportedDamage, is_group, is_transient};
@@ -456,7 +457,7 @@ fn process() -> Process {
         is_tls_unavailable: false,
         has_unread_definitions: false,
         waiting_publishers: 0,
-        waiters: leveret_broker::WaitingByKind::new(),
+        waiters: leveret_queues::WaitingByKind::new(),
         disk_limit_bytes: 0,
         store: StoreView::default(),
         memory: Vec::new(),

@@ -615,7 +615,7 @@ fn process() -> Process {
         is_tls_unavailable: false,
         has_unread_definitions: false,
         waiting_publishers: 0,
-        waiters: leveret_broker::WaitingByKind::new(),
+        waiters: leveret_queues::WaitingByKind::new(),
         disk_limit_bytes: 0,
         store: StoreView::default(),
         endurance: Endurance::default(),

@@ -38,16 +38,16 @@ use super::Queues;
 use super::page_in::ReadMessage;
 use super::push::LevelChoice;
 use super::schedule::QueueSchedule;
-use crate::Context;
-use crate::queue_records::QueueState;
-use crate::queue_records::{Rank, SLOTS};
+use crate::records::QueueState;
+use crate::records::{Rank, SLOTS};
 use leveret_core::quota::{Declarer, Quota};
+use leveret_storage::Context;
 
 impl Queues {
     /// Marks the hidden queue of an exchange and its levels as deleted. Returns the held messages of the
     /// exchange, which the caller must settle.
     #[cold]
-    pub(crate) fn retire_delayed_queue(
+    pub fn retire_delayed_queue(
         &mut self,
         pending_writes: &mut PendingWrites,
         queue: QueueId,
@@ -96,20 +96,21 @@ impl Queues {
 
     /// Returns whether there was no capacity for the slot of the message being published, and clears the
     /// mark. The caller then refuses the message.
-    pub(crate) const fn take_slot_capacity_lack(&mut self) -> bool {
+    pub const fn take_slot_capacity_lack(&mut self) -> bool {
         core::mem::replace(&mut self.delay_wheel.lacks_slot_capacity, false)
     }
 
     /// Returns the level of a slot and registers the slot's time; `None` if there is no capacity for another
     /// level.
-    pub(crate) fn level_of_slot(&mut self, quota: &mut Quota, queue: QueueId, slot: Slot) -> Option<QueueId> {
+    pub fn level_of_slot(&mut self, quota: &mut Quota, queue: QueueId, slot: Slot) -> Option<QueueId> {
         let declarer = self.records[queue].declared.declarer.unwrap_or_else(Declarer::none);
         let level = self.records.level_at(quota, queue, slot.number, Some(declarer)).ok()?;
         self.register_slot(level, slot);
         Some(level)
     }
 
-    pub(crate) fn register_slot(&mut self, level: QueueId, slot: Slot) {
+    /// Notes the slot that a level has, so that the timing wheel examines it at its time.
+    pub fn register_slot(&mut self, level: QueueId, slot: Slot) {
         let record = &mut self.records[level];
         let key = slot.key();
         if record.times.due_ms == UNKNOWN || record.times.due_ms <= key {
@@ -176,7 +177,7 @@ impl Queues {
     }
 
     /// Returns when a message in a slot is due, in milliseconds of broker time.
-    pub(crate) fn due_ms(&mut self, cx: &mut Context<'_>, message: MessageId) -> u64 {
+    pub fn due_ms(&mut self, cx: &mut Context<'_>, message: MessageId) -> u64 {
         let properties = cx.messages.properties(message, &mut self.scratch.properties);
         cx.work.charge_octets(properties.len());
         let headers = Properties::trusted(properties).headers().unwrap_or(Table::EMPTY);
@@ -185,7 +186,7 @@ impl Queues {
 }
 
 /// Tier of the narrowest slots for messages from publishers.
-pub(crate) const NARROWEST_PUBLISHED: u32 = 4;
+pub const NARROWEST_PUBLISHED: u32 = 4;
 /// Tier of the widest slots.
 const WIDEST: u32 = SLOTS as u32 / DIGITS - 1;
 const DIGIT_BITS: u32 = 3;
@@ -202,18 +203,18 @@ const HELD_MAX: usize = 1024;
 
 /// A slot of the timing wheel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Slot {
+pub struct Slot {
     /// The slot's number, from 1; 0 is the hidden queue itself, for messages that arrived before the times of
     /// all slots were known.
-    pub(crate) number: u8,
+    pub number: u8,
     /// When the slot begins, in milliseconds of broker time.
-    pub(crate) start_ms: u64,
+    pub start_ms: u64,
 }
 
 impl Slot {
     /// Returns the slot for a message that is due at `due_ms` when the wheel's time is `at_ms`. Its tier is
     /// at least `narrowest` and at most `widest`.
-    pub(crate) fn of(due_ms: u64, at_ms: u64, narrowest: u32, widest: u32) -> Self {
+    pub fn of(due_ms: u64, at_ms: u64, narrowest: u32, widest: u32) -> Self {
         let due_ms = due_ms.max(at_ms);
         let bit = 63_u32.saturating_sub((due_ms ^ at_ms).leading_zeros());
         let widest = widest.min(WIDEST);
@@ -225,16 +226,17 @@ impl Slot {
 
     /// Returns the key by which slots are sorted: by start, and among slots with the same start the widest
     /// first.
-    pub(crate) const fn key(self) -> u64 {
+    pub const fn key(self) -> u64 {
         self.start_ms << 8 | (u8::MAX - self.number) as u64
     }
 
-    pub(crate) const fn of_key(key: u64) -> Self {
+    /// Returns the slot with this key.
+    pub const fn of_key(key: u64) -> Self {
         Self { number: u8::MAX - key as u8, start_ms: key >> 8 }
     }
 
     /// Returns the tier of the slot, from 0 for the narrowest; `None` for the hidden queue itself.
-    pub(crate) const fn tier(self) -> Option<u32> {
+    pub const fn tier(self) -> Option<u32> {
         match self.number {
             0 => None,
             number => Some((number as u32 - 1) / DIGITS),
@@ -243,7 +245,7 @@ impl Slot {
 
     /// Returns the widest tier that the messages of this slot may be moved to; `None` if they can only be
     /// held.
-    pub(crate) const fn widest_below(self) -> Option<u32> {
+    pub const fn widest_below(self) -> Option<u32> {
         match self.tier() {
             None => Some(WIDEST),
             Some(tier) => tier.checked_sub(1),
@@ -263,19 +265,22 @@ const fn bits(tier: u32) -> u32 {
 
 /// A message of an opened slot, which waits in memory for its due time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct HeldMessage {
-    pub(crate) due_ms: u64,
+pub struct HeldMessage {
+    /// When the message is due, in milliseconds of broker time.
+    pub due_ms: u64,
     /// Order of arrival among held messages.
     serial: u64,
-    pub(crate) queue: QueueId,
-    pub(crate) message: MessageId,
+    /// The slot from which it was taken.
+    pub queue: QueueId,
+    /// The message.
+    pub message: MessageId,
     /// Log offset of the message; `u64::MAX` for none.
     log_offset: u64,
 }
 
 impl HeldMessage {
     /// Returns the log offset of the message, if the log has it.
-    pub(crate) fn log_offset(&self) -> Option<u64> {
+    pub fn log_offset(&self) -> Option<u64> {
         Some(self.log_offset).filter(|offset| *offset != u64::MAX)
     }
 }
@@ -294,7 +299,7 @@ impl PartialOrd for HeldMessage {
 
 /// A slot or a held message that is due.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum DueItem {
+pub enum DueItem {
     /// A slot to be opened: its key, and its level.
     Slot(u64, QueueId),
     /// A held message to be routed.
@@ -303,7 +308,7 @@ pub(crate) enum DueItem {
 
 /// The start times of all slots with messages, and the held messages.
 #[derive(Debug)]
-pub(crate) struct DelayWheel {
+pub struct DelayWheel {
     slots: QueueSchedule,
     held: BinaryHeap<Reverse<HeldMessage>>,
     held_max: usize,
@@ -311,7 +316,7 @@ pub(crate) struct DelayWheel {
     /// Number of slots whose time is not known yet. No slot is opened before all times are known.
     pub(crate) unknown_slot_count: u32,
     /// There was no capacity for the slot of the message that is being published.
-    pub(crate) lacks_slot_capacity: bool,
+    pub lacks_slot_capacity: bool,
     /// Value of the counter of freed capacity when a due message could not be moved or routed; `None` if
     /// nothing waits for capacity.
     stuck_at: Option<u64>,
@@ -319,10 +324,10 @@ pub(crate) struct DelayWheel {
 
 impl DelayWheel {
     /// Bytes of the timing wheel for each of the maximum number of queues.
-    pub(crate) const QUEUE_BYTES: usize = QueueSchedule::QUEUE_BYTES;
+    pub const QUEUE_BYTES: usize = QueueSchedule::QUEUE_BYTES;
 
     /// Creates a timing wheel for up to this many queues and messages.
-    pub(crate) fn new(queues: usize, messages: usize) -> Self {
+    pub fn new(queues: usize, messages: usize) -> Self {
         let held_max = Self::held_max(messages);
         Self {
             slots: QueueSchedule::with_capacity(queues),
@@ -342,12 +347,12 @@ impl DelayWheel {
     }
 
     /// Returns the maximum bytes that held messages take in a broker with this many messages.
-    pub(crate) const fn held_bytes(messages: usize) -> usize {
+    pub const fn held_bytes(messages: usize) -> usize {
         Self::held_max(messages) * size_of::<Reverse<HeldMessage>>()
     }
 
     /// Returns when the next slot or held message is due, in milliseconds of broker time.
-    pub(crate) fn next_ms(&self) -> Option<u64> {
+    pub fn next_ms(&self) -> Option<u64> {
         if self.unknown_slot_count > 0 || self.stuck_at.is_some() {
             return None;
         }
@@ -358,7 +363,7 @@ impl DelayWheel {
 
     /// Returns whether a slot or held message is due, or may be retried because capacity became free.
     /// `capacity_freed` returns the current value of that counter.
-    pub(crate) fn is_due(&self, now_ms: u64, capacity_freed: impl FnOnce() -> u64) -> bool {
+    pub fn is_due(&self, now_ms: u64, capacity_freed: impl FnOnce() -> u64) -> bool {
         match self.stuck_at {
             Some(stuck_at) => stuck_at != capacity_freed(),
             None => self.next_ms().is_some_and(|at_ms| at_ms <= now_ms),
@@ -366,7 +371,7 @@ impl DelayWheel {
     }
 
     /// Returns the slot or held message that must be processed first, if any is due.
-    pub(crate) fn next(&self, now_ms: u64) -> Option<DueItem> {
+    pub fn next(&self, now_ms: u64) -> Option<DueItem> {
         let held = self.held.peek().map(|Reverse(held)| *held);
         let slot = self.slots.first().filter(|(key, _)| Slot::of_key(*key).start_ms <= now_ms);
         match (slot, held) {
@@ -397,7 +402,7 @@ impl DelayWheel {
 
     /// Adds a slot, by its key, with its level. `all` returns the keys of all slots, as for
     /// [`QueueSchedule::add`].
-    pub(crate) fn add<I>(&mut self, key: u64, queue: QueueId, all: impl FnOnce() -> I)
+    pub fn add<I>(&mut self, key: u64, queue: QueueId, all: impl FnOnce() -> I)
     where
         I: Iterator<Item = (u64, QueueId)>,
     {
@@ -405,33 +410,29 @@ impl DelayWheel {
     }
 
     /// Removes the first slot.
-    pub(crate) fn pop_slot(&mut self) {
+    pub fn pop_slot(&mut self) {
         self.slots.pop(NEVER);
     }
 
     /// Returns whether one more message may be held.
-    pub(crate) fn has_place(&self) -> bool {
+    pub fn has_place(&self) -> bool {
         self.held.len() < self.held_max
     }
 
     /// Returns whether no message is held.
-    pub(crate) fn holds_none(&self) -> bool {
+    pub fn holds_none(&self) -> bool {
         self.held.is_empty()
     }
 
     /// Holds a message of a slot that was opened.
-    pub(crate) fn hold(
-        &mut self,
-        due_ms: u64,
-        (queue, message, log_offset): (QueueId, MessageId, Option<u64>),
-    ) {
+    pub fn hold(&mut self, due_ms: u64, (queue, message, log_offset): (QueueId, MessageId, Option<u64>)) {
         self.serial += 1;
         let (serial, log_offset) = (self.serial, log_offset.unwrap_or(u64::MAX));
         self.held.push(Reverse(HeldMessage { due_ms, serial, queue, message, log_offset }));
     }
 
     /// Removes the first held message.
-    pub(crate) fn pop_held(&mut self) {
+    pub fn pop_held(&mut self) {
         self.held.pop();
     }
 
@@ -450,12 +451,12 @@ impl DelayWheel {
 
     /// Notes that a due message could not be moved or routed. It is retried when the counter of freed
     /// capacity differs from this value.
-    pub(crate) const fn note_stuck(&mut self, capacity_freed: u64) {
+    pub const fn note_stuck(&mut self, capacity_freed: u64) {
         self.stuck_at = Some(capacity_freed);
     }
 
     /// Makes the wheel be processed again, because the reason why it waited may have ended.
-    pub(crate) const fn note_change(&mut self) {
+    pub const fn note_change(&mut self) {
         self.stuck_at = None;
     }
 }

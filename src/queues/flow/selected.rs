@@ -7,29 +7,24 @@ use leveret_core::command::QueueId;
 use leveret_core::mem::{ENTRIES_PER_CHUNK, MessageId, Messages};
 
 use super::Queues;
-use crate::Context;
-use crate::queue_records::{MessageKey, MessageKeys, PurgedItem, SelectedMessage};
+use crate::records::{MessageKey, MessageKeys, PurgedItem, SelectedMessage};
+use leveret_storage::Context;
 
 impl Queues {
     /// Returns the keys of browsed messages, for the random number of the process.
-    pub(crate) const fn message_keys_mut(&mut self) -> &mut MessageKeys {
+    pub const fn message_keys_mut(&mut self) -> &mut MessageKeys {
         &mut self.keys
     }
 
     /// Returns the keys of up to `count` messages at the front of a queue.
-    pub(crate) fn first_keys(
-        &mut self,
-        messages: &mut Messages,
-        queue: QueueId,
-        count: u32,
-    ) -> Vec<MessageKey> {
+    pub fn first_keys(&mut self, messages: &mut Messages, queue: QueueId, count: u32) -> Vec<MessageKey> {
         let pools = (&self.pool, &self.deliveries);
         self.records.first_keys(pools, (&mut self.keys, messages), queue, count)
     }
 
     /// Returns the ready messages of a queue that these keys name, in the order of the queue. A message that is
     /// too far from the front to be browsed is not found.
-    pub(crate) fn find_selected(
+    pub fn find_selected(
         &self,
         messages: &Messages,
         queue: QueueId,
@@ -39,12 +34,12 @@ impl Queues {
     }
 
     /// Returns the key of a selected message that the log has.
-    pub(crate) fn key_in_log(&self, level: QueueId, offset: u64) -> MessageKey {
+    pub fn key_in_log(&self, level: QueueId, offset: u64) -> MessageKey {
         self.keys.key_in_log(&self.records[level], offset)
     }
 
     /// Returns the key of a selected message that only memory has.
-    pub(crate) fn key_in_memory(
+    pub fn key_in_memory(
         &mut self,
         messages: &mut Messages,
         level: QueueId,
@@ -55,7 +50,7 @@ impl Queues {
 
     /// Returns the maximum number of chunks of queue entries that the removal of these messages takes: a
     /// message inside a run of absent messages leaves two runs.
-    pub(crate) fn removal_chunks(selected: &[SelectedMessage]) -> usize {
+    pub fn removal_chunks(selected: &[SelectedMessage]) -> usize {
         let of_levels = selected.chunk_by(|one, next| one.level == next.level);
         let chunks = of_levels.map(|of_level| match of_level.iter().filter(|one| one.is_in_run).count() {
             0 => 0,
@@ -67,12 +62,7 @@ impl Queues {
 
     /// Removes the ready messages of a queue that these keys name, and settles them. Returns their number.
     #[cold]
-    pub(crate) fn remove_selected(
-        &mut self,
-        cx: &mut Context<'_>,
-        queue: QueueId,
-        keys: &[MessageKey],
-    ) -> usize {
+    pub fn remove_selected(&mut self, cx: &mut Context<'_>, queue: QueueId, keys: &[MessageKey]) -> usize {
         let selected = self.find_selected(cx.messages, queue, keys);
         for of_level in selected.chunk_by(|one, next| one.level == next.level) {
             let level = of_level[0].level;
@@ -99,7 +89,7 @@ impl Queues {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queue_records::EntryContent;
+    use crate::records::EntryContent;
 
     /// Each level of a priority queue has lists of its own, so each may need chunks of its own.
     #[test]

@@ -16,9 +16,9 @@ use leveret_core::mem::{MessageFlags, MessageId, Messages};
 use leveret_storage::{Mode, PendingWrites};
 
 use super::Queues;
-use crate::Context;
-use crate::queue_records::{EntryContent, Queue, Size, block_bytes};
+use crate::records::{EntryContent, Queue, Size, block_bytes};
 use leveret_core::quota::Quota;
+use leveret_storage::Context;
 
 /// Maximum number of messages that one step evicts.
 const EVICT_STEP: u32 = 512;
@@ -40,7 +40,7 @@ impl Queues {
 
     /// Evicts a bounded number of messages that the log has, if memory is short. Returns whether there is
     /// more to do, so that the caller must call again without waiting for an event.
-    pub(crate) fn evict(
+    pub fn evict(
         &mut self,
         cx: &mut Context<'_>,
         quota: &mut Quota,

@@ -30,11 +30,11 @@ use leveret_storage::PendingWrites;
 use super::durable_index::DurableIndex;
 use super::record::QueueState;
 use super::record::{Queue, Rank, Records};
-use crate::arguments::{QueueSettings, max_priority};
+use crate::settings::{QueueSettings, max_priority};
 use leveret_amqp::delay::DELAYED;
 
 /// Slots of the timing wheel of delayed messages; each is a level of a delayed exchange's hidden queue.
-pub(crate) const SLOTS: u8 = 88;
+pub const SLOTS: u8 = 88;
 /// Iterating over this many levels counts as one unit of work.
 const LEVELS_PER_UNIT: u32 = 16;
 
@@ -57,7 +57,7 @@ pub fn levels_of(definition: &Definition<'_>) -> Range<u64> {
 
 /// Returns the rank of a queue without levels above it. `priorities_from` is the first incarnation of its
 /// levels in the log; 0 for a new queue, for which incarnations are reserved if it is durable.
-pub(crate) fn first_rank(pending_writes: &mut PendingWrites, record: &Queue, priorities_from: u64) -> Rank {
+pub fn first_rank(pending_writes: &mut PendingWrites, record: &Queue, priorities_from: u64) -> Rank {
     let max_priority = record.settings.max_priority;
     let priorities_from = match priorities_from {
         _ if max_priority == 0 => return Rank::Plain,
@@ -71,7 +71,7 @@ pub(crate) fn first_rank(pending_writes: &mut PendingWrites, record: &Queue, pri
 impl Queue {
     /// Returns the record of a delayed exchange's hidden queue. `version` is the exchange's version, which is
     /// the incarnation of the queue; 0 for an exchange that is not in the log.
-    pub(crate) fn delayed_queue(
+    pub fn delayed_queue(
         pending_writes: &mut PendingWrites,
         vhost: VhostId,
         settings: QueueSettings,
@@ -90,7 +90,7 @@ impl Queue {
 impl Records {
     /// Returns the queue of a level; for any other queue, the queue itself.
     #[inline]
-    pub(crate) fn queue_of_level(&self, queue: QueueId) -> QueueId {
+    pub fn queue_of_level(&self, queue: QueueId) -> QueueId {
         match self.slab[queue.index()].rank {
             Rank::Level { queue, .. } => queue,
             Rank::Plain | Rank::Lowest { .. } => queue,
@@ -99,12 +99,12 @@ impl Records {
 
     /// Returns the record of the queue of a level; for any other queue, its own record.
     #[inline]
-    pub(crate) fn record_of_queue(&self, queue: QueueId) -> &Queue {
+    pub fn record_of_queue(&self, queue: QueueId) -> &Queue {
         &self[self.queue_of_level(queue)]
     }
 
     /// Returns the levels of a queue, the highest first and the queue itself last.
-    pub(crate) fn levels(&self, queue: QueueId) -> impl Iterator<Item = QueueId> {
+    pub fn levels(&self, queue: QueueId) -> impl Iterator<Item = QueueId> {
         core::iter::successors(Some(self.highest_level(queue)), |level| {
             self.levels_walked.set(self.levels_walked.get().saturating_add(1));
             self.below(*level)
@@ -118,7 +118,8 @@ impl Records {
         }
     }
 
-    pub(crate) fn below(&self, level: QueueId) -> Option<QueueId> {
+    /// Returns the next lower level; `None` for the lowest one and for a queue without priorities.
+    pub fn below(&self, level: QueueId) -> Option<QueueId> {
         match self.slab[level.index()].rank {
             Rank::Level { below, .. } => Some(below),
             Rank::Plain | Rank::Lowest { .. } => None,
@@ -128,7 +129,7 @@ impl Records {
     /// Marks all levels of a queue as forwarded: from now on a bridge sends the offsets of their messages to
     /// another broker.
     #[cold]
-    pub(crate) fn note_forwarded(&mut self, queue: QueueId) {
+    pub fn note_forwarded(&mut self, queue: QueueId) {
         let mut at = Some(self.highest_level(queue));
         while let Some(level) = at {
             self.slab[level.index()].is_forwarded = true;
@@ -138,7 +139,7 @@ impl Records {
 
     /// Returns the sum of `of` over all levels of a queue, which is given by itself or by one of its levels.
     #[inline]
-    pub(crate) fn sum_over_levels(&self, queue: QueueId, of: impl Fn(&Queue) -> u64) -> u64 {
+    pub fn sum_over_levels(&self, queue: QueueId, of: impl Fn(&Queue) -> u64) -> u64 {
         let record = &self.slab[queue.index()];
         if record.rank == Rank::Plain {
             return of(record);
@@ -148,7 +149,7 @@ impl Records {
 
     /// Returns the number of ready messages on all levels of a queue.
     #[inline]
-    pub(crate) fn ready_in(&self, queue: QueueId) -> u32 {
+    pub fn ready_in(&self, queue: QueueId) -> u32 {
         self.sum_over_levels(queue, |record| record.backlog.ready().into()) as u32
     }
 
@@ -167,13 +168,13 @@ impl Records {
 
     /// Charges the work for the levels that were iterated over since the last call.
     #[inline]
-    pub(crate) fn charge_walked_levels(&self, work: &mut Work) {
+    pub fn charge_walked_levels(&self, work: &mut Work) {
         work.charge((self.levels_walked.take() / LEVELS_PER_UNIT) as usize);
     }
 
     /// Returns the highest level of a queue that has a message; the queue itself if none has.
     #[inline]
-    pub(crate) fn first_level(&self, queue: QueueId) -> QueueId {
+    pub fn first_level(&self, queue: QueueId) -> QueueId {
         if self.slab[queue.index()].rank == Rank::Plain {
             return queue;
         }
@@ -182,7 +183,7 @@ impl Records {
     }
 
     /// Returns whether this level is the highest one of its queue that has a message.
-    pub(crate) fn is_first_level(&self, level: QueueId) -> bool {
+    pub fn is_first_level(&self, level: QueueId) -> bool {
         self.slab[level.index()].rank == Rank::Plain || self.first_level(self.queue_of_level(level)) == level
     }
 
@@ -194,7 +195,7 @@ impl Records {
     }
 
     /// Returns the number of delayed messages in a hidden queue.
-    pub(crate) fn delayed_in(&self, queue: QueueId) -> u64 {
+    pub fn delayed_in(&self, queue: QueueId) -> u64 {
         self.sum_over_levels(queue, |record| {
             u64::from(record.backlog.ready()) + u64::from(record.unsettled.count)
         })
@@ -292,11 +293,7 @@ impl Records {
     /// Marks the levels of a queue, but not the queue itself, as deleted. Returns these levels, whose
     /// messages the caller must delete.
     #[cold]
-    pub(crate) fn retire_levels(
-        &mut self,
-        pending_writes: &mut PendingWrites,
-        queue: QueueId,
-    ) -> Vec<QueueId> {
+    pub fn retire_levels(&mut self, pending_writes: &mut PendingWrites, queue: QueueId) -> Vec<QueueId> {
         let (mut level, mut retired) = (self.highest_level(queue), Vec::new());
         while level != queue {
             let record = &mut self.slab[level.index()];
@@ -313,7 +310,7 @@ impl Records {
 
     /// Returns whether a queue or level is cleared, and no delivery, job or level refers to it.
     #[inline]
-    pub(crate) fn is_done(&self, queue: QueueId) -> bool {
+    pub fn is_done(&self, queue: QueueId) -> bool {
         // The record may have been freed already: callers also check queues that they do not refer to any
         // more.
         self.slab.get(queue.index()).is_some_and(|record| {
@@ -328,7 +325,7 @@ impl Records {
     ///
     /// Returns the record if it was freed, and for a level its queue, whose record may be unreferenced now
     /// too.
-    pub(crate) fn take_if_done(&mut self, queue: QueueId) -> Option<(Queue, Option<QueueId>)> {
+    pub fn take_if_done(&mut self, queue: QueueId) -> Option<(Queue, Option<QueueId>)> {
         if !self.is_done(queue) {
             return None;
         }
@@ -351,11 +348,7 @@ impl Records {
     ///
     /// # Errors
     /// There is no capacity for the route.
-    pub(crate) fn write_route(
-        &mut self,
-        messages: &mut Messages,
-        targets: &[QueueId],
-    ) -> Result<MessageId, Fault> {
+    pub fn write_route(&mut self, messages: &mut Messages, targets: &[QueueId]) -> Result<MessageId, Fault> {
         let len_of = |queue: &QueueId| match self.slab[queue.index()].name.len() {
             0 => HIDDEN_LEN,
             len => 1 + len,
@@ -382,7 +375,7 @@ impl Records {
     }
 
     /// Returns the queues of a stored route that still exist.
-    pub(crate) fn read_route(
+    pub fn read_route(
         &self,
         (messages, work): (&Messages, &mut Work),
         vhost: VhostId,

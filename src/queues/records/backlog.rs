@@ -30,27 +30,28 @@ const ABSENT_MAX: u32 = u32::MAX / 2;
 const HEAD_LOW: u32 = 32;
 
 /// Bytes of the pool slot that each message takes.
-pub(crate) const SLOT_BYTES: u64 = MESSAGE_SLOT_BYTES as u64;
+pub const SLOT_BYTES: u64 = MESSAGE_SLOT_BYTES as u64;
 
 /// Returns the bytes of pool blocks that a message takes beyond its slot.
 #[inline]
-pub(crate) fn block_bytes(messages: &Messages, message: MessageId) -> u64 {
+pub fn block_bytes(messages: &Messages, message: MessageId) -> u64 {
     u64::from(messages.footprint_bytes(message)) - SLOT_BYTES
 }
 
 /// The size of a message.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Size {
+pub struct Size {
     /// Bytes of pool memory.
-    pub(crate) footprint: u64,
+    pub footprint: u64,
     /// Bytes of the message body.
-    pub(crate) body_len: u64,
+    pub body_len: u64,
     is_persistent: bool,
 }
 
 impl Size {
+    /// Returns the size of a message in memory.
     #[inline]
-    pub(crate) fn of(messages: &Messages, message: MessageId) -> Self {
+    pub fn of(messages: &Messages, message: MessageId) -> Self {
         let (footprint, body_len, is_persistent) = messages.size(message);
         Self { footprint: footprint.into(), body_len: body_len.into(), is_persistent }
     }
@@ -58,7 +59,7 @@ impl Size {
 
 /// The message that leaves a queue next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum First {
+pub enum First {
     /// A requeued message that is in memory.
     Requeued,
     /// A requeued message that only the log has, with its log offset.
@@ -69,35 +70,39 @@ pub(crate) enum First {
 
 /// A part of a queue with messages that wait for their first delivery.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum QueuePart {
+pub enum QueuePart {
+    /// Messages in memory, in front of all others.
     Head,
+    /// Messages that only the log has.
     Middle,
+    /// The newest messages.
     Fifo,
 }
 
 /// A message taken out of its queue.
-pub(crate) struct Taken {
-    pub(crate) message: MessageId,
+pub struct Taken {
+    /// The message. The caller has its reference.
+    pub message: MessageId,
     /// Number of the message in its queue, in the order of first departure, by which requeued messages are
     /// sorted. Not its log offset.
-    pub(crate) order: u64,
+    pub order: u64,
     /// Log offset of the message, if the log has it.
-    pub(crate) log_offset: Option<u64>,
+    pub log_offset: Option<u64>,
     /// The next delivery of the message is marked as redelivered.
-    pub(crate) redelivered: bool,
+    pub redelivered: bool,
     /// How often the message was requeued.
-    pub(crate) requeues: u16,
+    pub requeues: u16,
 }
 
 /// All messages that a purge took out of a queue. A job drops them in steps.
 #[derive(Debug)]
-pub(crate) struct Purged {
+pub struct Purged {
     fifos: [Fifo; 4],
     requeued: RequeuedHeap,
 }
 
 /// One item of a purged queue.
-pub(crate) enum PurgedItem {
+pub enum PurgedItem {
     /// A requeued message, whose delivery record is free now.
     Delivered(Delivered),
     /// The messages of one queue entry.
@@ -106,7 +111,7 @@ pub(crate) enum PurgedItem {
 
 /// The messages of a queue.
 #[derive(Debug, Default)]
-pub(crate) struct Backlog {
+pub struct Backlog {
     /// Requeued messages that have a delivery record.
     requeued: RequeuedHeap,
     /// Further requeued messages as entries, in the order in which they were requeued. Used when half of all
@@ -153,13 +158,13 @@ impl Backlog {
 
     /// Returns the number of messages ready for delivery.
     #[inline]
-    pub(crate) const fn ready(&self) -> u32 {
+    pub const fn ready(&self) -> u32 {
         self.resident() + self.middle_absent + self.requeued_absent
     }
 
     /// Returns the number of ready messages that are in memory.
     #[inline]
-    pub(crate) const fn resident(&self) -> u32 {
+    pub const fn resident(&self) -> u32 {
         let deep = self.head.len() + self.middle_messages - self.middle_absent;
         let requeued = self.requeued.len() + self.requeued_entries.len() - self.requeued_absent;
         self.fifo.len() + requeued + deep
@@ -167,7 +172,7 @@ impl Backlog {
 
     /// Returns the number of entries of the queue.
     #[inline]
-    pub(crate) const fn entries(&self) -> u64 {
+    pub const fn entries(&self) -> u64 {
         self.requeued_entries.len() as u64
             + self.head.len() as u64
             + self.middle.len() as u64
@@ -181,12 +186,12 @@ impl Backlog {
 
     /// Returns the number of messages that arrived since the queue exists in this process, including those
     /// recovered from the log at start.
-    pub(crate) const fn arrived_count(&self) -> u64 {
+    pub const fn arrived_count(&self) -> u64 {
         self.taken + self.fresh() as u64
     }
 
     /// Returns the number of messages taken for delivery; a message counts once for each delivery.
-    pub(crate) const fn taken_count(&self) -> u64 {
+    pub const fn taken_count(&self) -> u64 {
         (self.taken + self.retaken).saturating_sub(self.dropped)
     }
 
@@ -207,12 +212,12 @@ impl Backlog {
 
     /// Returns the bytes of pool memory that the ready and the rejected messages occupy.
     #[inline]
-    pub(crate) const fn bytes(&self) -> u64 {
+    pub const fn bytes(&self) -> u64 {
         self.bytes + self.rejected_bytes
     }
 
     /// Returns the bytes of all bodies, in memory or not: what `x-max-length-bytes` limits.
-    pub(crate) const fn body_bytes(&self) -> u64 {
+    pub const fn body_bytes(&self) -> u64 {
         self.body_bytes[0] + self.body_bytes[1] + self.middle_absent_bytes + self.requeued_absent_bytes
     }
 
@@ -223,7 +228,7 @@ impl Backlog {
 
     /// Returns whether the next message needs a new chunk.
     #[inline]
-    pub(crate) const fn needs_chunk(&self) -> bool {
+    pub const fn needs_chunk(&self) -> bool {
         self.fifo.needs_chunk()
     }
 
@@ -248,7 +253,7 @@ impl Backlog {
 
     /// Adds a new message. The caller has checked the capacity.
     #[inline]
-    pub(crate) fn push(&mut self, pool: &mut FifoPool, content: EntryContent, size: Size) {
+    pub fn push(&mut self, pool: &mut FifoPool, content: EntryContent, size: Size) {
         let pushed = self.fifo.push(pool, content.entry());
         assert!(pushed, "the caller checked that a chunk is free for every target queue");
         self.add_size(size);
@@ -256,7 +261,7 @@ impl Backlog {
 
     /// Returns the message that leaves the queue next.
     #[inline]
-    pub(crate) fn first(&self, pool: &FifoPool, deliveries: &Deliveries) -> Option<First> {
+    pub fn first(&self, pool: &FifoPool, deliveries: &Deliveries) -> Option<First> {
         if let Some(index) = self.requeued.first() {
             let delivery = &deliveries[index];
             let absent = delivery.log_offset.filter(|_| delivery.message.is_none());
@@ -360,7 +365,7 @@ impl Backlog {
 
     /// Takes all ready messages out of the queue. Returns their number, and the messages, which the caller
     /// must drop.
-    pub(crate) fn take_all(&mut self) -> (u32, Purged) {
+    pub fn take_all(&mut self) -> (u32, Purged) {
         let count = self.ready();
         // Each of these messages has a number, as if it had been taken singly.
         let fresh = u64::from(self.fresh());
@@ -376,7 +381,7 @@ impl Backlog {
 
     /// Requeues a delivery. It keeps its delivery record and its old position. When half of all delivery
     /// records belong to requeued messages, it becomes an entry behind them instead.
-    pub(crate) fn put_back(
+    pub fn put_back(
         &mut self,
         pool: &mut FifoPool,
         deliveries: &mut Deliveries,
@@ -469,7 +474,7 @@ impl Backlog {
     // ---- rejected messages
 
     /// Adds a delivery to the rejected messages, which are not delivered any more.
-    pub(crate) fn reject(&mut self, deliveries: &mut Deliveries, messages: &Messages, index: usize) {
+    pub fn reject(&mut self, deliveries: &mut Deliveries, messages: &Messages, index: usize) {
         match deliveries[index].message {
             Some(message) => self.rejected_bytes += Size::of(messages, message).footprint,
             None => self.rejected_absent += 1,
@@ -478,7 +483,7 @@ impl Backlog {
     }
 
     /// Returns the record of the first rejected message.
-    pub(crate) fn first_rejected(&self) -> Option<usize> {
+    pub fn first_rejected(&self) -> Option<usize> {
         self.rejected.first()
     }
 
@@ -622,7 +627,7 @@ impl Backlog {
     }
 
     /// Moves the first message of the fifo to the middle as an absent one; the caller releases its memory.
-    pub(crate) fn evict(&mut self, pool: &mut FifoPool, offset: u64, size: Size) {
+    pub fn evict(&mut self, pool: &mut FifoPool, offset: u64, size: Size) {
         self.pop(pool, QueuePart::Fifo);
         self.subtract_size(size);
         self.middle_absent_bytes += size.body_len;
@@ -700,7 +705,7 @@ impl Backlog {
     }
 
     /// Moves the first message of the middle, which is in memory again, to the end of the head.
-    pub(crate) fn paged_in(&mut self, pool: &mut FifoPool, content: EntryContent, size: Size) {
+    pub fn paged_in(&mut self, pool: &mut FifoPool, content: EntryContent, size: Size) {
         self.remove_from_absent_run(pool, 1);
         self.add_size(size);
         let pushed = self.head.push_read_back(pool, content.entry());
@@ -766,7 +771,7 @@ fn remove_entries(fifo: &mut Fifo, pool: &mut FifoPool, first: u32, removed: &[(
 
 impl Purged {
     /// Takes the next item of a purged queue, to be dropped.
-    pub(crate) fn pop(&mut self, pool: &mut FifoPool, deliveries: &mut Deliveries) -> Option<PurgedItem> {
+    pub fn pop(&mut self, pool: &mut FifoPool, deliveries: &mut Deliveries) -> Option<PurgedItem> {
         if let Some(index) = self.requeued.pop(deliveries) {
             return Some(PurgedItem::Delivered(deliveries.remove(index)));
         }
@@ -775,7 +780,7 @@ impl Purged {
     }
 
     /// Returns whether all items of a purged queue are dropped.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.requeued.is_empty() && self.fifos.iter().all(Fifo::is_empty)
     }
 }
@@ -790,7 +795,7 @@ const KIND_BITS: u32 = 3;
 /// The content of one entry of a queue: one message, or a run of absent messages. The flags of the entry
 /// store kind and offset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum EntryContent {
+pub enum EntryContent {
     /// A message that only memory has.
     InMemory(MessageId),
     /// A message in memory that the log has too, or will have.
@@ -801,7 +806,7 @@ pub(crate) enum EntryContent {
 
 impl EntryContent {
     /// Returns the content of an entry.
-    pub(crate) const fn of(entry: QueueEntry) -> Self {
+    pub const fn of(entry: QueueEntry) -> Self {
         let QueueEntry { message, flags } = entry;
         if flags & KIND == 0 {
             return Self::InMemory(message);
@@ -823,7 +828,7 @@ impl EntryContent {
     }
 
     /// Returns the entry with this content.
-    pub(crate) fn entry(self) -> QueueEntry {
+    pub fn entry(self) -> QueueEntry {
         let flags = |offset: u64, kind: u64| offset << KIND_BITS | kind;
         match self {
             Self::InMemory(message) => QueueEntry { message, flags: 0 },
@@ -847,7 +852,7 @@ impl Records {
 
     /// Removes and returns the next queue that can deliver from the ready list.
     #[inline]
-    pub(crate) fn pop_ready(&mut self) -> Option<QueueId> {
+    pub fn pop_ready(&mut self) -> Option<QueueId> {
         let queue = self.ready.pop_front(&mut self.slab, |queue| &mut queue.listed.ready_links)?;
         self.slab[queue].listed.is_ready = false;
         Some(QueueId::from_index(queue))
@@ -855,12 +860,12 @@ impl Records {
 
     /// Returns whether any queue can deliver now.
     #[inline]
-    pub(crate) const fn is_any_ready(&self) -> bool {
+    pub const fn is_any_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
     /// Puts a queue on the ready list if it can deliver now.
-    pub(crate) fn wake(&mut self, queue: QueueId) {
+    pub fn wake(&mut self, queue: QueueId) {
         let record = &mut self.slab[queue.index()];
         if record.listed.is_ready {
             return;
@@ -886,14 +891,14 @@ impl Records {
 
     /// Notes that a job begins to requeue messages of a queue. Nothing is delivered from the queue until the
     /// job is done.
-    pub(crate) fn begin_blocking_job(&mut self, queue: QueueId) {
+    pub fn begin_blocking_job(&mut self, queue: QueueId) {
         self.slab[queue.index()].blocking_jobs += 1;
     }
 
     /// Returns the level of the queue that can deliver now; the queue itself if it has no priorities; `None`
     /// if there is nothing to deliver.
     #[inline(always)]
-    pub(crate) fn wanted_level(&self, queue: QueueId) -> Option<QueueId> {
+    pub fn wanted_level(&self, queue: QueueId) -> Option<QueueId> {
         let record = &self.slab[queue.index()];
         match record.wants_delivery() {
             true => Some(queue),
@@ -918,7 +923,7 @@ impl Records {
     /// Returns a queue that can deliver now but is missing from the ready list, which is a fault of the
     /// broker: its messages would not be delivered.
     #[cfg(debug_assertions)]
-    pub(crate) fn forgotten_queue(&self) -> Option<usize> {
+    pub fn forgotten_queue(&self) -> Option<usize> {
         let wants = |index: usize| self.wanted_level(QueueId::from_index(index)).is_some();
         let mut queues = self.slab.iter().filter(|(_, queue)| !queue.listed.is_ready && !queue.is_level());
         queues.find(|(index, _)| wants(*index)).map(|(index, _)| index)

@@ -1,29 +1,34 @@
 //! Tests of queues alone: order, expiry, limits, and blocked publishers.
 
 use super::*;
-use crate::Context;
-use crate::arguments::QueueSettings;
-use crate::consumers::{ConsumerState, Consumers, NewConsumer};
+use crate::deliveries::Reason;
 use crate::deliveries::{DeliveryMethod, NewDelivery};
-use crate::policy::Policies;
-use crate::queue_records::QueueState;
-use crate::queue_records::{Queue, Taken, first_rank};
-use crate::republish::Reason;
+use crate::records::QueueState;
+use crate::records::{Queue, Taken, first_rank};
+use crate::settings::{EffectivePolicy, QueueSettings};
 use crate::shortage::Shortage;
 use leveret_amqp::Full;
 use leveret_amqp::Writer;
-use leveret_amqp::field::TableWriter;
-use leveret_core::command::{AppliedPolicies, ChannelId, Name, QueueId, VhostId};
+use leveret_amqp::field::{Table, TableWriter};
+use leveret_core::command::{ChannelId, QueueId, VhostId};
 use leveret_core::limits::Limits;
-use leveret_core::mem::{Memory, MessageFlags, MessageId, Messages, Share};
+use leveret_core::mem::{Class, Links, Memory, MessageFlags, MessageId, Messages, Share, Slab};
 use leveret_core::quota::Quota;
 use leveret_core::work::Work;
+use leveret_storage::Context;
 use leveret_storage::{PendingWrites, Urgency};
+
+/// A consumer that can always take a message, on the lists of its queue.
+#[derive(Default)]
+struct ListedConsumer {
+    all: Links,
+    eligible: Links,
+}
 
 /// Queues and the objects that they borrow.
 struct QueueFlowFixture {
     queues: Queues,
-    consumers: Consumers,
+    consumers: Slab<ListedConsumer>,
     quota: Quota,
     pending_writes: PendingWrites,
     messages: Messages,
@@ -53,8 +58,8 @@ impl QueueFlowFixture {
         let quota = Quota::new(&limits, &Memory::unlimited());
         let messages = Messages::new(limits.message_limits());
         Self {
-            queues: Queues::new(&limits, &Memory::unlimited(), 1),
-            consumers: Consumers::new(&limits, &Memory::unlimited(), 1),
+            queues: Queues::new(&limits, &Memory::unlimited(), 1, 0),
+            consumers: Slab::in_memory(8, &Memory::unlimited(), Class::Clients),
             quota,
             pending_writes: PendingWrites::new(100),
             messages,
@@ -64,8 +69,9 @@ impl QueueFlowFixture {
     }
 
     fn record(&mut self, name: &str, arguments: &[u8]) -> Queue {
-        let policies = Policies::with_capacity(0, &Memory::unlimited());
-        let settings = QueueSettings::of(&policies.effective_policy(arguments, AppliedPolicies::default()));
+        let (arguments_table, none) = (Table::trusted(arguments), Table::EMPTY);
+        let effective = EffectivePolicy { arguments: arguments_table, policy: none, operator: none };
+        let settings = QueueSettings::of(&effective);
         let mut record = Queue::new(self.vhost, name, arguments, settings);
         record.rank = first_rank(&mut self.pending_writes, &record, 0);
         record
@@ -179,13 +185,18 @@ impl QueueFlowFixture {
 
     /// Starts a consumer that takes messages from a queue.
     fn consumer(&mut self, queue: QueueId) -> usize {
-        let connection = self.consumers.connect(&mut self.quota).unwrap();
-        self.quota.enter_vhost(connection, self.vhost);
-        let channel = self.consumers.open_channel(&mut self.quota, connection, self.vhost, 1).unwrap();
-        let consumer = self.consumers.add(&mut self.quota, channel, queue, ConsumerState::Active).unwrap();
-        let new = NewConsumer { tag: Name::new(), priority: 0, no_ack: false, exclusive: false };
-        self.consumers.start(&mut self.work, &mut self.queues, consumer, new);
-        consumer
+        let index = self.consumers.insert_checked(ListedConsumer::default());
+        let lists = self.queues.records_mut().queue_consumers_mut(queue);
+        lists.all.push_back(&mut self.consumers, index, |consumer| &mut consumer.all);
+        lists.eligible.push_back(&mut self.consumers, index, |consumer| &mut consumer.eligible);
+        self.queues.records_mut().wake(queue);
+        index
+    }
+
+    fn end_consumer(&mut self, queue: QueueId, index: usize) {
+        let lists = self.queues.records_mut().queue_consumers_mut(queue);
+        lists.all.remove(&mut self.consumers, index, |consumer| &mut consumer.all);
+        lists.eligible.remove(&mut self.consumers, index, |consumer| &mut consumer.eligible);
     }
 
     /// Returns why a message is refused by a queue now: the queue that is full, or a text.
@@ -291,7 +302,7 @@ fn a_queue_is_ready_with_a_message_and_a_consumer_and_without_a_requeue_in_progr
     world.give_back(taken);
     world.queues.records_mut().wake(queue);
     assert_eq!(world.queues.records_mut().pop_ready(), Some(queue));
-    world.consumers.end(&mut world.work, &mut world.queues, consumer);
+    world.end_consumer(queue, consumer);
     world.queues.records_mut().wake(queue);
     assert!(!world.queues.records().is_any_ready(), "nobody is there any more");
     world.consumer(queue);
@@ -331,7 +342,7 @@ fn a_record_is_freed_when_it_is_cleared_and_nothing_refers_to_it() {
     assert!(world.queues.take_if_done(queue).is_none(), "a job works for it");
     world.queues.end_blocking_job(queue);
     let (record, queue_of_level) = world.queues.take_if_done(queue).unwrap();
-    assert_eq!((&*record.name, queue_of_level, world.queues.records().len()), ("q", None, 0));
+    assert_eq!((&*record.name, queue_of_level, world.queues.records().queue_count()), ("q", None, 0));
     assert!(world.queues.take_if_done(queue).is_none());
     world.assert_empty();
 }
@@ -346,10 +357,10 @@ fn ranked(world: &mut QueueFlowFixture) -> QueueId {
 fn a_level_is_created_for_its_first_message_and_the_highest_is_delivered_first() {
     let mut world = QueueFlowFixture::new();
     let queue = ranked(&mut world);
-    assert_eq!(world.queues.records().len(), 1);
+    assert_eq!(world.queues.records().queue_count(), 1);
     world.put_ranked(queue, &[(3, "three"), (0, "none"), (5, "five"), (3, "three-too"), (9, "nine")]);
     world.put(queue, &["nothing"]);
-    assert_eq!(world.queues.records().len(), 3, "beyond the highest there is the highest");
+    assert_eq!(world.queues.records().queue_count(), 3, "beyond the highest there is the highest");
     assert_eq!((world.queues.records().ready_in(queue), world.queues.at(queue).backlog.ready()), (6, 2));
     for level in world.queues.records().levels(queue).collect::<Vec<_>>() {
         assert_eq!(
@@ -431,7 +442,7 @@ fn levels_are_deleted_before_their_queue() {
         assert_eq!(queue_of_level, Some(queue));
     }
     assert!(world.queues.take_if_done(queue).is_some());
-    assert_eq!(world.queues.records().len(), 0);
+    assert_eq!(world.queues.records().queue_count(), 0);
     world.assert_empty();
 }
 
@@ -486,7 +497,7 @@ fn a_message_expires_when_it_is_first_and_due() {
     world.put(queue, &["b"]);
     assert!(!world.has_expired(queue));
     world.queues.take_due(&world.pending_writes);
-    assert_eq!(world.queues.trim_list.len(), 0, "it is too early");
+    assert_eq!(world.queues.trim_list.queue_count(), 0, "it is too early");
     world.pending_writes.set_time(1_100);
     assert!(world.has_expired(queue));
     world.queues.take_due(&world.pending_writes);

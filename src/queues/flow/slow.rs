@@ -19,7 +19,7 @@
 use leveret_core::command::{ConnectionId, QueueId};
 
 use super::Queues;
-use crate::queue_records::{FreeMemory, Pace, SessionPart};
+use crate::records::{FreeMemory, Pace, SessionPart};
 
 /// The longest time that publishers wait for a slow client, in milliseconds. Afterwards its session drops messages until the
 /// client has caught up, so that one slow client cannot stop all publishers again and again.
@@ -35,7 +35,7 @@ const PUBLISHERS_MAX: usize = 4096;
 #[derive(Debug)]
 struct SlowQueue {
     queue: QueueId,
-    /// The queue's [`serial`](crate::queue_records::Queue), because another queue may get its place.
+    /// The queue's [`serial`](crate::records::Queue), because another queue may get its place.
     serial: u64,
     /// When the client fell behind, in milliseconds of broker time.
     since_ms: u64,
@@ -65,23 +65,23 @@ pub(super) struct SlowQueues {
 
 /// What a check of the slow queues has found.
 #[derive(Debug, Default)]
-pub(crate) struct PaceChanges {
+pub struct PaceChanges {
     /// Publishers that wait no longer.
-    pub(crate) released: Vec<(ConnectionId, QueueId)>,
+    pub released: Vec<(ConnectionId, QueueId)>,
     /// Queues that may be over limits that are lower than before.
-    pub(crate) to_trim: Vec<QueueId>,
+    pub to_trim: Vec<QueueId>,
 }
 
 impl Queues {
     /// Returns whether any connected client of MQTT does not keep up.
     #[inline]
-    pub(crate) const fn has_slow_clients(&self) -> bool {
+    pub const fn has_slow_clients(&self) -> bool {
         !self.slow.slow.is_empty() || !self.slow.full.is_empty()
     }
 
     /// Notes that a publisher found the queue of a session over its share of the memory. Returns whether the session gets no
     /// message: publishers have waited long enough for it, or there are too many such sessions to wait for.
-    pub(crate) fn drops_for_share(&mut self, queue: QueueId, now_ms: u64) -> bool {
+    pub fn drops_for_share(&mut self, queue: QueueId, now_ms: u64) -> bool {
         let serial = self.records[queue].serial;
         let full = &mut self.slow.full;
         if let Some(full) = full.iter().find(|full| full.queue == queue && full.serial == serial) {
@@ -95,7 +95,7 @@ impl Queues {
     }
 
     /// Returns whether a session gets no messages while it is over its share of the memory.
-    pub(crate) fn is_dropping_for_share(&self, queue: QueueId) -> bool {
+    pub fn is_dropping_for_share(&self, queue: QueueId) -> bool {
         self.slow.full.iter().any(|full| full.queue == queue && full.has_waited)
     }
 
@@ -120,7 +120,7 @@ impl Queues {
     }
 
     /// Returns the queues of sessions that drop messages, because publishers have waited long enough for their clients.
-    pub(crate) fn dropping_queues(&self) -> impl Iterator<Item = QueueId> {
+    pub fn dropping_queues(&self) -> impl Iterator<Item = QueueId> {
         let is_dropping = |queue: &QueueId| self.records[*queue].pace == Pace::Dropping;
         // A queue that is on both lists is named once.
         let is_there = |full: &&FullQueue| {
@@ -133,7 +133,7 @@ impl Queues {
     }
 
     /// Returns the number of connected clients that do not keep up.
-    pub(crate) fn slow_clients_count(&self) -> usize {
+    pub fn slow_clients_count(&self) -> usize {
         self.connected_slow_clients().filter(|queue| self.records.is_of_slow_client(*queue)).count()
     }
 
@@ -163,7 +163,7 @@ impl Queues {
     }
 
     /// Removes the queues of slow clients from the targets of a message with QoS 0, and counts the message as dropped.
-    pub(crate) fn drop_for_slow_clients(&mut self, targets: &mut Vec<QueueId>) {
+    pub fn drop_for_slow_clients(&mut self, targets: &mut Vec<QueueId>) {
         targets.retain(|queue| {
             let is_refused = self.records.refuses_transient(*queue);
             if is_refused {
@@ -174,7 +174,7 @@ impl Queues {
     }
 
     /// Makes the acknowledgements of a publisher wait until the client of this queue has caught up. Returns whether it waits.
-    pub(crate) fn wait_for_client(&mut self, queue: QueueId, publisher: ConnectionId) -> bool {
+    pub fn wait_for_client(&mut self, queue: QueueId, publisher: ConnectionId) -> bool {
         let at = self.slow.slow.iter().position(|slow| slow.queue == queue && self.pace_of(slow).is_some());
         let slow = at.map(|at| &mut self.slow.slow[at]);
         let Some(slow) = slow.filter(|slow| slow.publishers.len() < PUBLISHERS_MAX) else { return false };
@@ -183,7 +183,7 @@ impl Queues {
     }
 
     /// Returns whether [`Self::check_pace`] would change something.
-    pub(crate) fn has_pace_changes(&self, now_ms: u64) -> bool {
+    pub fn has_pace_changes(&self, now_ms: u64) -> bool {
         self.has_full_changes(now_ms)
             || self
                 .slow
@@ -200,7 +200,7 @@ impl Queues {
     }
 
     /// Updates the pace of all slow clients.
-    pub(crate) fn check_pace(&mut self, now_ms: u64, free: FreeMemory) -> PaceChanges {
+    pub fn check_pace(&mut self, now_ms: u64, free: FreeMemory) -> PaceChanges {
         self.check_full(now_ms, free);
         let (mut changes, mut list) = (PaceChanges::default(), core::mem::take(&mut self.slow.slow));
         list.retain_mut(|slow| {

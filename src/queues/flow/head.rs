@@ -16,23 +16,24 @@ use leveret_core::mem::{MessageFlags, MessageId, Messages};
 use leveret_storage::{Mode, PendingWrites, Settled, Target};
 
 use super::{PendingWatermark, Queues};
-use crate::Context;
+use crate::deliveries::Reason;
 use crate::deliveries::{Delivered, DeliveryMethod, NewDelivery};
-use crate::queue_records::{EntryContent, First, Front, QueuePart, Size, Taken, block_bytes};
-use crate::republish::Reason;
+use crate::records::{EntryContent, First, Front, QueuePart, Size, Taken, block_bytes};
+use leveret_storage::Context;
 
 /// Bytes of message memory that must be free before messages are read back ahead of need.
 const READ_AHEAD_FREE_BYTES: usize = 16 << 10;
 
 impl Queues {
+    /// Returns the message that leaves a queue or level next.
     #[inline]
-    pub(crate) fn first(&self, queue: QueueId) -> Option<First> {
+    pub fn first(&self, queue: QueueId) -> Option<First> {
         self.records[queue].backlog.first(&self.pool, &self.deliveries)
     }
 
     /// Returns the first message of a queue or level if it can be delivered now. Otherwise requests the read,
     /// watermark or commit that the message waits for, and returns `None`.
-    pub(crate) fn first_deliverable(&mut self, cx: &mut Context<'_>, queue: QueueId) -> Option<First> {
+    pub fn first_deliverable(&mut self, cx: &mut Context<'_>, queue: QueueId) -> Option<First> {
         let first = self.first(queue)?;
         let may_go = match first {
             First::At(_, EntryContent::InMemory(_)) => true,
@@ -154,7 +155,7 @@ impl Queues {
     }
 
     /// Takes the first message out of a queue. `first` is that message, which must be in memory.
-    pub(crate) fn take_first(&mut self, cx: &mut Context<'_>, queue: QueueId, first: First) -> Taken {
+    pub fn take_first(&mut self, cx: &mut Context<'_>, queue: QueueId, first: First) -> Taken {
         let taken = match first {
             First::Requeued => {
                 let record = &mut self.records[queue];
@@ -200,7 +201,7 @@ impl Queues {
 
     /// If the commit with this message is still pending, records in that commit that the message may have
     /// been delivered.
-    pub(crate) fn note_delivery(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
+    pub fn note_delivery(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
         if let Some(offset) = taken.log_offset
             && cx.pending_writes.is_pending_write(cx.messages, taken.message)
         {
@@ -210,7 +211,7 @@ impl Queues {
     }
 
     /// Settles and releases a message that was taken out of its queue and is not delivered.
-    pub(crate) fn drop_taken(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
+    pub fn drop_taken(&mut self, cx: &mut Context<'_>, queue: QueueId, taken: &Taken) {
         self.records[queue].backlog.note_dropped();
         self.settle_logged(cx, queue, taken.log_offset, taken.message);
         cx.messages.release(taken.message);
@@ -239,7 +240,7 @@ impl Queues {
 
     /// Drops the first message, whether it is in memory or not. If the queue is deleted and begins with a run of
     /// absent messages, drops the whole run. Returns `false` if the queue is empty.
-    pub(crate) fn drop_first(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
+    pub fn drop_first(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
         match self.first(queue) {
             None => false,
             Some(First::Absent(offset)) => {
@@ -297,7 +298,7 @@ impl Queues {
     /// As in RabbitMQ, only `basic.get-ok` reports the count on a first delivery. A message that was
     /// delivered before a restart counts as requeued at least once, because its exact count may be lost.
     #[inline]
-    pub(crate) fn delivery_count(&self, delivery: &Delivered) -> Option<u16> {
+    pub fn delivery_count(&self, delivery: &Delivered) -> Option<u16> {
         if delivery.method == DeliveryMethod::Deliver && !delivery.redelivered {
             return None;
         }
@@ -308,7 +309,7 @@ impl Queues {
     /// Settles the message of a delivery in the log and releases its memory. The message does not return to
     /// its queue.
     #[inline]
-    pub(crate) fn settle_delivered(&mut self, cx: &mut Context<'_>, queue: QueueId, delivery: &Delivered) {
+    pub fn settle_delivered(&mut self, cx: &mut Context<'_>, queue: QueueId, delivery: &Delivered) {
         match (delivery.message, delivery.log_offset) {
             (Some(message), log_offset) => {
                 self.settle_logged(cx, queue, log_offset, message);
@@ -323,13 +324,13 @@ impl Queues {
     ///
     /// The get need not wait if the first message has expired ([`Front::Expired`]): the retried get tries to remove
     /// that message itself. The trim list might do so only later, when capacity becomes free.
-    pub(crate) fn cannot_get_yet(&self, queue: QueueId) -> bool {
+    pub fn cannot_get_yet(&self, queue: QueueId) -> bool {
         let record = &self.records[self.records.first_level(queue)];
         record.front == Front::Blocked && !record.is_deleted()
     }
 
     /// Counts a delivery as unsettled in its queue.
-    pub(crate) fn count_delivery(&mut self, messages: &Messages, new: &NewDelivery) {
+    pub fn count_delivery(&mut self, messages: &Messages, new: &NewDelivery) {
         let Some(queue) = new.queue else { return };
         let record = &mut self.records[queue];
         record.unsettled.count += 1;
@@ -339,7 +340,7 @@ impl Queues {
 
     /// Subtracts a settled delivery from the counts of its queue. Returns the bytes of memory that the
     /// delivery's message occupies; 0 if only the log has the message.
-    pub(crate) fn uncount_delivery(&mut self, messages: &Messages, index: usize) -> u64 {
+    pub fn uncount_delivery(&mut self, messages: &Messages, index: usize) -> u64 {
         let delivery = &self.deliveries[index];
         let bytes = delivery.message.map_or(0, |message| block_bytes(messages, message));
         if let Some(queue) = delivery.queue {
@@ -360,7 +361,7 @@ impl Queues {
 
     /// Counts one more requeue of a delivery. Returns whether the count now exceeds the delivery limit of the
     /// queue.
-    pub(crate) fn count_requeue_in_queue(&mut self, index: usize) -> bool {
+    pub fn count_requeue_in_queue(&mut self, index: usize) -> bool {
         let delivery = &mut self.deliveries[index];
         delivery.requeues = delivery.requeues.saturating_add(1);
         let queue = delivery.queue.map(|queue| &self.records[queue]);
@@ -370,7 +371,7 @@ impl Queues {
     }
 
     /// Requeues a delivery at its old position. The caller has subtracted it from the counts of its consumer.
-    pub(crate) fn put_back(&mut self, messages: &Messages, queue: QueueId, index: usize) {
+    pub fn put_back(&mut self, messages: &Messages, queue: QueueId, index: usize) {
         let backlog = &mut self.records[queue].backlog;
         backlog.put_back(&mut self.pool, &mut self.deliveries, messages, index);
         // The requeued message comes before the message that blocks the queue. It may occupy the memory that
@@ -380,7 +381,7 @@ impl Queues {
 
     /// Adds a delivery to the rejected messages of its queue, where it stays until it is dead-lettered for
     /// this reason. The caller has subtracted it from the counts of its consumer.
-    pub(crate) fn reject(&mut self, messages: &Messages, queue: QueueId, index: usize, reason: Reason) {
+    pub fn reject(&mut self, messages: &Messages, queue: QueueId, index: usize, reason: Reason) {
         self.deliveries.forbid_eviction(index);
         self.deliveries[index].dead_letter_reason = Some(reason);
         self.records[queue].backlog.reject(&mut self.deliveries, messages, index);
@@ -388,7 +389,7 @@ impl Queues {
 
     /// Notes that the first message of a queue may be deliverable now: the queue's deliveries and waiting
     /// gets are retried.
-    pub(crate) fn unblock_front(&mut self, queue: QueueId) {
+    pub fn unblock_front(&mut self, queue: QueueId) {
         self.records[queue].front = Front::Free;
         self.trim_list.note_change();
         if self.records[queue].delayed_exchange.is_some() {
@@ -416,13 +417,17 @@ pub(crate) fn log_bytes(messages: &Messages, message: MessageId) -> u64 {
 /// A `basic.get` that waits because the first message cannot be delivered yet, or because the outbox is full. A
 /// connection has at most one.
 #[derive(Debug)]
-pub(crate) struct Getting {
-    pub(crate) connection: ConnectionId,
-    pub(crate) channel: ChannelId,
-    pub(crate) queue: QueueId,
+pub struct Getting {
+    /// The connection of the request.
+    pub connection: ConnectionId,
+    /// Its channel.
+    pub channel: ChannelId,
+    /// The queue to get a message from.
+    pub queue: QueueId,
     /// Serial number of the queue's declaration, because another queue may get the id `queue` meanwhile.
-    pub(crate) serial: u64,
-    pub(crate) no_ack: bool,
+    pub serial: u64,
+    /// Automatic acknowledgement.
+    pub no_ack: bool,
     /// The result of the get; `None` while it waits. `Ok` has whether there was a message.
-    pub(crate) outcome: Option<Result<bool, Fault>>,
+    pub outcome: Option<Result<bool, Fault>>,
 }

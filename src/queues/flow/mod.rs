@@ -1,8 +1,7 @@
 //! Moves messages into queues, through them, out of memory and back, and removes them.
 //!
 //! This module decides what happens to a message while it is in a queue, using the records of
-//! [`crate::queue_records`]. `deliver` and `consumers` choose the consumer of a message, and `republish`
-//! routes its dead letter.
+//! [`crate::records`]. The caller chooses the consumer of a message, and routes its dead letter.
 //!
 //! | file | content |
 //! |---|---|
@@ -37,39 +36,39 @@ mod tests;
 
 use std::collections::VecDeque;
 
-use expiry::TrimList;
 use leveret_core::batch::Batch;
 use leveret_core::command::QueueId;
 use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{FifoPool, Memory, Messages};
 use leveret_storage::PendingWrites;
-use page_in::LostMessages;
+
 use page_in::Paging;
 use slow::SlowQueues;
 
-use crate::arguments::QueueSettings;
 use crate::deliveries::Deliveries;
-use crate::queue_records::{Browsed, MessageKeys, Queue, Records};
-use crate::recovery::Contents;
+use crate::records::Contents;
+use crate::records::{Browsed, MessageKeys, Queue, Records};
 use crate::retry_list::RetryList;
+use crate::settings::QueueSettings;
 use crate::shortage::Shortage;
 
-pub(super) use delayed::{DelayWheel, DueItem, HeldMessage, NARROWEST_PUBLISHED, Slot};
-pub(super) use expiry::ExpiryGrace;
-pub(super) use expiry::subtract_steps;
-pub(super) use head::Getting;
-pub use page_in::BrowseRequests;
-pub use page_in::{LogRead, PageInOutcome, ReadMessage, ReadPosition};
-pub use push::disk_shortage;
-pub(super) use push::{CannotPublish, Claim, LevelChoice};
-pub(super) use schedule::QueueSchedule;
+pub use delayed::{DelayWheel, DueItem, HeldMessage, NARROWEST_PUBLISHED, Slot};
+pub use expiry::{ExpiryGrace, TrimList, subtract_steps};
+pub use head::Getting;
+
+pub use page_in::{BrowseRequests, LogRead, LostMessages, PageInOutcome, ReadMessage, ReadPosition};
+pub use push::{CannotPublish, Claim, LevelChoice, disk_shortage};
+pub use schedule::QueueSchedule;
+pub use slow::PaceChanges;
 
 /// Buffers for the properties of one message. They are empty while [`Queues::lend_scratch`] has lent them.
 #[derive(Debug, Default)]
-pub(crate) struct Scratch {
-    pub(crate) properties: Box<[u8]>,
-    pub(crate) rewritten: Box<[u8]>,
+pub struct Scratch {
+    /// The properties as they were received. As long as a frame.
+    pub properties: Box<[u8]>,
+    /// The properties of a copy. Longer than a frame, so that a change that exceeds a frame is noticed.
+    pub rewritten: Box<[u8]>,
 }
 
 /// Broker settings that queues depend on. Ordinary publishers have no unacknowledged deliveries and no open transaction
@@ -77,17 +76,17 @@ pub(crate) struct Scratch {
 #[derive(Debug)]
 pub(crate) struct Settings {
     /// Maximum size of a frame in bytes.
-    pub(crate) frame_max: usize,
+    pub frame_max: usize,
     /// Chunks of queue entries that ordinary publishers leave free.
     pub(crate) chunks_reserve: usize,
     /// Maximum bytes of the log that publishers leave free for dead letters.
     pub(crate) dead_letter_log_bytes: u64,
     /// Every message in a durable queue counts as persistent, whatever its delivery mode.
-    pub(crate) persist_all: bool,
+    pub persist_all: bool,
     /// Message slots that ordinary publishers may use.
-    pub(crate) messages: u32,
+    pub messages: u32,
     /// Bytes of message blocks that ordinary publishers may use.
-    pub(crate) body_bytes: u64,
+    pub body_bytes: u64,
 }
 
 /// The minute of the current turn, for log lines that are written at most once a minute.
@@ -166,7 +165,8 @@ pub struct Queues {
 }
 
 impl Queues {
-    pub(crate) fn new(limits: &Limits, memory: &Memory, seed: u64) -> Self {
+    /// Creates the queues. `side_bytes` are the bytes that a queue takes outside of its record.
+    pub fn new(limits: &Limits, memory: &Memory, seed: u64, side_bytes: usize) -> Self {
         let (queues, frame) = (limits.queues_max as usize, limits.frame_max as usize);
         let pool = FifoPool::in_memory(limits.queue_entries_max as usize, memory);
         Self {
@@ -178,7 +178,7 @@ impl Queues {
                 messages: limits.messages_max - limits.messages_max / 16,
                 body_bytes: limits.body_bytes_max - limits.body_bytes_max / 16,
             },
-            records: Records::with_capacity(queues, memory, seed),
+            records: Records::with_capacity(queues, memory, seed, side_bytes),
             pool,
             deliveries: Deliveries::with_capacity(limits.unacknowledged_max as usize, memory),
             schedule: QueueSchedule::with_capacity(queues),
@@ -210,35 +210,35 @@ impl Queues {
     }
 
     /// Returns the maximum bytes of a frame.
-    pub(crate) const fn frame_max(&self) -> usize {
+    pub const fn frame_max(&self) -> usize {
         self.settings.frame_max
     }
 
     /// Lends the buffers for reading properties; [`Self::return_scratch`] must follow.
-    pub(crate) fn lend_scratch(&mut self) -> Scratch {
+    pub fn lend_scratch(&mut self) -> Scratch {
         core::mem::take(&mut self.scratch)
     }
 
     /// Takes back the buffers for reading properties.
-    pub(crate) fn return_scratch(&mut self, scratch: Scratch) {
+    pub fn return_scratch(&mut self, scratch: Scratch) {
         self.scratch = scratch;
     }
 
     /// Returns the buffers for reading properties. For callers that use no other part of the queues while
     /// they use a buffer.
-    pub(crate) const fn scratch_mut(&mut self) -> &mut Scratch {
+    pub const fn scratch_mut(&mut self) -> &mut Scratch {
         &mut self.scratch
     }
 
     /// Returns the records of all queues.
     #[inline]
-    pub(crate) const fn records(&self) -> &Records {
+    pub const fn records(&self) -> &Records {
         &self.records
     }
 
     /// Returns the records of all queues mutably.
     #[inline]
-    pub(crate) const fn records_mut(&mut self) -> &mut Records {
+    pub const fn records_mut(&mut self) -> &mut Records {
         &mut self.records
     }
 
@@ -283,17 +283,17 @@ impl Queues {
     }
 
     /// Returns the timing wheel of the delayed exchanges.
-    pub(crate) const fn delay_wheel(&self) -> &DelayWheel {
+    pub const fn delay_wheel(&self) -> &DelayWheel {
         &self.delay_wheel
     }
 
     /// Returns the timing wheel of the delayed exchanges mutably.
-    pub(crate) const fn delay_wheel_mut(&mut self) -> &mut DelayWheel {
+    pub const fn delay_wheel_mut(&mut self) -> &mut DelayWheel {
         &mut self.delay_wheel
     }
 
     /// Returns the list of queues that have messages to remove.
-    pub(crate) const fn trim_list_mut(&mut self) -> &mut TrimList {
+    pub const fn trim_list_mut(&mut self) -> &mut TrimList {
         &mut self.trim_list
     }
 
@@ -309,39 +309,39 @@ impl Queues {
 
     /// Returns the waiting `basic.get`s.
     #[inline]
-    pub(crate) const fn gets(&self) -> &RetryList<Getting> {
+    pub const fn gets(&self) -> &RetryList<Getting> {
         &self.gets
     }
 
     /// Returns the waiting `basic.get`s mutably.
-    pub(crate) const fn gets_mut(&mut self) -> &mut RetryList<Getting> {
+    pub const fn gets_mut(&mut self) -> &mut RetryList<Getting> {
         &mut self.gets
     }
 
     /// Returns the pool of entries of all queues.
     #[inline]
-    pub(crate) const fn entries(&self) -> &FifoPool {
+    pub const fn entries(&self) -> &FifoPool {
         &self.pool
     }
 
     /// Takes the memory for this many chunks of queue entries, for which there is capacity. Returns whether it could.
-    pub(crate) fn touch_chunks(&mut self, count: usize) -> bool {
+    pub fn touch_chunks(&mut self, count: usize) -> bool {
         count == 0 || self.pool.touch_checked(count)
     }
 
     /// Returns the minute of this turn since the start of the process.
-    pub(crate) const fn minute(&self) -> u32 {
+    pub const fn minute(&self) -> u32 {
         self.minutes.now
     }
 
     /// Sets the minute of the beginning turn, since the start of the process.
-    pub(crate) const fn set_minute(&mut self, minute: u32) {
+    pub const fn set_minute(&mut self, minute: u32) {
         self.minutes.now = minute;
     }
 
     /// Returns whether missing capacity for a level or a delay slot may be logged: at most once a minute. Marks it as
     /// logged.
-    pub(crate) fn should_log_level_shortage(&mut self) -> bool {
+    pub fn should_log_level_shortage(&mut self) -> bool {
         self.minutes.level_shortage_logged.replace(self.minutes.now) != Some(self.minutes.now)
     }
 
@@ -349,49 +349,49 @@ impl Queues {
 
     /// Returns the record of an existing queue or level.
     #[inline]
-    pub(crate) fn at(&self, queue: QueueId) -> &Queue {
+    pub fn at(&self, queue: QueueId) -> &Queue {
         &self.records[queue]
     }
 
     /// Returns the record of an existing queue or level mutably.
     #[inline]
-    pub(crate) fn at_mut(&mut self, queue: QueueId) -> &mut Queue {
+    pub fn at_mut(&mut self, queue: QueueId) -> &mut Queue {
         &mut self.records[queue]
     }
 
     /// Returns the unsettled deliveries.
     #[inline]
-    pub(crate) const fn deliveries(&self) -> &Deliveries {
+    pub const fn deliveries(&self) -> &Deliveries {
         &self.deliveries
     }
 
     /// Returns the unsettled deliveries mutably.
     #[inline]
-    pub(crate) const fn deliveries_mut(&mut self) -> &mut Deliveries {
+    pub const fn deliveries_mut(&mut self) -> &mut Deliveries {
         &mut self.deliveries
     }
 
     /// Returns a counter that rises when capacity becomes free that a publisher may wait for.
     ///
     /// It rises for freed queue entries and delivery records (counted by their pools), and with `releases`.
-    pub(crate) fn capacity_freed(&self) -> u64 {
+    pub fn capacity_freed(&self) -> u64 {
         self.pool.given() + self.deliveries.freed_total() + self.releases
     }
 
     /// Makes waiting publishers retry, because a message left memory, an outbox or a transaction, or because
     /// a waiting publisher must now be refused.
-    pub(crate) const fn note_release(&mut self) {
+    pub const fn note_release(&mut self) {
         self.releases += 1;
     }
 
     /// Returns roughly the bytes of the queue pools that are unused but not returned to the operating system.
-    pub(crate) const fn idle_bytes(&self) -> usize {
+    pub const fn idle_bytes(&self) -> usize {
         self.pool.idle_bytes() + self.deliveries.idle_bytes() + self.records.idle_bytes()
     }
 
     /// Returns a bounded part of the unused memory to the operating system. Returns whether that was the last
     /// part.
-    pub(crate) fn trim(&mut self) -> bool {
+    pub fn trim(&mut self) -> bool {
         self.deliveries.trim();
         self.records.trim();
         self.pool.trim()
@@ -401,7 +401,7 @@ impl Queues {
     ///
     /// # Errors
     /// The position is too far from the front.
-    pub(crate) fn browse(
+    pub fn browse(
         &mut self,
         messages: &mut Messages,
         queue: QueueId,
@@ -415,7 +415,7 @@ impl Queues {
     // ---- settings
 
     /// Gives a queue and its levels new settings.
-    pub(crate) fn renew(&mut self, pending_writes: &PendingWrites, queue: QueueId, settings: QueueSettings) {
+    pub fn renew(&mut self, pending_writes: &PendingWrites, queue: QueueId, settings: QueueSettings) {
         self.apply_settings_to_record(pending_writes, queue, settings);
         let mut level = self.records.highest_level(queue);
         while level != queue {
@@ -476,7 +476,7 @@ impl Queues {
     ///
     /// Returns the record if it was freed, and for a level its queue, whose record may be unreferenced now
     /// too.
-    pub(crate) fn take_if_done(&mut self, queue: QueueId) -> Option<(Queue, Option<QueueId>)> {
+    pub fn take_if_done(&mut self, queue: QueueId) -> Option<(Queue, Option<QueueId>)> {
         let (record, queue_of_level) = self.records.take_if_done(queue)?;
         if record.listed.is_listed_for_trim {
             self.trim_list.remove(queue);

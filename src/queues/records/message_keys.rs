@@ -75,7 +75,7 @@ impl FromStr for MessageKey {
 
 /// The numbers of browsed messages that only memory has.
 #[derive(Debug, Default)]
-pub(crate) struct MessageKeys {
+pub struct MessageKeys {
     /// Random number of the process; 0 before the first key was made.
     process: u64,
     /// The number given last.
@@ -89,12 +89,12 @@ pub(crate) struct MessageKeys {
 
 impl MessageKeys {
     /// Returns whether [`Self::begin`] must be called before the first key is made.
-    pub(crate) const fn needs_process_number(&self) -> bool {
+    pub const fn needs_process_number(&self) -> bool {
         self.process == 0
     }
 
     /// Sets the random number of the process.
-    pub(crate) const fn begin(&mut self, random: u64) {
+    pub const fn begin(&mut self, random: u64) {
         self.process = random | 1;
     }
 
@@ -118,7 +118,7 @@ impl MessageKeys {
     }
 
     /// Returns the key of the message of this queue or level at this log offset.
-    pub(crate) const fn key_in_log(&self, record: &Queue, offset: u64) -> MessageKey {
+    pub const fn key_in_log(&self, record: &Queue, offset: u64) -> MessageKey {
         let queue = record.durable_index.incarnation();
         MessageKey { process: self.process, is_logged: true, queue, number: offset }
     }

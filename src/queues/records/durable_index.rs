@@ -10,7 +10,20 @@ use leveret_core::batch::Batch;
 use leveret_core::command::QueueId;
 use leveret_storage::Target;
 
-use crate::recovery::Contents;
+/// The messages that the log has of a queue, at start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Contents {
+    /// Unsettled messages.
+    pub count: u64,
+    /// Bytes that unsettled messages take in the log.
+    pub bytes: u64,
+    /// Offset of the next message.
+    pub next_offset: u64,
+    /// Messages with smaller offsets may have been delivered.
+    pub delivered_below: u64,
+    /// Highest watermark in the log. It may exceed `delivered_below`, because it is written ahead of deliveries.
+    pub watermark: u64,
+}
 
 /// The watermark is up to this many offsets ahead of the deliveries. After a power cut, up to this many
 /// messages that were never delivered are marked as redelivered.
@@ -22,7 +35,7 @@ const WATERMARK_STEP_FORWARDED: u64 = 1024;
 
 /// Offsets and counts of a queue's messages in the log; all 0 for a queue that is not durable.
 #[derive(Debug, Default)]
-pub(crate) struct DurableIndex {
+pub struct DurableIndex {
     /// Number that identifies the queue in the log, never reused; 0 when nothing of the queue is logged.
     incarnation: u64,
     /// The batch with which the definition of the queue is durable.
@@ -52,23 +65,23 @@ pub(crate) struct DurableIndex {
 impl DurableIndex {
     /// Returns the empty index of a queue. `incarnation` is the number that identifies the queue in the log, or 0 if
     /// the queue is not durable.
-    pub(crate) fn as_incarnation(incarnation: u64) -> Self {
+    pub fn as_incarnation(incarnation: u64) -> Self {
         Self { incarnation, ..Self::default() }
     }
 
     /// Returns the number that identifies the queue in the log; 0 when nothing of it is logged.
-    pub(crate) const fn incarnation(&self) -> u64 {
+    pub const fn incarnation(&self) -> u64 {
         self.incarnation
     }
 
     /// Returns whether the queue is in the log.
     #[inline]
-    pub(crate) const fn is_logged(&self) -> bool {
+    pub const fn is_logged(&self) -> bool {
         self.incarnation != 0
     }
 
     /// Returns the batch with which the definition of the queue is durable.
-    pub(crate) const fn defined(&self) -> Batch {
+    pub const fn defined(&self) -> Batch {
         self.defined
     }
 
@@ -78,18 +91,18 @@ impl DurableIndex {
     }
 
     /// Returns the number of unsettled messages in the log.
-    pub(crate) const fn count(&self) -> u64 {
+    pub const fn count(&self) -> u64 {
         self.count
     }
 
     /// Returns the bytes that unsettled messages take in the log.
     #[inline]
-    pub(crate) const fn bytes(&self) -> u64 {
+    pub const fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// Sets, at start, the counts that recovery found in the log.
-    pub(crate) fn restore(&mut self, contents: &Contents) {
+    pub fn restore(&mut self, contents: &Contents) {
         self.count = contents.count;
         self.bytes = contents.bytes;
         self.next_offset = contents.next_offset;
@@ -126,7 +139,7 @@ impl DurableIndex {
     ///
     /// Only the simulator uses it, to reach large offsets quickly.
     #[cfg(debug_assertions)]
-    pub(crate) const fn pass_offsets(&mut self, count: u64) -> u64 {
+    pub const fn pass_offsets(&mut self, count: u64) -> u64 {
         let start = self.next_offset;
         self.next_offset += count;
         start
@@ -134,7 +147,7 @@ impl DurableIndex {
 
     /// Subtracts a settled message that took `bytes` in the log.
     #[inline]
-    pub(crate) const fn settle(&mut self, bytes: u64) {
+    pub const fn settle(&mut self, bytes: u64) {
         self.count -= 1;
         self.bytes = self.bytes.saturating_sub(bytes);
     }
@@ -152,13 +165,13 @@ impl DurableIndex {
     /// Notes that a message leaves the front for the first time: delivered, expired or dropped. Returns
     /// whether it may have been delivered in an earlier run of the process.
     #[inline]
-    pub(crate) fn note_taken(&mut self, offset: u64) -> bool {
+    pub fn note_taken(&mut self, offset: u64) -> bool {
         self.taken_below = self.taken_below.max(offset + 1);
         offset < self.redelivered_below
     }
 
     /// Returns the offset below which messages may have been delivered in an earlier run of the process.
-    pub(crate) const fn redelivered_below(&self) -> u64 {
+    pub const fn redelivered_below(&self) -> u64 {
         self.redelivered_below
     }
 
@@ -241,7 +254,7 @@ struct Range {
 /// - When a power cut loses a message, a new message at the same offset does not get the lost message's
 ///   count.
 #[derive(Debug, Default)]
-pub(crate) struct RequeueCounts {
+pub struct RequeueCounts {
     ranges: Vec<Range>,
     /// The counts changed since they were last written.
     is_due: bool,
@@ -286,7 +299,7 @@ pub fn declared_arguments(arguments: &[u8]) -> &[u8] {
 
 impl RequeueCounts {
     /// Splits the arguments of a queue's definition into those without the requeue counts, and the counts.
-    pub(crate) fn split(arguments: &[u8]) -> (&[u8], Self) {
+    pub fn split(arguments: &[u8]) -> (&[u8], Self) {
         let Some(list) = last_list(arguments) else { return (arguments, Self::default()) };
         let mut counts = Self::default();
         let mut before = None;
@@ -300,12 +313,12 @@ impl RequeueCounts {
     }
 
     /// Returns whether no message has a count.
-    pub(crate) const fn is_empty(&self) -> bool {
+    pub const fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
     /// Returns the arguments of a queue's definition with the requeue counts.
-    pub(crate) fn join(&self, arguments: &[u8]) -> Vec<u8> {
+    pub fn join(&self, arguments: &[u8]) -> Vec<u8> {
         let mut joined = arguments.to_vec();
         // If the client's own last argument looks like the counts, counts are appended even if there are none. So
         // `split` takes the appended ones, not the client's argument.
@@ -347,7 +360,7 @@ impl RequeueCounts {
 
     /// Sets how often the message at this log offset was requeued. Returns whether the caller must add the
     /// queue to [`RequeueCountsDue`].
-    pub(crate) fn note(&mut self, offset: u64, count: u16) -> bool {
+    pub fn note(&mut self, offset: u64, count: u16) -> bool {
         self.set(Range { first: offset, last: offset, count });
         !core::mem::replace(&mut self.is_due, true)
     }
@@ -355,7 +368,7 @@ impl RequeueCounts {
     /// Drops the counts of settled messages, from offset `first` to `last`, unless that would split a range.
     /// In the log the counts remain until the next write.
     #[inline]
-    pub(crate) fn note_settled(&mut self, first: u64, last: u64) {
+    pub fn note_settled(&mut self, first: u64, last: u64) {
         if self.ranges.is_empty() {
             return;
         }
@@ -366,7 +379,7 @@ impl RequeueCounts {
     }
 
     /// Returns whether the counts must be written, and clears that mark.
-    pub(crate) fn take_due(&mut self) -> bool {
+    pub fn take_due(&mut self) -> bool {
         core::mem::take(&mut self.is_due)
     }
 

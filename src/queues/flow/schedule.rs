@@ -19,14 +19,14 @@ use leveret_core::command::QueueId;
 use leveret_storage::PendingWrites;
 
 use super::Queues;
-use crate::queue_records::PeekedExpiry;
+use crate::records::PeekedExpiry;
 
 /// A time as two halves, the high one first, and its queue. A `u64` would need 4 bytes of padding.
 type Time = (u32, u32, QueueId);
 
 /// The times at which queues are examined, the earliest first.
 #[derive(Debug)]
-pub(crate) struct QueueSchedule {
+pub struct QueueSchedule {
     times: BinaryHeap<Reverse<Time>>,
     entries_max: usize,
 }
@@ -37,21 +37,22 @@ fn time(at_ms: u64, queue: QueueId) -> Reverse<Time> {
 
 impl QueueSchedule {
     /// The memory of the schedule in bytes, divided by the maximum number of queues.
-    pub(crate) const QUEUE_BYTES: usize = size_of::<Reverse<Time>>() * 3 / 2;
+    pub const QUEUE_BYTES: usize = size_of::<Reverse<Time>>() * 3 / 2;
 
-    pub(crate) fn with_capacity(queues: usize) -> Self {
+    /// Creates an empty schedule. It has at most 3/2 times as many entries as there are queues.
+    pub fn with_capacity(queues: usize) -> Self {
         let entries_max = queues * 3 / 2;
         Self { times: BinaryHeap::with_capacity(entries_max), entries_max }
     }
 
     /// Returns the earliest time in the schedule, in milliseconds of broker time. The time may be outdated.
-    pub(crate) fn next_ms(&self) -> Option<u64> {
+    pub fn next_ms(&self) -> Option<u64> {
         self.times.peek().map(|Reverse((high, low, _))| u64::from(*high) << 32 | u64::from(*low))
     }
 
     /// Adds a time for a queue. A full schedule is rebuilt from `all`, which returns the current times of all
     /// queues, the new one included.
-    pub(crate) fn add<I>(&mut self, at_ms: u64, queue: QueueId, all: impl FnOnce() -> I)
+    pub fn add<I>(&mut self, at_ms: u64, queue: QueueId, all: impl FnOnce() -> I)
     where
         I: Iterator<Item = (u64, QueueId)>,
     {
@@ -64,12 +65,12 @@ impl QueueSchedule {
     }
 
     /// Returns the earliest time with its queue.
-    pub(crate) fn first(&self) -> Option<(u64, QueueId)> {
+    pub fn first(&self) -> Option<(u64, QueueId)> {
         self.next_ms().zip(self.times.peek().map(|Reverse((.., queue))| *queue))
     }
 
     /// Removes and returns the earliest time and its queue, if that time has come.
-    pub(crate) fn pop(&mut self, now_ms: u64) -> Option<(u64, QueueId)> {
+    pub fn pop(&mut self, now_ms: u64) -> Option<(u64, QueueId)> {
         let at_ms = self.next_ms().filter(|at_ms| *at_ms <= now_ms)?;
         self.times.pop().map(|Reverse((.., queue))| (at_ms, queue))
     }
@@ -80,7 +81,7 @@ impl Queues {
 
     /// Notes that a job which blocks this queue has requeued or dropped all messages that it had from the queue.
     /// Delivery resumes when no other job blocks the queue.
-    pub(crate) fn end_blocking_job(&mut self, queue: QueueId) {
+    pub fn end_blocking_job(&mut self, queue: QueueId) {
         let record = &mut self.records[queue];
         record.blocking_jobs -= 1;
         if record.settings.may_expire {
@@ -93,7 +94,7 @@ impl Queues {
     /// Examines a queue that has priorities, after messages were removed from one of its levels. The new first
     /// message may have to expire, or may be deliverable although the previous one was not.
     #[cold]
-    pub(crate) fn examine_first_level(&mut self, level: QueueId) {
+    pub fn examine_first_level(&mut self, level: QueueId) {
         let queue = self.records.queue_of_level(level);
         let first = self.records.first_level(queue);
         if self.records[first].settings.may_expire {
@@ -105,7 +106,7 @@ impl Queues {
     // ---- removed messages
 
     /// Puts a queue with messages to remove on the trim list, unless it is there already.
-    pub(crate) fn list_for_trim(&mut self, queue: QueueId) {
+    pub fn list_for_trim(&mut self, queue: QueueId) {
         if !core::mem::replace(&mut self.records[queue].listed.is_listed_for_trim, true) {
             self.trim_list.push(queue);
             self.trim_list.note_change();
@@ -115,7 +116,7 @@ impl Queues {
     /// Puts a queue with further messages to remove on the trim list, and makes the list be processed again.
     ///
     /// The queue may be on the list already, and waiting for capacity for its dead letters.
-    pub(crate) fn relist_for_trim(&mut self, queue: QueueId) {
+    pub fn relist_for_trim(&mut self, queue: QueueId) {
         self.list_for_trim(queue);
         self.trim_list.note_change();
     }
@@ -125,7 +126,7 @@ impl Queues {
     ///
     /// A dead letter needs space in the log before the settlement of its original frees space. Without the
     /// reserve, a log full of messages to be dead-lettered would stay full forever.
-    pub(crate) fn reserved_for_dead_letters(&self, pending_writes: &PendingWrites) -> u64 {
+    pub fn reserved_for_dead_letters(&self, pending_writes: &PendingWrites) -> u64 {
         match self.records.has_dead_lettering() {
             false => 0,
             true => pending_writes.reserved_for_dead_letters(self.settings.dead_letter_log_bytes),
@@ -135,7 +136,7 @@ impl Queues {
     // ---- messages read back
 
     /// Requests that the first absent messages of a queue be read back.
-    pub(crate) fn request_read(&mut self, queue: QueueId) {
+    pub fn request_read(&mut self, queue: QueueId) {
         let record = &mut self.records[queue];
         if record.times.peeked.is_wanted() {
             record.times.peeked = PeekedExpiry::NOTHING;
@@ -179,7 +180,7 @@ impl Queues {
 
     /// Notes that a client used the queue: the queue's own expiry time (`x-expires`) begins anew.
     #[cold]
-    pub(crate) fn touch_queue(&mut self, pending_writes: &PendingWrites, queue: QueueId) {
+    pub fn touch_queue(&mut self, pending_writes: &PendingWrites, queue: QueueId) {
         let record = &mut self.records[queue];
         if record.settings.expires() && !record.is_deleted() {
             record.times.unused_until_ms =

@@ -1,7 +1,7 @@
 //! The records of all queues: their messages in order, names, levels and limits, and their counts of logged
 //! messages.
 //!
-//! This module only has data and answers questions about it. [`crate::queue_flow`] decides when queues are
+//! This module only has data and answers questions about it. [`crate::flow`] decides when queues are
 //! examined, which messages leave memory and which are removed. `consumers` decides which consumer gets a
 //! message.
 //!
@@ -30,34 +30,27 @@ mod levels;
 mod message_keys;
 mod record;
 
-pub(super) use backlog::EntryContent;
-pub(super) use backlog::{First, Purged, PurgedItem, QueuePart, SLOT_BYTES, Size, Taken, block_bytes};
-pub(super) use browse::SelectedMessage;
-pub(super) use durable_index::DurableIndex;
-pub(super) use durable_index::RequeueCounts;
-pub use durable_index::declared_arguments;
-pub(super) use fullness::{
-    FreeMemory, MessageMemory, RefusedBy, SessionPart, TIMES_FREE_DISK, TIMES_FREE_MEMORY,
-    TIMES_FREE_MEMORY_FOR_HOLDERS,
+pub use backlog::{Backlog, EntryContent, First, Purged, SLOT_BYTES, Size, Taken, block_bytes};
+pub use backlog::{PurgedItem, QueuePart};
+pub use browse::{BROWSED_MAX, BrowseResult, Browsed, BrowsedMessage, LogRun, SelectedMessage};
+pub use durable_index::{Contents, DurableIndex, RequeueCounts, declared_arguments};
+pub use fullness::{FreeMemory, RefusedBy, SessionPart};
+pub(crate) use fullness::{MessageMemory, TIMES_FREE_DISK, TIMES_FREE_MEMORY, TIMES_FREE_MEMORY_FOR_HOLDERS};
+pub use levels::{SLOTS, first_rank, levels_of};
+pub use message_keys::{MESSAGE_KEYS_BYTES, MessageKey, MessageKeys};
+pub use record::{
+    Declared, Front, Listed, Pace, PeekedExpiry, Queue, QueueState, Rank, Records, Times, Unsettled,
 };
-pub(super) use levels::{SLOTS, first_rank};
-pub(super) use message_keys::MessageKeys;
-pub(super) use record::Records;
-pub(super) use record::{Front, Pace, PeekedExpiry, Queue, QueueState, Rank};
-
-pub use browse::{BROWSED_MAX, BrowseResult, Browsed, BrowsedMessage, LogRun};
-pub use levels::levels_of;
-pub use message_keys::{MESSAGE_KEYS_BYTES, MessageKey};
 
 #[cfg(test)]
 mod tests {
     // Tests of queue records alone: names, levels, the ready list, limits, and browsing.
 
     use super::*;
-    use crate::arguments::{Overflow, QueueSettings};
     use crate::deliveries::Deliveries;
-    use crate::policy::Policies;
-    use leveret_core::command::{AppliedPolicies, QueueId, VhostId};
+    use crate::settings::{EffectivePolicy, Overflow, QueueSettings};
+    use leveret_amqp::field::Table;
+    use leveret_core::command::{QueueId, VhostId};
     use leveret_core::limits::Limits;
     use leveret_core::mem::{FifoPool, Memory, MessageFlags, MessageId, MessageLimits, Messages, Share};
     use leveret_core::quota::Quota;
@@ -78,10 +71,8 @@ mod tests {
     }
 
     fn settings() -> QueueSettings {
-        QueueSettings::of(
-            &Policies::with_capacity(0, &Memory::unlimited())
-                .effective_policy(&[], AppliedPolicies::default()),
-        )
+        let none = Table::EMPTY;
+        QueueSettings::of(&EffectivePolicy { arguments: none, policy: none, operator: none })
     }
 
     impl QueueRecordsFixture {
@@ -95,7 +86,7 @@ mod tests {
                 assembly_bytes_max: 1 << 16,
             });
             Self {
-                records: Records::with_capacity(8, &Memory::unlimited(), 1),
+                records: Records::with_capacity(8, &Memory::unlimited(), 1, 0),
                 pool: FifoPool::with_entries(1_000),
                 deliveries: Deliveries::with_capacity(16, &Memory::unlimited()),
                 messages,
@@ -159,7 +150,7 @@ mod tests {
         world.records.retire(one);
         assert_eq!([vhost(), other].map(|host| world.records.find_queue(host, "q")), [None, Some(two)]);
         let again = world.queue("q", settings());
-        assert_eq!((world.records.find_queue(vhost(), "q"), world.records.len()), (Some(again), 3));
+        assert_eq!((world.records.find_queue(vhost(), "q"), world.records.queue_count()), (Some(again), 3));
     }
 
     #[test]

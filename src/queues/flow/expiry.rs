@@ -28,10 +28,10 @@ use leveret_storage::PendingWrites;
 
 use super::Queues;
 use super::page_in::{LogRead, ReadMessage};
-use crate::Context;
-use crate::arguments::expiration_ms;
-use crate::queue_records::{EntryContent, First, PeekedExpiry, Purged, PurgedItem};
+use crate::expiration::expiration_ms;
+use crate::records::{EntryContent, First, PeekedExpiry, Purged, PurgedItem};
 use leveret_core::work::Work;
+use leveret_storage::Context;
 
 /// Maximum number of messages that one command drops from a queue that is over its length limit.
 const DROP_STEP: u32 = 512;
@@ -43,7 +43,7 @@ const DUE_STEP: u32 = 512;
 
 /// The time after its expiry for which a message may still be delivered, in milliseconds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum ExpiryGrace {
+pub enum ExpiryGrace {
     /// No time: for a `basic.get`, and for a requeued message.
     No = 0,
     /// The turn in which the message arrived: as in RabbitMQ, a waiting consumer gets even a message with a
@@ -65,7 +65,7 @@ enum FrontExpiry {
 impl Queues {
     /// Returns whether any queue has messages to expire or trim and may be able to do so. `capacity_freed`
     /// returns the counter of freed capacity.
-    pub(crate) fn may_expire_or_trim(
+    pub fn may_expire_or_trim(
         &self,
         pending_writes: &PendingWrites,
         capacity_freed: impl Fn() -> u64,
@@ -77,7 +77,7 @@ impl Queues {
 
     /// Returns whether a delayed message is due and may be moved or routed. `capacity_freed` returns the
     /// counter of freed capacity.
-    pub(crate) fn may_release_delayed(
+    pub fn may_release_delayed(
         &self,
         pending_writes: &PendingWrites,
         capacity_freed: impl Fn() -> u64,
@@ -86,7 +86,7 @@ impl Queues {
     }
 
     /// Drops the oldest messages of a queue without dead letters that is over its length limit.
-    pub(crate) fn drop_excess(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+    pub fn drop_excess(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let queue = self.records.queue_of_level(queue);
         assert!(!self.records.has_dead_letters(queue), "the queue dead-letters its excess messages");
         // More than one message is over the limit only when the limit was lowered.
@@ -102,14 +102,14 @@ impl Queues {
     }
 
     /// Counts a message that was dropped because of the length limit of its queue.
-    pub(crate) fn count_dropped(&mut self, queue: QueueId) {
+    pub fn count_dropped(&mut self, queue: QueueId) {
         let record = &mut self.records[queue];
         record.dropped_count = record.dropped_count.wrapping_add(1);
         self.session_messages_dropped += u64::from(record.session.is_some());
     }
 
     /// Returns the number of messages that were dropped in the queues of MQTT sessions since the start.
-    pub(crate) const fn session_messages_dropped(&self) -> u64 {
+    pub const fn session_messages_dropped(&self) -> u64 {
         self.session_messages_dropped
     }
 
@@ -141,7 +141,7 @@ impl Queues {
     }
 
     /// Returns whether a queue is over its length limit after a message was pushed.
-    pub(crate) fn is_over_after_push(&mut self, queue: QueueId, now_ms: u64) -> bool {
+    pub fn is_over_after_push(&mut self, queue: QueueId, now_ms: u64) -> bool {
         let queue_record = &self.records[self.records.queue_of_level(queue)];
         if !queue_record.settings.limits_length {
             return false;
@@ -159,14 +159,14 @@ impl Queues {
 
     /// Examines the queue's new first message, if `level` lost its last message and another level is the
     /// first one now.
-    pub(crate) fn examine_next_level(&mut self, queue: QueueId, level: QueueId) {
+    pub fn examine_next_level(&mut self, queue: QueueId, level: QueueId) {
         if self.records.first_level(queue) != level {
             self.examine_first_level(queue);
         }
     }
 
     /// Returns the first message if it is in memory, its id, and whether the log has it too.
-    pub(crate) fn first_in_memory(&self, queue: QueueId) -> Option<(First, MessageId, bool)> {
+    pub fn first_in_memory(&self, queue: QueueId) -> Option<(First, MessageId, bool)> {
         let first = self.first(queue)?;
         let (message, is_logged) = match first {
             First::Absent(_) | First::At(_, EntryContent::AbsentRun(..)) => return None,
@@ -182,7 +182,7 @@ impl Queues {
     }
 
     /// Settles the first rejected message. Returns `false` if there is none.
-    pub(crate) fn drop_rejected(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
+    pub fn drop_rejected(&mut self, cx: &mut Context<'_>, queue: QueueId) -> bool {
         let backlog = &mut self.records[queue].backlog;
         let Some(delivery) = backlog.take_rejected(&mut self.deliveries, cx.messages) else { return false };
         self.settle_delivered(cx, queue, &delivery);
@@ -195,7 +195,7 @@ impl Queues {
     ///
     /// That is the case from [`BURST_MESSAGES`] messages on, which a consumer gets in one or two turns, or from a quarter of
     /// the memory on. A single message is not dropped, whatever its length: the consumer takes it.
-    pub(crate) fn is_far_over_length(&self, queue: QueueId) -> bool {
+    pub fn is_far_over_length(&self, queue: QueueId) -> bool {
         let settings = &self.settings;
         let messages = BURST_MESSAGES.min(u64::from(settings.messages) / 4);
         self.records.ready_in(queue) > 1
@@ -206,7 +206,7 @@ impl Queues {
 
     /// Takes all ready messages out of a queue and its levels. Returns the number of messages, and for each
     /// level with messages the parts that the caller must drop in a job.
-    pub(crate) fn purge(&mut self, queue: QueueId) -> (u32, Vec<(QueueId, Box<Purged>)>) {
+    pub fn purge(&mut self, queue: QueueId) -> (u32, Vec<(QueueId, Box<Purged>)>) {
         let (mut level, mut count, mut parts) = (self.records.highest_level(queue), 0, Vec::new());
         loop {
             let (messages, taken) = self.detach_messages(level);
@@ -243,7 +243,7 @@ impl Queues {
     }
 
     /// Settles and releases the next item of a purged queue. Returns `false` if there is none.
-    pub(crate) fn drop_purged(&mut self, cx: &mut Context<'_>, queue: QueueId, parts: &mut Purged) -> bool {
+    pub fn drop_purged(&mut self, cx: &mut Context<'_>, queue: QueueId, parts: &mut Purged) -> bool {
         let item = parts.pop(&mut self.pool, &mut self.deliveries);
         match item {
             Some(PurgedItem::Delivered(delivery)) => self.settle_delivered(cx, queue, &delivery),
@@ -258,7 +258,7 @@ impl Queues {
 
     /// Puts the queues whose time has come on the trim list: they have an expired message or are expired
     /// themselves.
-    pub(crate) fn take_due(&mut self, pending_writes: &PendingWrites) {
+    pub fn take_due(&mut self, pending_writes: &PendingWrites) {
         for _ in 0..DUE_STEP {
             let Some((at, queue)) = self.schedule.pop(pending_writes.time_ms()) else { return };
             let record = self.records.get_mut(queue.index());
@@ -273,7 +273,7 @@ impl Queues {
 
     /// Notes the arrival of a message in a queue whose messages may expire, or of a message with its own time
     /// to live.
-    pub(crate) fn note_arrival(&mut self, cx: &mut Context<'_>, queue: QueueId, message: MessageId) {
+    pub fn note_arrival(&mut self, cx: &mut Context<'_>, queue: QueueId, message: MessageId) {
         let expires = cx.messages.flags(message).has(MessageFlags::EXPIRES);
         let record = &self.records[queue];
         if record.delayed_exchange.is_some() {
@@ -299,7 +299,7 @@ impl Queues {
     /// Schedules when a queue is examined next: when its first message expires, or when the queue itself
     /// expires.
     #[cold]
-    pub(crate) fn schedule(&mut self, cx: &mut Context<'_>, queue: QueueId) {
+    pub fn schedule(&mut self, cx: &mut Context<'_>, queue: QueueId) {
         let mut due_ms = self.records.unused_until_ms(cx.pending_writes, queue);
         if self.records[queue].settings.may_expire {
             match self.front_expiry(cx, queue, ExpiryGrace::OneTurn) {
@@ -313,7 +313,7 @@ impl Queues {
     }
 
     /// Returns whether the first message of a queue has expired and is in memory.
-    pub(crate) fn has_expired(&mut self, cx: &mut Context<'_>, queue: QueueId, grace: ExpiryGrace) -> bool {
+    pub fn has_expired(&mut self, cx: &mut Context<'_>, queue: QueueId, grace: ExpiryGrace) -> bool {
         matches!(self.front_expiry(cx, queue, grace), FrontExpiry::At(at) if at <= cx.pending_writes.time_ms())
     }
 
@@ -385,7 +385,7 @@ impl Queues {
     /// Without the expiry time, expired messages of a queue without consumers would never be removed from the
     /// log. The time is requested even if the queue has no time to live, because messages may have their own.
     #[cold]
-    pub(crate) fn examine_stored(&mut self, queue: QueueId) {
+    pub fn examine_stored(&mut self, queue: QueueId) {
         match self.records[queue].delayed_exchange {
             Some(_) => self.note_slot_restored(queue),
             None => self.request_peek(queue),
@@ -419,7 +419,7 @@ const UNITS_PER_STEP: u32 = 16;
 /// - When no queue on the list could remove a message, the list is processed again only after capacity became
 ///   free or [`TrimList::note_change`] was called.
 #[derive(Debug)]
-pub(crate) struct TrimList {
+pub struct TrimList {
     queues: VecDeque<QueueId>,
     /// Number of queues that were processed in a row without removing a message, since the last change.
     stuck: usize,
@@ -431,24 +431,28 @@ pub(crate) struct TrimList {
 }
 
 impl TrimList {
-    pub(crate) fn with_capacity(queues: usize) -> Self {
+    /// Creates an empty list with capacity for all queues.
+    pub fn with_capacity(queues: usize) -> Self {
         Self { queues: VecDeque::with_capacity(queues), stuck: 0, capacity_freed_seen: 0, stuck_at: None }
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// Returns the number of queues on the list.
+    pub fn queue_count(&self) -> usize {
         self.queues.len()
     }
 
     /// Returns whether the list is to be processed. `capacity_freed` returns the counter of freed capacity.
-    pub(crate) fn is_due(&self, capacity_freed: impl FnOnce() -> u64) -> bool {
+    pub fn is_due(&self, capacity_freed: impl FnOnce() -> u64) -> bool {
         !self.queues.is_empty() && self.stuck_at.is_none_or(|stuck_at| stuck_at != capacity_freed())
     }
 
-    pub(crate) fn push(&mut self, queue: QueueId) {
+    /// Appends a queue that is not on the list.
+    pub fn push(&mut self, queue: QueueId) {
         self.queues.push_back(queue);
     }
 
-    pub(crate) fn pop(&mut self) -> Option<QueueId> {
+    /// Removes and returns the first queue.
+    pub fn pop(&mut self) -> Option<QueueId> {
         let queue = self.queues.pop_front();
         if self.queues.is_empty() {
             // Otherwise queues that come one by one would use all places of the ring, one after the other.
@@ -459,25 +463,25 @@ impl TrimList {
 
     /// Makes all queues on the list be processed again, because the reason why they could remove nothing may
     /// have ended.
-    pub(crate) const fn note_change(&mut self) {
+    pub const fn note_change(&mut self) {
         self.stuck_at = None;
         self.stuck = 0;
     }
 
     /// Begins to process queues in this turn. `capacity_freed` is the counter of freed capacity.
-    pub(crate) const fn begin(&mut self, capacity_freed: u64) {
+    pub const fn begin(&mut self, capacity_freed: u64) {
         if capacity_freed != self.capacity_freed_seen {
             self.stuck = 0;
         }
     }
 
     /// Notes that a queue was processed, and whether it removed a message.
-    pub(crate) const fn note_step(&mut self, has_removed: bool) {
+    pub const fn note_step(&mut self, has_removed: bool) {
         self.stuck = if has_removed { 0 } else { self.stuck + 1 };
     }
 
     /// Ends the processing of queues in this turn. `capacity_freed` is the counter of freed capacity.
-    pub(crate) fn end(&mut self, capacity_freed: u64) {
+    pub fn end(&mut self, capacity_freed: u64) {
         self.capacity_freed_seen = capacity_freed;
         self.stuck_at = (self.stuck >= self.queues.len()).then_some(capacity_freed);
         if self.stuck_at.is_some() {
@@ -486,14 +490,14 @@ impl TrimList {
     }
 
     /// Removes a deleted queue from the list.
-    pub(crate) fn remove(&mut self, queue: QueueId) {
+    pub fn remove(&mut self, queue: QueueId) {
         self.queues.retain(|other| *other != queue);
     }
 }
 
 /// Subtracts one step from `left`, and further steps for the work units charged since `units_before`:
 /// dead-lettering a message copies its body and routes it.
-pub(crate) const fn subtract_steps(left: &mut u32, units_before: u32, work: &Work) {
+pub const fn subtract_steps(left: &mut u32, units_before: u32, work: &Work) {
     let units = work.units().saturating_sub(units_before);
     *left = left.saturating_sub(1 + units / UNITS_PER_STEP);
 }

@@ -23,15 +23,18 @@ use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
 
 use super::Queues;
-use crate::Context;
-use crate::queue_records::{Browsed, BrowsedMessage, EntryContent, First, LogRun, Size};
+use crate::records::{Browsed, BrowsedMessage, EntryContent, First, LogRun, Size};
+use leveret_storage::Context;
 
 /// Messages that could not be read back, by their offsets in the log.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct LostMessages {
-    pub(crate) queue: QueueId,
-    pub(crate) first: u64,
-    pub(crate) last: u64,
+pub struct LostMessages {
+    /// The queue or level.
+    pub queue: QueueId,
+    /// The smallest offset.
+    pub first: u64,
+    /// The largest offset.
+    pub last: u64,
 }
 
 /// Bytes of records read back at once.
@@ -227,7 +230,7 @@ impl Queues {
     }
 
     /// Returns the messages that the last read did not find in the log; `None` when called again.
-    pub(crate) const fn take_lost(&mut self) -> Option<LostMessages> {
+    pub const fn take_lost(&mut self) -> Option<LostMessages> {
         self.lost.take()
     }
 
@@ -492,7 +495,7 @@ pub struct LogRead {
     /// Position of the messages in their queue.
     pub from: ReadPosition,
     /// The read is a peek: it only finds the expiry time of the first message, which stays in the log.
-    pub is_peek: bool,
+    pub(crate) is_peek: bool,
 }
 
 /// Where in its queue a message that is read back belongs.

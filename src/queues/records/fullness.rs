@@ -6,7 +6,7 @@
 use super::backlog::{SLOT_BYTES, block_bytes};
 use super::record::Records;
 use super::record::{Pace, Queue, Rank};
-use crate::arguments::Overflow;
+use crate::settings::Overflow;
 use crate::shortage::{Pool, Shortage};
 use leveret_core::command::QueueId;
 use leveret_core::mem::{CHUNK_BYTES, ENTRIES_PER_CHUNK, MessageFlags, MessageId, Messages};
@@ -26,7 +26,7 @@ const RESUME_QUARTERS: u64 = 3;
 
 /// The kind of queues that refused a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum RefusedBy {
+pub enum RefusedBy {
     /// No queue refused it, or only sessions did while other queues accepted it.
     NoQueue,
     /// The length limit of a queue refused it.
@@ -37,9 +37,12 @@ pub(crate) enum RefusedBy {
 
 /// A part of the limits of a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum SessionPart {
+pub enum SessionPart {
+    /// Half of the limits.
     Half,
+    /// The limits.
     Whole,
+    /// Twice the limits.
     Double,
 }
 
@@ -47,18 +50,18 @@ pub(crate) enum SessionPart {
 #[derive(Clone, Copy, Default, Debug)]
 pub(crate) struct MessageMemory {
     /// Queue entries.
-    pub(crate) entries: u64,
+    pub entries: u64,
     /// Message slots.
-    pub(crate) messages: u64,
+    pub messages: u64,
     /// Bytes of blocks, beyond the slots.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// Bytes of all three together, because they share their memory.
-    pub(crate) memory: u64,
+    pub memory: u64,
 }
 
 /// The memory for messages that is free, and how much of it a queue may use.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct FreeMemory {
+pub struct FreeMemory {
     /// The memory that ordinary publishers can still use.
     pub(crate) ordinary: MessageMemory,
     /// The free part of the reserve; 0 for ordinary publishers.
@@ -71,7 +74,7 @@ pub(crate) struct FreeMemory {
 impl FreeMemory {
     /// Returns the free memory including the memory of this message, which arrived but is not in a queue yet.
     #[inline]
-    pub(crate) fn with(mut self, messages: &Messages, message: MessageId) -> Self {
+    pub fn with(mut self, messages: &Messages, message: MessageId) -> Self {
         let bytes = block_bytes(messages, message);
         self.ordinary.messages += 1;
         self.ordinary.bytes += bytes;
@@ -83,7 +86,7 @@ impl FreeMemory {
 impl Records {
     /// Returns whether the queue refuses the message because of its length limit (`reject-publish`). Assumes
     /// that its consumers have no credit.
-    pub(crate) fn refuses(&self, messages: &Messages, queue: QueueId, message: MessageId) -> bool {
+    pub fn refuses(&self, messages: &Messages, queue: QueueId, message: MessageId) -> bool {
         self.refuses_body(queue, messages.body_len(message), 0)
     }
 
@@ -93,7 +96,7 @@ impl Records {
     /// `credit` is the number of messages that the consumers of the queue can take now. That many messages do
     /// not count towards the limit, although messages of a transaction are delivered only after the sync of
     /// their commit.
-    pub(crate) fn refuses_body(&self, queue: QueueId, body_len: u32, credit: u64) -> bool {
+    pub fn refuses_body(&self, queue: QueueId, body_len: u32, credit: u64) -> bool {
         let settings = &self.slab[queue.index()].settings;
         let ready = u64::from(self.ready_in(queue));
         if settings.overflow == Overflow::DropHead || credit > ready {
@@ -105,7 +108,7 @@ impl Records {
     }
 
     /// Returns whether the queue is over its length limit.
-    pub(crate) fn is_over_length(&self, queue: QueueId) -> bool {
+    pub fn is_over_length(&self, queue: QueueId) -> bool {
         self.is_over_length_by(queue, 0, 0)
     }
 
@@ -189,13 +192,13 @@ impl Records {
     }
 
     /// Returns whether the queue is that of an MQTT client that does not keep up with its messages.
-    pub(crate) fn is_of_slow_client(&self, queue: QueueId) -> bool {
+    pub fn is_of_slow_client(&self, queue: QueueId) -> bool {
         matches!(self.slab[queue.index()].pace, Pace::Behind | Pace::Dropping)
     }
 
     /// Returns whether a queue with `drop-head` that has messages would be over its limit of bytes with another body of
     /// this many bytes.
-    pub(crate) fn would_drop_for_bytes(&self, queue: QueueId, body_len: u32) -> bool {
+    pub fn would_drop_for_bytes(&self, queue: QueueId, body_len: u32) -> bool {
         let settings = &self.slab[queue.index()].settings;
         let body_bytes = || self.sum_over_levels(queue, |record| record.backlog.body_bytes());
         settings.overflow == Overflow::DropHead
@@ -214,13 +217,13 @@ impl Records {
 
     /// Returns whether a queue is within its share of the memory for messages, unsettled deliveries included.
     #[inline]
-    pub(crate) fn is_within_share(&self, free: FreeMemory, queue: QueueId) -> bool {
+    pub fn is_within_share(&self, free: FreeMemory, queue: QueueId) -> bool {
         self.is_within(free, queue, 4)
     }
 
     /// Returns whether a queue uses so much less than its share of the memory that waiting publishers may
     /// continue.
-    pub(crate) fn is_well_within_share(&self, free: FreeMemory, queue: QueueId) -> bool {
+    pub fn is_well_within_share(&self, free: FreeMemory, queue: QueueId) -> bool {
         self.is_within(free, queue, RESUME_QUARTERS)
     }
 
@@ -254,7 +257,7 @@ impl Records {
 
     /// Returns the pool in which the queue uses most of its share, and the number of units of the pool that
     /// the queue uses: messages, bytes or entries.
-    pub(crate) fn fullest_pool(&self, free: FreeMemory, queue: QueueId) -> (Pool, u64) {
+    pub fn fullest_pool(&self, free: FreeMemory, queue: QueueId) -> (Pool, u64) {
         let used = self.memory_usage(queue);
         let pools = [
             (Pool::Messages, used.messages, free.ordinary.messages),
@@ -275,7 +278,7 @@ impl Records {
     /// not concern a queue, or the queue is deleted.
     ///
     /// While the number rises, a publisher that waits for the queue need not be refused.
-    pub(crate) fn departures_from_awaited_queue(&self, shortage: Shortage) -> Option<u64> {
+    pub fn departures_from_awaited_queue(&self, shortage: Shortage) -> Option<u64> {
         let (Shortage::QueueMemory(queue) | Shortage::QueueDisk(queue)) = shortage else { return None };
         // The queue may have been deleted since.
         self.slab.get(queue.index()).filter(|record| !record.is_deleted())?;
@@ -285,7 +288,7 @@ impl Records {
 
     /// Returns the shown queue with the largest sum of `value_of` over all its levels, and that sum. `None`
     /// if all sums are 0.
-    pub(crate) fn queue_with_largest_sum(&self, value_of: impl Fn(&Queue) -> u64) -> Option<(QueueId, u64)> {
+    pub fn queue_with_largest_sum(&self, value_of: impl Fn(&Queue) -> u64) -> Option<(QueueId, u64)> {
         let all = self.slab.iter().map(|(place, _)| QueueId::from_index(place));
         let shown = all.filter(|queue| {
             let record = &self.slab[queue.index()];
@@ -296,7 +299,7 @@ impl Records {
     }
 
     /// Returns whether a further message of the queue needs a new chunk of entries.
-    pub(crate) fn needs_chunk(&self, queue: QueueId) -> bool {
+    pub fn needs_chunk(&self, queue: QueueId) -> bool {
         self.slab[queue.index()].backlog.needs_chunk()
     }
 
@@ -319,7 +322,7 @@ impl Records {
     // ---- which target queues accept a message
 
     /// Returns whether removed messages of this queue are dead-lettered.
-    pub(crate) fn has_dead_letters(&self, queue: QueueId) -> bool {
+    pub fn has_dead_letters(&self, queue: QueueId) -> bool {
         let record = &self.slab[queue.index()];
         record.settings.dead_letters && !record.is_deleted()
     }
@@ -340,7 +343,7 @@ impl Records {
     ///
     /// Returns the number of queues at the front of `targets` that accept the message; the queues behind them
     /// refuse and dead-letter it.
-    pub(crate) fn keep_accepting(
+    pub fn keep_accepting(
         &self,
         messages: &Messages,
         message: MessageId,
@@ -402,7 +405,7 @@ impl Records {
 impl Queue {
     /// Returns the bytes of memory that the messages of a queue, or of one level, take with their entries, unsettled ones
     /// included.
-    pub(crate) fn memory_bytes(&self) -> u64 {
+    pub fn memory_bytes(&self) -> u64 {
         MemoryUsage::of(self).memory()
     }
 }

@@ -19,14 +19,18 @@ pub const BROWSED_MAX: u32 = 100;
 /// A run of messages in the log, to be read for browsing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LogRun {
-    pub(crate) queue: QueueId,
-    pub(crate) incarnation: u64,
-    pub(crate) start: u64,
-    pub(crate) count: u32,
+    /// The queue or level.
+    pub queue: QueueId,
+    /// The number that identifies it in the log.
+    pub incarnation: u64,
+    /// Offset of the first message.
+    pub start: u64,
+    /// The number of messages.
+    pub count: u32,
     /// Messages with smaller offsets may have been delivered before.
-    pub(crate) redelivered_below: u64,
+    pub redelivered_below: u64,
     /// The key of the first message.
-    pub(crate) first_key: MessageKey,
+    pub first_key: MessageKey,
 }
 
 impl LogRun {
@@ -50,13 +54,13 @@ pub struct BrowsedMessage {
 
 /// A ready message of a queue that was selected by its key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct SelectedMessage {
+pub struct SelectedMessage {
     /// The queue, or the level that has the message.
-    pub(crate) level: QueueId,
+    pub level: QueueId,
     /// The index of its entry among the entries of the level.
-    pub(crate) entry: u32,
+    pub entry: u32,
     /// The message; one that only the log has is a run of 1.
-    pub(crate) content: EntryContent,
+    pub content: EntryContent,
     /// Whether the message is one of several of its entry.
     pub(crate) is_in_run: bool,
 }
@@ -95,7 +99,7 @@ impl Records {
     ///
     /// # Errors
     /// The position is behind more than [`ENTRIES_MAX`] entries.
-    pub(crate) fn browse(
+    pub fn browse(
         &self,
         pools: (&FifoPool, &Deliveries),
         (keys, messages): (&mut MessageKeys, &mut Messages),
@@ -117,7 +121,7 @@ impl Records {
     }
 
     /// Returns the keys of up to `count` messages at the front of a queue.
-    pub(crate) fn first_keys(
+    pub fn first_keys(
         &self,
         (pool, deliveries): (&FifoPool, &Deliveries),
         (keys, messages): (&mut MessageKeys, &mut Messages),
@@ -152,7 +156,7 @@ impl Records {
 
     /// Returns the ready messages of a queue that these keys name, in the order of the queue. Only the first
     /// [`ENTRIES_MAX`] entries are examined, as when the messages were browsed.
-    pub(crate) fn find_selected(
+    pub fn find_selected(
         &self,
         (pool, deliveries): (&FifoPool, &Deliveries),
         (keys, messages): (&MessageKeys, &Messages),

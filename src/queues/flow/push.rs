@@ -12,8 +12,7 @@
 
 use super::Queues;
 use super::head::log_bytes;
-use crate::Context;
-use crate::queue_records::{
+use crate::records::{
     FreeMemory, MessageMemory, Queue, Rank, Size, TIMES_FREE_DISK, TIMES_FREE_MEMORY,
     TIMES_FREE_MEMORY_FOR_HOLDERS,
 };
@@ -26,6 +25,7 @@ use leveret_core::command::{ConnectionId, QueueId};
 use leveret_core::error::{Fault, no_memory_for, out_of};
 use leveret_core::mem::{ENTRIES_PER_CHUNK, MessageFlags, MessageId, Messages, Share};
 use leveret_core::quota::{Declarer, Quota};
+use leveret_storage::Context;
 use leveret_storage::faults::{unwritable_for_messages, waited_too_long, waited_too_long_for_queue};
 use leveret_storage::{Appended, Mode, NoCapacity, PendingWrites, Urgency};
 
@@ -41,40 +41,42 @@ const SMALL_QUEUES: u64 = 16;
 const WAIT_CHAIN_MAX: usize = 16;
 
 /// Why a valid message cannot be published now.
-pub(crate) enum CannotPublish {
+pub enum CannotPublish {
     /// The publisher waits, because other connections can free the missing capacity.
     Wait(Shortage),
+    /// The publisher is refused.
     Fault(Fault),
 }
 
 /// The capacity that a publisher may use, and whether the publisher can wait.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Claim {
+pub struct Claim {
     /// The part of the pools that the publisher may use.
-    pub(crate) share: Share,
+    pub share: Share,
     /// Whether the publisher can wait for capacity; `false` while `tx.commit` is carried out.
-    pub(crate) may_wait: bool,
+    pub may_wait: bool,
     /// Whether the share of a queue limits the publisher. It does not limit `tx.commit`, because the shares were checked
     /// when the messages were published. For messages that the broker moves there is another rule:
     /// [`Queues::queue_too_full_for_moved`].
-    pub(crate) has_shares: bool,
-    /// The publisher has waited too long for the disk or for a queue and is refused now: see
-    /// [`crate::Broker::time_out_waiting`].
-    pub(crate) has_timed_out: bool,
+    pub has_shares: bool,
+    /// The publisher has waited too long for the disk or for a queue, and is refused now.
+    pub has_timed_out: bool,
 }
 
 /// The properties of a message that determine its level.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct LevelChoice {
-    pub(crate) priority: u8,
+pub struct LevelChoice {
+    /// The property `priority`; 0 without it.
+    pub priority: u8,
     /// Delay of the message in milliseconds: see [`delay_ms`].
-    pub(crate) delay_ms: u64,
+    pub delay_ms: u64,
     /// Arrival of the message in milliseconds of broker time; 0 for a message that arrives now.
-    pub(crate) arrived_ms: u64,
+    pub arrived_ms: u64,
 }
 
 impl LevelChoice {
-    pub(crate) fn of(properties: &Properties<'_>, arrived_ms: u64) -> Self {
+    /// Reads the properties of a message.
+    pub fn of(properties: &Properties<'_>, arrived_ms: u64) -> Self {
         let priority = properties.priority().unwrap_or(0);
         Self { priority, delay_ms: delay_ms(properties.headers().unwrap_or(Table::EMPTY)), arrived_ms }
     }
@@ -85,7 +87,7 @@ impl Queues {
     ///
     /// If a target queue has a dead-letter exchange, its length limit is applied later by the trim list: a
     /// dead letter must not cause further dead letters while it is being published.
-    pub(crate) fn push_copy(&mut self, cx: &mut Context<'_>, message: MessageId, targets: &[QueueId]) {
+    pub fn push_copy(&mut self, cx: &mut Context<'_>, message: MessageId, targets: &[QueueId]) {
         if self.push(cx, message, targets, Urgency::Window) {
             self.enforce_limits_after_copy(cx, message, targets);
         }
@@ -93,7 +95,7 @@ impl Queues {
 
     /// Pushes a message to queues. Returns whether the length limit or the expiry of any target queue must be
     /// checked afterwards.
-    pub(crate) fn push(
+    pub fn push(
         &mut self,
         cx: &mut Context<'_>,
         message: MessageId,
@@ -156,12 +158,7 @@ impl Queues {
     }
 
     /// Returns the number of target queues for which this message is written to the log.
-    pub(crate) fn logged_target_count(
-        &self,
-        cx: &Context<'_>,
-        message: MessageId,
-        targets: &[QueueId],
-    ) -> usize {
+    pub fn logged_target_count(&self, cx: &Context<'_>, message: MessageId, targets: &[QueueId]) -> usize {
         if !self.needs_log(cx, message, targets) {
             return 0;
         }
@@ -170,7 +167,7 @@ impl Queues {
 
     /// Returns the maximum number of new chunks of queue entries that one message may take in all its target
     /// queues.
-    pub(crate) const fn fan_out_max(&self) -> usize {
+    pub const fn fan_out_max(&self) -> usize {
         self.pool.chunks_max() - self.settings.chunks_reserve
     }
 
@@ -178,7 +175,7 @@ impl Queues {
 
     /// Replaces each target queue that has priorities by its level for this message.
     #[cold]
-    pub(crate) fn choose_levels(
+    pub fn choose_levels(
         &mut self,
         cx: &mut Context<'_>,
         quota: &mut Quota,
@@ -196,7 +193,7 @@ impl Queues {
 
     /// Replaces each target queue that has priorities by its level for this priority and delay.
     #[cold]
-    pub(crate) fn choose_levels_for(
+    pub fn choose_levels_for(
         &mut self,
         cx: &mut Context<'_>,
         quota: &mut Quota,
@@ -245,12 +242,7 @@ impl Queues {
 
     /// Returns, at start, the level of a restored queue for this priority, of which the log has messages.
     /// `None` if there is no capacity for the level.
-    pub(crate) fn restore_level(
-        &mut self,
-        quota: &mut Quota,
-        queue: QueueId,
-        priority: u8,
-    ) -> Option<QueueId> {
+    pub fn restore_level(&mut self, quota: &mut Quota, queue: QueueId, priority: u8) -> Option<QueueId> {
         let level = self.level_for(quota, queue, priority, None);
         (self.records.priority_of(level) == priority).then_some(level)
     }
@@ -260,7 +252,7 @@ impl Queues {
     /// Returns the free memory for messages, and how much of it a queue may use for messages of publishers with
     /// this share.
     #[inline]
-    pub(crate) fn free_memory(&self, messages: &Messages, share: Share) -> FreeMemory {
+    pub fn free_memory(&self, messages: &Messages, share: Share) -> FreeMemory {
         let of = |chunks: usize, (slots, bytes): (usize, usize), memory: usize| MessageMemory {
             entries: (chunks * ENTRIES_PER_CHUNK) as u64,
             messages: slots as u64,
@@ -288,7 +280,7 @@ impl Queues {
     ///
     /// An eighth of the log is kept for queues with few bytes. Otherwise each forgotten queue would leave a fifth of what was
     /// free before it, and after some of them less would be left than the log needs for itself.
-    pub(crate) fn queue_log_bytes_max(&self, pending_writes: &PendingWrites, quota: &Quota) -> u64 {
+    pub fn queue_log_bytes_max(&self, pending_writes: &PendingWrites, quota: &Quota) -> u64 {
         let Some(left) = self.log_bytes_left(pending_writes, quota) else { return u64::MAX };
         let kept = pending_writes.disk_bytes_max() / FREE_PART_DIVISOR;
         (left.saturating_sub(kept) * TIMES_FREE_DISK).max(kept / SMALL_QUEUES)
@@ -317,7 +309,7 @@ impl Queues {
     ///
     /// `source` is the queue that the message leaves; `None` for a copy of a bridge. Queues that dead-letter to each other
     /// could wait for each other for ever. So a message does not wait if its target waits for its source.
-    pub(crate) fn queue_too_full_for_moved(
+    pub fn queue_too_full_for_moved(
         &mut self,
         cx: &mut Context<'_>,
         quota: &Quota,
@@ -380,7 +372,7 @@ impl Queues {
     /// Also notes how many bytes a kept session may have in the log. The less of the log is free, the fewer: otherwise the
     /// sessions of clients that do not come back would fill it, and all publishers would wait. The limit is always below the share
     /// of a queue, for which publishers wait.
-    pub(crate) fn note_memory(&mut self, messages: &Messages, pending_writes: &PendingWrites) {
+    pub fn note_memory(&mut self, messages: &Messages, pending_writes: &PendingWrites) {
         let ((slots, bytes), (slots_max, bytes_max)) = (messages.ordinary_free(), messages.ordinary_max());
         self.records.is_memory_scarce = slots < slots_max / 2 || bytes < bytes_max / 2;
         let now = match pending_writes.disk_bytes_max() {
@@ -432,7 +424,7 @@ impl Queues {
     }
 
     /// Returns the queue for which messages that the broker moves wait, if it still has no share left.
-    pub(crate) fn full_for_moved(
+    pub fn full_for_moved(
         &self,
         pending_writes: &PendingWrites,
         messages: &Messages,
@@ -453,7 +445,7 @@ impl Queues {
 
     /// Counts the bytes that all messages take in the log, at most once for each commit. Counts nothing while
     /// more than half of the log is free, because then no queue can exceed its share.
-    pub(crate) fn count_live_log_bytes(&mut self, pending_writes: &PendingWrites) {
+    pub fn count_live_log_bytes(&mut self, pending_writes: &PendingWrites) {
         let (free_bytes, bytes_max, durable) =
             (pending_writes.log_free_bytes(), pending_writes.disk_bytes_max(), pending_writes.durable());
         if pending_writes.mode() != Mode::On || free_bytes > bytes_max / 2 {
@@ -465,7 +457,7 @@ impl Queues {
 
     /// Counts the bytes that all messages take in the log. `durable` is the newest durable batch.
     #[cold]
-    pub(crate) fn recount_live_log_bytes(&mut self, durable: Batch) {
+    pub fn recount_live_log_bytes(&mut self, durable: Batch) {
         let queues = self.records.iter().filter(|(_, queue)| !queue.is_deleted());
         self.live_log_bytes = Some((durable, queues.map(|(_, queue)| queue.log_bytes()).sum()));
     }
@@ -474,7 +466,7 @@ impl Queues {
     ///
     /// # Errors
     /// The publisher must wait, or the message is refused.
-    pub(crate) fn check_capacity(
+    pub fn check_capacity(
         &self,
         cx: &Context<'_>,
         quota: &Quota,
@@ -509,7 +501,7 @@ impl Queues {
 
     /// Removes the target queues that have used their share of the memory or of the log, for a publisher that cannot wait.
     /// Returns how many these are.
-    pub(crate) fn remove_full_targets(
+    pub fn remove_full_targets(
         &mut self,
         cx: &Context<'_>,
         quota: &Quota,
@@ -536,7 +528,7 @@ impl Queues {
     /// # Errors
     /// The publisher must wait for a queue. If it has waited too long for that, the message is refused.
     #[inline]
-    pub(crate) fn check_memory_shares(
+    pub fn check_memory_shares(
         &self,
         cx: &Context<'_>,
         message: MessageId,
@@ -613,7 +605,7 @@ impl Queues {
     ///
     /// # Errors
     /// The publisher must wait, or the message is refused.
-    pub(crate) fn check_transaction_capacity(
+    pub fn check_transaction_capacity(
         &self,
         cx: &Context<'_>,
         quota: &Quota,

@@ -7,65 +7,68 @@ use std::collections::VecDeque;
 
 /// A list of waiting requests ("waiters"), and whether they must be retried.
 #[derive(Debug)]
-pub(crate) struct RetryList<T> {
+pub struct RetryList<T> {
     list: VecDeque<T>,
     is_due: bool,
 }
 
 impl<T> RetryList<T> {
     /// Creates an empty list with capacity for this many waiters.
-    pub(crate) fn with_capacity(most: usize) -> Self {
+    pub fn with_capacity(most: usize) -> Self {
         Self { list: VecDeque::with_capacity(most), is_due: false }
     }
 
     /// Adds a waiter.
-    pub(crate) fn push(&mut self, waiter: T) {
+    pub fn push(&mut self, waiter: T) {
         self.list.push_back(waiter);
     }
 
     /// Notes a change after which a waiter may succeed: the waiters must be retried.
     #[inline]
-    pub(crate) fn note_change(&mut self) {
+    pub fn note_change(&mut self) {
         self.is_due |= !self.list.is_empty();
     }
 
     /// Returns whether the waiters must be retried.
     #[inline]
-    pub(crate) const fn is_due(&self) -> bool {
+    pub const fn is_due(&self) -> bool {
         self.is_due
     }
 
     /// Returns whether the waiters must be retried, and clears that mark. The caller retries them.
     #[inline]
-    pub(crate) const fn take_due(&mut self) -> bool {
+    pub const fn take_due(&mut self) -> bool {
         core::mem::replace(&mut self.is_due, false)
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// Returns the number of waiters.
+    pub fn waiter_count(&self) -> usize {
         self.list.len()
     }
 
     /// Removes and returns the waiter that has waited longest.
-    pub(crate) fn pop(&mut self) -> Option<T> {
+    pub fn pop(&mut self) -> Option<T> {
         self.list.pop_front()
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+    /// Returns the waiters, the one that has waited longest first.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.list.iter()
     }
 
-    pub(crate) fn at(&mut self, at: usize) -> &mut T {
+    /// Returns the waiter at this position.
+    pub fn at(&mut self, at: usize) -> &mut T {
         &mut self.list[at]
     }
 
     /// Removes and returns the first waiter for which `is_selected` is true.
-    pub(crate) fn remove(&mut self, is_selected: impl FnMut(&T) -> bool) -> Option<T> {
+    pub fn remove(&mut self, is_selected: impl FnMut(&T) -> bool) -> Option<T> {
         let found = self.list.iter().position(is_selected)?;
         self.list.remove(found)
     }
 
     /// Removes the waiters for which `is_kept` is false.
-    pub(crate) fn retain(&mut self, is_kept: impl FnMut(&T) -> bool) {
+    pub fn retain(&mut self, is_kept: impl FnMut(&T) -> bool) {
         self.list.retain(is_kept);
     }
 }

@@ -18,66 +18,79 @@ use leveret_storage::{Appended, Mode, PendingWrites};
 use super::backlog::{Backlog, EntryContent, Size};
 use super::durable_index::DurableIndex;
 use super::durable_index::{RequeueCounts, RequeueCountsDue};
-use crate::arguments::QueueSettings;
 use crate::consumers::QueueConsumers;
-use crate::recovery::Contents;
-use crate::state::QUEUE_SIDE_BYTES;
-use crate::{Access, Context};
+use crate::records::Contents;
+use crate::settings::QueueSettings;
+use leveret_core::command::VhostNames;
+use leveret_storage::Context;
 
 /// One queue.
 #[derive(Debug)]
-pub(crate) struct Queue {
+pub struct Queue {
     /// Number of the record in this process, never reused. The number in the log is the incarnation.
-    pub(crate) serial: u64,
-    pub(crate) vhost: VhostId,
-    pub(crate) name: Box<str>,
-    pub(crate) declared: Declared,
-    pub(crate) arguments: Box<[u8]>,
+    pub serial: u64,
+    /// Its virtual host.
+    pub vhost: VhostId,
+    /// Its name; empty for a level and for the hidden queue of a delayed exchange.
+    pub name: Box<str>,
+    /// What it was declared with.
+    pub declared: Declared,
+    /// The arguments of its declaration, encoded as an AMQP table.
+    pub arguments: Box<[u8]>,
     /// The policies that apply to the queue.
-    pub(crate) applied: AppliedPolicies,
-    pub(crate) settings: QueueSettings,
+    pub applied: AppliedPolicies,
+    /// What follows from its arguments and policies.
+    pub settings: QueueSettings,
     /// The queue is not shown to operators: a level of another queue, the hidden queue of a delayed exchange,
     /// or the reply queue behind `amq.rabbitmq.reply-to`. Only the reply queue has a name.
-    pub(crate) is_internal: bool,
+    pub is_internal: bool,
     /// The MQTT session that the queue belongs to.
-    pub(crate) session: Option<SessionId>,
+    pub session: Option<SessionId>,
     /// Whether the connected client of that session keeps up with its messages.
-    pub(crate) pace: Pace,
+    pub pace: Pace,
     /// Number of messages that were dropped since the start because the queue was over its length limit and has no dead
     /// letters, modulo 2³².
-    pub(crate) dropped_count: u32,
+    pub dropped_count: u32,
     /// The delayed exchange that routes the messages of this queue when they are due.
-    pub(crate) delayed_exchange: Option<ExchangeId>,
+    pub delayed_exchange: Option<ExchangeId>,
     /// The role of the record among the levels of a queue with priorities.
-    pub(crate) rank: Rank,
-    pub(crate) durable_index: DurableIndex,
+    pub rank: Rank,
+    /// Its messages in the log.
+    pub durable_index: DurableIndex,
     /// How often messages were requeued. `None` if no message was, or the queue does not count that.
-    pub(crate) requeues: Option<Box<RequeueCounts>>,
+    pub requeues: Option<Box<RequeueCounts>>,
     /// Messages that are ready for delivery.
-    pub(crate) backlog: Backlog,
-    pub(crate) unsettled: Unsettled,
-    pub(crate) times: Times,
-    pub(crate) listed: Listed,
+    pub backlog: Backlog,
+    /// Messages that were delivered and not settled.
+    pub unsettled: Unsettled,
+    /// When it is examined, and when it expires.
+    pub times: Times,
+    /// The lists that it is on.
+    pub listed: Listed,
     /// Number of jobs that requeue or drop messages of this queue. Nothing is delivered from the queue until
     /// the jobs are done, because the order of messages would not be kept.
-    pub(crate) blocking_jobs: u32,
+    pub blocking_jobs: u32,
     /// A bridge consumes the queue, or has consumed it: other brokers know its messages by their offsets.
     pub(crate) is_forwarded: bool,
-    pub(crate) front: Front,
-    pub(crate) queue_consumers: QueueConsumers,
+    /// Whether its first message can be delivered.
+    pub front: Front,
+    /// Its consumers.
+    pub queue_consumers: QueueConsumers,
     /// Bindings whose destination is this queue.
-    pub(crate) bindings: List,
+    pub bindings: List,
     /// Number of the routing that last chose this queue. It prevents that one routing chooses the queue twice.
-    pub(crate) last_routing: u64,
+    pub last_routing: u64,
     /// The queue for whose share the last message waited that was to be moved out of this queue. `None`: it did not wait.
-    pub(crate) waits_for: Option<QueueId>,
-    pub(crate) state: QueueState,
+    pub waits_for: Option<QueueId>,
+    /// Whether it exists.
+    pub state: QueueState,
 }
 
 /// Whether the client of an MQTT session takes its messages as fast as they arrive. The queue of another kind is always
 /// `InTime`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(crate) enum Pace {
+pub enum Pace {
+    /// The queue is within its limits.
     #[default]
     InTime,
     /// The queue is over its limits. Its publishers wait for their acknowledgements, and nothing is dropped up to twice the
@@ -91,7 +104,7 @@ pub(crate) enum Pace {
 
 /// The state of a queue's record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum QueueState {
+pub enum QueueState {
     /// The queue exists.
     Active,
     /// The queue is deleted: its name is free, and a job deletes its messages and bindings.
@@ -102,35 +115,39 @@ pub(crate) enum QueueState {
 
 /// The flags and the owner that a queue was declared with.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Declared {
-    pub(crate) durable: bool,
-    pub(crate) auto_delete: bool,
+pub struct Declared {
+    /// It survives a restart of the broker.
+    pub durable: bool,
+    /// It is deleted with its last consumer.
+    pub auto_delete: bool,
     /// The declaration of the queue was lost to damage, and the queue was rebuilt from its messages. Becomes
     /// `false` when a client declares the queue again.
-    pub(crate) is_rebuilt: bool,
-    pub(crate) exclusive_owner: Option<ConnectionId>,
+    pub is_rebuilt: bool,
+    /// The connection that alone may use it, and with which it is deleted.
+    pub exclusive_owner: Option<ConnectionId>,
     /// The connection in whose share the queue counts.
-    pub(crate) declarer: Option<Declarer>,
+    pub declarer: Option<Declarer>,
 }
 
 /// Unsettled deliveries of a queue, `basic.get` included.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Unsettled {
-    pub(crate) count: u32,
+pub struct Unsettled {
+    /// Number of unsettled deliveries.
+    pub count: u32,
     /// Number of unsettled deliveries whose message only the log has.
-    pub(crate) absent: u32,
+    pub absent: u32,
     /// Bytes of blocks that the messages of unsettled deliveries occupy.
-    pub(crate) bytes: u64,
+    pub bytes: u64,
     /// Bytes of the bodies of unsettled deliveries, in memory or not.
-    pub(crate) body_bytes: u64,
+    pub body_bytes: u64,
 }
 
 /// The times of a queue, in milliseconds of broker time unless stated otherwise.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Times {
+pub struct Times {
     /// When the queue is examined for expired messages. For a slot of a delayed exchange its sort key, which is
     /// not a time (`Slot::key`). `u64::MAX` means never.
-    pub(crate) due_ms: u64,
+    pub due_ms: u64,
     /// When the queue expires unless it is used; it does not expire while it has a consumer. `u64::MAX` means
     /// never.
     pub(crate) unused_until_ms: u64,
@@ -138,16 +155,16 @@ pub(crate) struct Times {
     /// if the queue was declared with one.
     pub(crate) ttl_since_ms: u64,
     /// The expiry time of a first message that only the log has.
-    pub(crate) peeked: PeekedExpiry,
+    pub peeked: PeekedExpiry,
 }
 
 /// The lists that a queue is on.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Listed {
+pub struct Listed {
     /// The list of queues that are to be read from the log, or are being read.
     pub(crate) is_fetching: bool,
     /// The list of queues that have messages to remove.
-    pub(crate) is_listed_for_trim: bool,
+    pub is_listed_for_trim: bool,
     /// The ready list: queues that can deliver now.
     pub(super) is_ready: bool,
     pub(super) ready_links: Links,
@@ -157,7 +174,7 @@ pub(crate) struct Listed {
 
 /// The role of a record among the levels of a queue with priorities; see `levels`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Rank {
+pub enum Rank {
     /// A queue without priorities.
     Plain,
     /// A queue with priorities, which is the lowest of its levels.
@@ -181,7 +198,8 @@ pub(crate) enum Rank {
 
 /// Whether the first message can be delivered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Front {
+pub enum Front {
+    /// Nothing prevents it.
     Free,
     /// The first message cannot be delivered until it is read back, or the watermark above it is durable, or
     /// the batch for which it is withheld is durable.
@@ -192,35 +210,37 @@ pub(crate) enum Front {
 
 /// The expiry time of the first message of a queue, as far as a peek has read it from the log.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct PeekedExpiry {
+pub struct PeekedExpiry {
     offset: u64,
     /// When the message expires, in milliseconds of broker time; `u64::MAX` for never.
-    pub(crate) due_ms: u64,
+    pub due_ms: u64,
 }
 
 impl PeekedExpiry {
     /// No expiry time was read.
-    pub(crate) const NOTHING: Self = Self { offset: u64::MAX, due_ms: u64::MAX };
+    pub const NOTHING: Self = Self { offset: u64::MAX, due_ms: u64::MAX };
     /// A peek is requested: the next read is only for the expiry time of the first message.
     pub(crate) const WANTED: Self = Self { offset: u64::MAX - 1, due_ms: u64::MAX };
 
-    pub(crate) const fn is_wanted(self) -> bool {
+    /// Returns whether a peek is requested.
+    pub const fn is_wanted(self) -> bool {
         self.offset == Self::WANTED.offset
     }
 
-    pub(crate) const fn of(offset: u64, due_ms: u64) -> Self {
+    /// Returns what a peek has read: the log offset of the message, and when it expires.
+    pub const fn of(offset: u64, due_ms: u64) -> Self {
         Self { offset, due_ms }
     }
 
     /// Returns whether this is the expiry time of the message at this log offset.
-    pub(crate) const fn is_of(self, offset: u64) -> bool {
+    pub const fn is_of(self, offset: u64) -> bool {
         self.offset == offset
     }
 }
 
 impl Queue {
     /// Creates a queue without messages and consumers.
-    pub(crate) fn new(vhost: VhostId, name: &str, arguments: &[u8], settings: QueueSettings) -> Self {
+    pub fn new(vhost: VhostId, name: &str, arguments: &[u8], settings: QueueSettings) -> Self {
         Self {
             serial: 0,
             vhost,
@@ -259,7 +279,7 @@ impl Queue {
 
     /// Adds a new message of this size. The caller has checked the capacity.
     #[inline]
-    pub(crate) fn push(&mut self, pool: &mut FifoPool, appended: &Appended, size: Size) {
+    pub fn push(&mut self, pool: &mut FifoPool, appended: &Appended, size: Size) {
         let content = match appended.targets() > 0 && self.durable_index.is_logged() {
             true => EntryContent::InMemoryAndLog(appended.message(), self.durable_index.last_offset()),
             false => EntryContent::InMemory(appended.message()),
@@ -283,7 +303,7 @@ impl Queue {
 
     /// Returns whether the queue is deleted: `Deleting` or `Cleared`.
     #[inline]
-    pub(crate) const fn is_deleted(&self) -> bool {
+    pub const fn is_deleted(&self) -> bool {
         !matches!(self.state, QueueState::Active)
     }
 
@@ -293,12 +313,12 @@ impl Queue {
     }
 
     /// Returns the bytes that the messages of the queue take in the log.
-    pub(crate) const fn log_bytes(&self) -> u64 {
+    pub const fn log_bytes(&self) -> u64 {
         self.durable_index.bytes()
     }
 
     /// Returns the number of messages of the queue that are in memory.
-    pub(crate) const fn resident_messages(&self) -> u64 {
+    pub const fn resident_messages(&self) -> u64 {
         (self.backlog.resident() + self.unsettled.count - self.unsettled.absent) as u64
     }
 
@@ -311,22 +331,22 @@ impl Queue {
     /// Returns whether the queue has a length limit, an expiry or a delay, so that it must be checked when a
     /// message arrives, leaves or is requeued.
     #[inline]
-    pub(crate) const fn has_rules(&self) -> bool {
+    pub const fn has_rules(&self) -> bool {
         self.settings.may_expire || self.settings.limits_length || self.delayed_exchange.is_some()
     }
 
     /// Returns whether this is a level of another queue.
-    pub(crate) const fn is_level(&self) -> bool {
+    pub const fn is_level(&self) -> bool {
         matches!(self.rank, Rank::Level { .. })
     }
 
     /// Returns whether the queue has levels above itself.
-    pub(crate) const fn has_levels(&self) -> bool {
+    pub const fn has_levels(&self) -> bool {
         matches!(self.rank, Rank::Lowest { highest: Some(_), .. })
     }
 
     /// Returns the incarnation of the level for priority 1; 0 if the log has no levels of the queue.
-    pub(crate) const fn priorities_from(&self) -> u64 {
+    pub const fn priorities_from(&self) -> u64 {
         match self.rank {
             Rank::Lowest { priorities_from, .. } => priorities_from,
             Rank::Plain | Rank::Level { .. } => 0,
@@ -335,12 +355,12 @@ impl Queue {
 
     /// Returns whether limits or expiry must be checked, or a level chosen, when a message arrives.
     #[inline]
-    pub(crate) fn has_rules_or_levels(&self) -> bool {
+    pub fn has_rules_or_levels(&self) -> bool {
         self.has_rules() || self.rank != Rank::Plain
     }
 
     /// Returns whether messages of the queue, or the queue itself, may expire.
-    pub(crate) const fn has_expiry(&self) -> bool {
+    pub const fn has_expiry(&self) -> bool {
         self.settings.may_expire || self.settings.expires()
     }
 
@@ -359,7 +379,7 @@ impl Queue {
 
 /// All queue records, including those of levels and of hidden queues.
 #[derive(Debug)]
-pub(crate) struct Records {
+pub struct Records {
     pub(super) slab: Slab<Queue>,
     table: IndexTable,
     /// The ready list: queues that can deliver now.
@@ -399,9 +419,9 @@ impl IndexMut<QueueId> for Records {
 impl Records {
     /// Reserves capacity for this many queues and levels. `seed` makes the hash table's collisions
     /// unpredictable for clients.
-    pub(crate) fn with_capacity(queues: usize, memory: &Memory, seed: u64) -> Self {
+    pub fn with_capacity(queues: usize, memory: &Memory, seed: u64, side_bytes: usize) -> Self {
         Self {
-            slab: Slab::in_memory(queues, memory, Class::Definitions).with_side_bytes(QUEUE_SIDE_BYTES),
+            slab: Slab::in_memory(queues, memory, Class::Definitions).with_side_bytes(side_bytes),
             table: IndexTable::in_memory(queues, memory, Class::Definitions, seed),
             ready: List::default(),
             requeue_counts_due: RequeueCountsDue::default(),
@@ -415,34 +435,37 @@ impl Records {
     }
 
     /// Returns the number of queues, including levels and hidden queues.
-    pub(crate) const fn len(&self) -> usize {
+    pub const fn queue_count(&self) -> usize {
         self.slab.len()
     }
 
     /// Returns the number of further queues and levels that fit.
-    pub(crate) fn free_count(&self) -> usize {
+    pub fn free_count(&self) -> usize {
         self.slab.free_count()
     }
 
     /// Returns the upper bound of the indices of queues: the number of indices ever used.
-    pub(crate) const fn places(&self) -> usize {
+    pub const fn places(&self) -> usize {
         self.slab.places()
     }
 
-    pub(crate) fn get(&self, place: usize) -> Option<&Queue> {
+    /// Returns the record in a place.
+    pub fn get(&self, place: usize) -> Option<&Queue> {
         self.slab.get(place)
     }
 
-    pub(crate) fn get_mut(&mut self, place: usize) -> Option<&mut Queue> {
+    /// Returns the record in a place, for changes.
+    pub fn get_mut(&mut self, place: usize) -> Option<&mut Queue> {
         self.slab.get_mut(place)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Queue)> {
+    /// Returns all records with their places.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &Queue)> {
         self.slab.iter()
     }
 
     /// Returns the number of messages in unsettled deliveries, or requeued, that only the log has.
-    pub(crate) fn absent(&self) -> u32 {
+    pub fn absent(&self) -> u32 {
         self.slab.iter().map(|(_, queue)| queue.unsettled.absent + queue.backlog.requeued_absent()).sum()
     }
 
@@ -454,34 +477,34 @@ impl Records {
 
     /// Returns the consumers of a queue.
     #[inline]
-    pub(crate) fn queue_consumers(&self, queue: QueueId) -> &QueueConsumers {
+    pub fn queue_consumers(&self, queue: QueueId) -> &QueueConsumers {
         &self.slab[queue.index()].queue_consumers
     }
 
     /// Returns the consumers of a queue mutably.
     #[inline]
-    pub(crate) fn queue_consumers_mut(&mut self, queue: QueueId) -> &mut QueueConsumers {
+    pub fn queue_consumers_mut(&mut self, queue: QueueId) -> &mut QueueConsumers {
         &mut self.slab[queue.index()].queue_consumers
     }
 
     /// Returns the queue of this name.
-    pub(crate) fn find_queue(&self, vhost: VhostId, name: &str) -> Option<QueueId> {
+    pub fn find_queue(&self, vhost: VhostId, name: &str) -> Option<QueueId> {
         let is_it = |index: usize| self.slab[index].vhost == vhost && &*self.slab[index].name == name;
         self.table.find((vhost, name), is_it).map(QueueId::from_index)
     }
 
     /// Appends a queue to a connection's exclusive queues.
-    pub(crate) fn link_exclusive_queue(&mut self, owned: &mut List, queue: QueueId) {
+    pub fn link_exclusive_queue(&mut self, owned: &mut List, queue: QueueId) {
         owned.push_back(&mut self.slab, queue.index(), |queue| &mut queue.listed.owner_links);
     }
 
     /// Removes a queue from the list of a connection's exclusive queues.
-    pub(crate) fn unlink_exclusive_queue(&mut self, owned: &mut List, queue: QueueId) {
+    pub fn unlink_exclusive_queue(&mut self, owned: &mut List, queue: QueueId) {
         owned.remove(&mut self.slab, queue.index(), |queue| &mut queue.listed.owner_links);
     }
 
     /// Adds a queue under its name. The caller has counted it in the quotas, which check the capacity.
-    pub(crate) fn insert(&mut self, mut record: Queue) -> QueueId {
+    pub fn insert(&mut self, mut record: Queue) -> QueueId {
         record.serial = self.next_serial();
         let (vhost, name) = (record.vhost, record.name.clone());
         self.dead_lettering += u32::from(record.dead_letters_logged());
@@ -493,7 +516,7 @@ impl Records {
 
     /// Adds the hidden queue of a delayed exchange, which has no name. The caller has counted it in the
     /// quotas, which check the capacity.
-    pub(crate) fn insert_hidden(&mut self, mut record: Queue) -> QueueId {
+    pub fn insert_hidden(&mut self, mut record: Queue) -> QueueId {
         assert!(record.name.is_empty() && record.is_internal, "a hidden queue has no name");
         record.serial = self.next_serial();
         // Delayed messages have due times, so broker time must advance.
@@ -510,13 +533,13 @@ impl Records {
 
     /// Returns whether any message in the log may expire or is delayed, so that broker time must be stored
     /// for the next run.
-    pub(crate) fn has_stored_deadline(&self) -> bool {
+    pub fn has_stored_deadline(&self) -> bool {
         let waits = |queue: &Queue| queue.settings.may_expire || queue.delayed_exchange.is_some();
         self.slab.iter().any(|(_, queue)| waits(queue) && queue.durable_index.count() > 0)
     }
 
     /// Returns whether the broker has had any message or queue that may expire.
-    pub(crate) const fn has_deadlines(&self) -> bool {
+    pub const fn has_deadlines(&self) -> bool {
         self.has_deadlines
     }
 
@@ -538,17 +561,18 @@ impl Records {
         if may_expire { record.times.unused_until_ms } else { u64::MAX }
     }
 
-    pub(crate) fn is_unused_for_too_long(&self, pending_writes: &PendingWrites, queue: QueueId) -> bool {
+    /// Returns whether a queue has expired (`x-expires`).
+    pub fn is_unused_for_too_long(&self, pending_writes: &PendingWrites, queue: QueueId) -> bool {
         self.unused_until_ms(pending_writes, queue) <= pending_writes.time_ms()
     }
 
     /// Sets the delayed exchange whose messages this hidden queue has.
-    pub(crate) fn set_delayed_exchange(&mut self, queue: QueueId, exchange: ExchangeId) {
+    pub fn set_delayed_exchange(&mut self, queue: QueueId, exchange: ExchangeId) {
         self.slab[queue.index()].delayed_exchange = Some(exchange);
     }
 
     /// Frees the name of a queue and removes it from the ready list: nothing is delivered from it any more.
-    pub(crate) fn retire(&mut self, queue: QueueId) {
+    pub fn retire(&mut self, queue: QueueId) {
         let record = &mut self.slab[queue.index()];
         assert!(!record.is_deleted(), "a queue is retired once");
         record.state = QueueState::Deleting;
@@ -589,18 +613,18 @@ impl Records {
     }
 
     /// Returns roughly the bytes of records that are unused but not returned to the operating system.
-    pub(crate) const fn idle_bytes(&self) -> usize {
+    pub const fn idle_bytes(&self) -> usize {
         self.slab.idle_bytes()
     }
 
     /// Returns unused memory to the operating system.
-    pub(crate) fn trim(&mut self) {
+    pub fn trim(&mut self) {
         self.slab.trim();
         self.table.trim(self.slab.touched());
     }
 
     /// Removes a queue from the ready list. Returns whether it was there.
-    pub(crate) fn leave_ready(&mut self, queue: QueueId) -> bool {
+    pub fn leave_ready(&mut self, queue: QueueId) -> bool {
         let was_ready = core::mem::take(&mut self.slab[queue.index()].listed.is_ready);
         if was_ready {
             self.ready.remove(&mut self.slab, queue.index(), |queue| &mut queue.listed.ready_links);
@@ -612,13 +636,19 @@ impl Records {
 impl Records {
     /// Appends the definition of a durable queue to the log, or its deletion with all its messages. The reply
     /// to the command waits for that entry.
-    pub(crate) fn append_queue(&mut self, cx: &mut Context<'_>, access: &Access, index: usize, exists: bool) {
+    pub fn append_queue(
+        &mut self,
+        cx: &mut Context<'_>,
+        vhosts: &impl VhostNames,
+        index: usize,
+        exists: bool,
+    ) {
         let record = &self.slab[index];
         let incarnation = record.durable_index.incarnation();
         if incarnation == 0 {
             return;
         }
-        let (key, value) = self.definition_of_queue(access, index, exists);
+        let (key, value) = self.definition_of_queue(vhosts, index, exists);
         if !exists {
             cx.pending_writes.append_queue_deleted(incarnation);
         }
@@ -630,7 +660,7 @@ impl Records {
     /// Returns the key of a durable queue's definition, and its value if it `exists`.
     pub(crate) fn definition_of_queue(
         &self,
-        access: &Access,
+        vhosts: &impl VhostNames,
         index: usize,
         exists: bool,
     ) -> (Box<[u8]>, Option<Box<[u8]>>) {
@@ -638,7 +668,7 @@ impl Records {
         let no_counts = RequeueCounts::default();
         let requeues = record.requeues.as_deref().unwrap_or(&no_counts);
         let definition = Definition::Queue(definition::Queue {
-            vhost: access.vhost_name(record.vhost),
+            vhost: vhosts.vhost_name(record.vhost),
             name: &record.name,
             incarnation: record.durable_index.incarnation(),
             auto_delete: record.declared.auto_delete,
@@ -651,10 +681,10 @@ impl Records {
 
     /// Sets the requeue count of a message, in a queue that reports requeue counts.
     #[cold]
-    pub(crate) fn note_requeue(
+    pub fn note_requeue(
         &mut self,
         pending_writes: &mut PendingWrites,
-        access: &Access,
+        vhosts: &impl VhostNames,
         queue: QueueId,
         offset: u64,
         count: u16,
@@ -662,20 +692,24 @@ impl Records {
         if self.slab[queue.index()].requeues.get_or_insert_default().note(offset, count) {
             self.requeue_counts_due.push(queue);
         }
-        self.write_requeue_counts(pending_writes, access);
+        self.write_requeue_counts(pending_writes, vhosts);
     }
 
     /// Writes the requeue counts, unless the last write is not durable yet.
     #[inline]
-    pub(crate) fn write_requeue_counts(&mut self, pending_writes: &mut PendingWrites, access: &Access) {
+    pub fn write_requeue_counts(&mut self, pending_writes: &mut PendingWrites, vhosts: &impl VhostNames) {
         if self.requeue_counts_due.may_be_written(pending_writes.durable()) && !pending_writes.is_grouping() {
-            self.write_requeue_counts_now(pending_writes, access);
+            self.write_requeue_counts_now(pending_writes, vhosts);
         }
     }
 
     /// Writes the requeue counts, whether the last write is durable or not.
     #[cold]
-    pub(crate) fn write_requeue_counts_now(&mut self, pending_writes: &mut PendingWrites, access: &Access) {
+    pub(crate) fn write_requeue_counts_now(
+        &mut self,
+        pending_writes: &mut PendingWrites,
+        vhosts: &impl VhostNames,
+    ) {
         if pending_writes.mode() == Mode::On && (!pending_writes.can_define() || pending_writes.is_crowded())
         {
             return;
@@ -689,7 +723,7 @@ impl Records {
                 && !record.is_deleted()
                 && record.durable_index.is_logged()
             {
-                let (key, value) = self.definition_of_queue(access, queue.index(), true);
+                let (key, value) = self.definition_of_queue(vhosts, queue.index(), true);
                 self.requeue_counts_due.note_written(pending_writes.define(key, value));
             }
         }
@@ -700,7 +734,7 @@ impl Records {
     ///
     /// The simulator uses it to reach large offsets quickly.
     #[cfg(debug_assertions)]
-    pub(crate) fn pass_offsets(&mut self, pending_writes: &mut PendingWrites, count: u64) {
+    pub fn pass_offsets(&mut self, pending_writes: &mut PendingWrites, count: u64) {
         for index in 0..self.slab.places() {
             let Some(queue) = self.slab.get_mut(index).filter(|queue| !queue.is_deleted()) else { continue };
             if queue.durable_index.is_logged() {
@@ -716,7 +750,7 @@ impl Records {
     ///
     /// Without the reset, messages that were not sent would be marked as redelivered after the next start.
     /// Returns whether pending writes remain.
-    pub(crate) fn reset_watermarks(&mut self, pending_writes: &mut PendingWrites, access: &Access) -> bool {
+    pub fn reset_watermarks(&mut self, pending_writes: &mut PendingWrites, vhosts: &impl VhostNames) -> bool {
         if pending_writes.mode() != Mode::On {
             return false;
         }
@@ -729,12 +763,12 @@ impl Records {
                 pending_writes.reset_watermark(queue.durable_index.incarnation(), taken_below, watermark);
             }
         }
-        self.write_requeue_counts_now(pending_writes, access);
+        self.write_requeue_counts_now(pending_writes, vhosts);
         !pending_writes.is_empty()
     }
 
     /// Sets, at start, the counts of a queue's messages in the log.
-    pub(crate) fn restore_contents(&mut self, queue: QueueId, contents: &Contents) {
+    pub fn restore_contents(&mut self, queue: QueueId, contents: &Contents) {
         let record = &mut self.slab[queue.index()];
         record.durable_index.restore(contents);
         let requeues = record.requeues.as_mut();

@@ -20,9 +20,6 @@ use core::ops::{Index, IndexMut};
 use leveret_core::command::{ChannelId, ConsumerId, QueueId, Settlement, SubscriptionDelivery};
 use leveret_core::mem::{Class, Links, List, Memory, MessageId, Slab, sort_by_key};
 
-use crate::republish::Reason;
-use crate::state::{CHANNEL_BYTES, CONNECTION_BYTES, CONSUMER_BYTES};
-
 /// The requeued messages of one queue, ordered by offset: a leftist heap whose nodes are the delivery
 /// records. Adding a message, and removing the one with the lowest offset, takes logarithmic time in any
 /// order.
@@ -124,7 +121,7 @@ fn rank(slab: &Slab<Delivered>, heap: u32) -> u16 {
 
 /// The method of AMQP, or the packet of MQTT, that transports a message to the client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum DeliveryMethod {
+pub enum DeliveryMethod {
     /// `basic.deliver`.
     Deliver,
     /// `basic.get-ok`, with the number of messages that are still in the queue.
@@ -137,46 +134,51 @@ pub(crate) enum DeliveryMethod {
 
 /// One unsettled delivery.
 #[derive(Debug)]
-pub(crate) struct Delivered {
-    pub(crate) tag: u64,
+pub struct Delivered {
+    /// The delivery tag.
+    pub tag: u64,
     /// Position of the message in the order in which messages left the queue.
-    pub(crate) order: u64,
+    pub order: u64,
     /// Offset of the message in the log; `None` if it is not in the log.
-    pub(crate) log_offset: Option<u64>,
+    pub log_offset: Option<u64>,
     /// Sequence number of the delivery in the outbox of its connection.
-    pub(crate) sequence: u64,
+    pub sequence: u64,
     /// The message; `None` if it was evicted, so that it is only in the log. A message is not evicted before
     /// it was written to the socket.
-    pub(crate) message: Option<MessageId>,
+    pub message: Option<MessageId>,
     /// Bytes of the message body.
-    pub(crate) body_len: u32,
-    pub(crate) channel: ChannelId,
+    pub body_len: u32,
+    /// The channel to which the message is delivered.
+    pub channel: ChannelId,
     /// The consumer, or the record for `basic.get`; `None` for returns.
-    pub(crate) consumer: Option<ConsumerId>,
-    pub(crate) queue: Option<QueueId>,
+    pub consumer: Option<ConsumerId>,
+    /// The queue that the message came from; `None` for returns.
+    pub queue: Option<QueueId>,
     /// Bytes for which the delivery is counted in the outbox.
-    pub(crate) wire_bytes: u32,
+    pub wire_bytes: u32,
     /// Time of the delivery, in seconds since the start of the process.
-    pub(crate) delivered_s: u32,
-    pub(crate) method: DeliveryMethod,
-    pub(crate) redelivered: bool,
+    pub delivered_s: u32,
+    /// How the message is sent.
+    pub method: DeliveryMethod,
+    /// The message may have been delivered before.
+    pub redelivered: bool,
     /// How often the message was requeued; at most `u16::MAX`.
-    pub(crate) requeues: u16,
+    pub requeues: u16,
     /// The reason for which the message will be dead-lettered; `None` if it will not.
-    pub(crate) dead_letter_reason: Option<Reason>,
+    pub dead_letter_reason: Option<Reason>,
     /// Automatic acknowledgement: the delivery is settled when it is written to the socket.
-    pub(crate) no_ack: bool,
+    pub no_ack: bool,
     /// The delivery has left the outbox. Nearly always this is because it was written to the socket.
-    pub(crate) is_sent: bool,
+    pub is_sent: bool,
     /// The message was requeued: the record is in the heap of its queue.
     is_requeued: bool,
     /// The delivery is on the list of deliveries whose messages may be evicted.
     is_evictable: bool,
     /// The channel was closed while the delivery was in the outbox. When it leaves the outbox, the message is
     /// requeued.
-    pub(crate) is_detached: bool,
+    pub is_detached: bool,
     /// The channel was closed. The delivery is not written any more, unless a part of it was written already.
-    pub(crate) is_withdrawn: bool,
+    pub is_withdrawn: bool,
     /// How `tx.commit` will settle the delivery; `None` outside of an open transaction.
     tx_settlement: Option<Settlement>,
     links: Links,
@@ -195,29 +197,68 @@ struct HeapLinks {
 }
 
 /// The properties of a new delivery.
-pub(crate) struct NewDelivery {
-    pub(crate) tag: u64,
-    pub(crate) order: u64,
-    pub(crate) log_offset: Option<u64>,
-    pub(crate) message: MessageId,
-    pub(crate) channel: ChannelId,
-    pub(crate) consumer: Option<ConsumerId>,
-    pub(crate) queue: Option<QueueId>,
-    pub(crate) method: DeliveryMethod,
-    pub(crate) redelivered: bool,
-    pub(crate) requeues: u16,
-    pub(crate) no_ack: bool,
+pub struct NewDelivery {
+    /// The delivery tag.
+    pub tag: u64,
+    /// Position of the message in the order in which messages left the queue.
+    pub order: u64,
+    /// Offset of the message in the log; `None` if it is not in the log.
+    pub log_offset: Option<u64>,
+    /// The message. The delivery gets the reference of the caller.
+    pub message: MessageId,
+    /// The channel to which the message is delivered.
+    pub channel: ChannelId,
+    /// The consumer, or the record for `basic.get`; `None` for returns.
+    pub consumer: Option<ConsumerId>,
+    /// The queue that the message came from; `None` for returns.
+    pub queue: Option<QueueId>,
+    /// How the message is sent.
+    pub method: DeliveryMethod,
+    /// The message may have been delivered before.
+    pub redelivered: bool,
+    /// How often the message was requeued; at most `u16::MAX`.
+    pub requeues: u16,
+    /// Automatic acknowledgement.
+    pub no_ack: bool,
+}
+
+/// Why a queue removes a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    /// A consumer rejected the message without requeueing it.
+    Rejected,
+    /// The message's time to live is over.
+    Expired,
+    /// The queue is over its length limit.
+    MaxLength,
+    /// The message is over the delivery limit.
+    DeliveryLimit,
+    /// The other side of a bridge refuses the message; the number is the index of the cause in
+    /// `RepublishState::parkings`.
+    Parked(u8),
+}
+
+impl Reason {
+    /// Returns the reason as it stands in the header `x-death`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::Expired => "expired",
+            Self::MaxLength => "maxlen",
+            Self::DeliveryLimit => "delivery_limit",
+            // A parked message has its own headers, see `parked`.
+            Self::Parked(_) => "parked",
+        }
+    }
 }
 
 /// The part (1/8) of the floor of clients that only deliveries can take. A connection with a channel and a consumer takes more
 /// than eight times the bytes of a delivery. So there is one for each of those that fit into the floor.
-const FLOOR_PART: usize = 8;
-const _: () =
-    assert!(CONNECTION_BYTES + CHANNEL_BYTES + CONSUMER_BYTES > FLOOR_PART * Deliveries::RECORD_BYTES);
+pub const FLOOR_PART: usize = 8;
 
 /// The pool of deliveries.
 #[derive(Debug)]
-pub(crate) struct Deliveries {
+pub struct Deliveries {
     slab: Slab<Delivered>,
     buckets: Box<[u32]>,
     /// Number of delivery records in the requeued heaps of all queues.
@@ -229,10 +270,10 @@ pub(crate) struct Deliveries {
 
 impl Deliveries {
     /// Bytes of a delivery record, without the hash table.
-    pub(crate) const RECORD_BYTES: usize = Slab::<Delivered>::record_bytes();
+    pub const RECORD_BYTES: usize = Slab::<Delivered>::record_bytes();
 
     /// Returns the bytes of the hash table of `capacity` deliveries.
-    pub(crate) const fn table_bytes(capacity: usize) -> usize {
+    pub const fn table_bytes(capacity: usize) -> usize {
         Self::bucket_count(capacity) * size_of::<u32>()
     }
 
@@ -241,7 +282,8 @@ impl Deliveries {
         capacity.div_ceil(4).next_power_of_two()
     }
 
-    pub(crate) fn with_capacity(capacity: usize, memory: &Memory) -> Self {
+    /// Creates a pool for at most `capacity` deliveries.
+    pub fn with_capacity(capacity: usize, memory: &Memory) -> Self {
         // Connections, channels and consumers leave this to deliveries. Otherwise a consumer could exist that never gets a
         // message.
         let floor = memory.class_floor(Class::Clients) / FLOOR_PART;
@@ -255,7 +297,7 @@ impl Deliveries {
 
     /// Creates a delivery record; `None` if the pool is full. `sequence` is its number in the outbox,
     /// `wire_bytes` are the bytes for which it is counted there.
-    pub(crate) fn insert(
+    pub fn insert(
         &mut self,
         new: NewDelivery,
         sequence: u64,
@@ -298,7 +340,7 @@ impl Deliveries {
     }
 
     /// Returns the unsettled delivery with this tag on this channel.
-    pub(crate) fn find(&self, channel: ChannelId, tag: u64) -> Option<usize> {
+    pub fn find(&self, channel: ChannelId, tag: u64) -> Option<usize> {
         let mut at = self.buckets[self.bucket(channel, tag)];
         while at != 0 {
             let record = &self.slab[at as usize - 1];
@@ -342,7 +384,7 @@ impl Deliveries {
 
     /// Frees a delivery record. It must not be in the hash table any more.
     #[inline]
-    pub(crate) fn remove(&mut self, index: usize) -> Delivered {
+    pub fn remove(&mut self, index: usize) -> Delivered {
         self.forbid_eviction(index);
         self.slab.remove(index)
     }
@@ -351,19 +393,19 @@ impl Deliveries {
 
     /// Appends a delivery to an outbox.
     #[inline]
-    pub(crate) fn enter_outbox(&mut self, outbox: &mut List, index: usize) {
+    pub fn enter_outbox(&mut self, outbox: &mut List, index: usize) {
         outbox.push_back(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
     }
 
     /// Removes a delivery from an outbox, at any position.
     #[inline]
-    pub(crate) fn leave_outbox(&mut self, outbox: &mut List, index: usize) {
+    pub fn leave_outbox(&mut self, outbox: &mut List, index: usize) {
         outbox.remove(&mut self.slab, index, |delivery| &mut delivery.outbox_links);
     }
 
     /// Returns the next delivery after this one in its outbox.
     #[inline]
-    pub(crate) fn next_in_outbox(&self, index: usize) -> Option<usize> {
+    pub fn next_in_outbox(&self, index: usize) -> Option<usize> {
         List::after(&self.slab, index, |delivery| &delivery.outbox_links)
     }
 
@@ -371,12 +413,12 @@ impl Deliveries {
 
     /// Appends a delivery to a channel's unacknowledged list.
     #[inline]
-    pub(crate) fn enter_unacknowledged(&mut self, list: &mut List, index: usize) {
+    pub fn enter_unacknowledged(&mut self, list: &mut List, index: usize) {
         list.push_back(&mut self.slab, index, |delivery| &mut delivery.links);
     }
 
     /// Returns the deliveries of a channel's unacknowledged list, oldest first.
-    pub(crate) fn unacknowledged(&self, list: &List) -> impl Iterator<Item = usize> {
+    pub fn unacknowledged(&self, list: &List) -> impl Iterator<Item = usize> {
         core::iter::successors(list.front(), |index| {
             List::after(&self.slab, *index, |delivery: &Delivered| &delivery.links)
         })
@@ -385,25 +427,20 @@ impl Deliveries {
     /// Removes a delivery from the unacknowledged list, and its tag from the hash table. Called when it is
     /// settled, or when an open transaction will settle it.
     #[inline]
-    pub(crate) fn leave_unacknowledged(&mut self, list: &mut List, index: usize) {
+    pub fn leave_unacknowledged(&mut self, list: &mut List, index: usize) {
         list.remove(&mut self.slab, index, |delivery| &mut delivery.links);
         self.remove_tag(index);
     }
 
     /// Adds a delivery to the settlements of an open transaction. The caller has removed it from the
     /// unacknowledged list.
-    pub(crate) fn add_to_transaction(
-        &mut self,
-        settlements: &mut List,
-        index: usize,
-        settlement: Settlement,
-    ) {
+    pub fn add_to_transaction(&mut self, settlements: &mut List, index: usize, settlement: Settlement) {
         self.slab[index].tx_settlement = Some(settlement);
         settlements.push_back(&mut self.slab, index, |delivery| &mut delivery.links);
     }
 
     /// Removes and returns the next of a transaction's settlements.
-    pub(crate) fn next_settlement(&mut self, settlements: &mut List) -> Option<(usize, Settlement)> {
+    pub fn next_settlement(&mut self, settlements: &mut List) -> Option<(usize, Settlement)> {
         let index = settlements.pop_front(&mut self.slab, |delivery| &mut delivery.links)?;
         let settlement = self.slab[index].tx_settlement.take();
         Some((index, settlement.expect("every delivery on this list has a settlement")))
@@ -415,7 +452,7 @@ impl Deliveries {
     /// A client may settle in any order, so searching the position of each delivery separately could take
     /// quadratic time. Instead the settlements are sorted by tag, and merged into the list in one pass from
     /// its end.
-    pub(crate) fn roll_back_settlements(&mut self, list: &mut List, mut settlements: List) {
+    pub fn roll_back_settlements(&mut self, list: &mut List, mut settlements: List) {
         settlements.sort_by_key(&mut self.slab, |delivery| delivery.tag, |delivery| &mut delivery.links);
         let mut after = list.back();
         while let Some(index) = settlements.back() {
@@ -434,7 +471,7 @@ impl Deliveries {
 
     /// Allows the message of a delivery to be evicted, if it is in the log. The delivery must be in no
     /// outbox.
-    pub(crate) fn allow_eviction(&mut self, index: usize) {
+    pub fn allow_eviction(&mut self, index: usize) {
         let record = &mut self.slab[index];
         if record.log_offset.is_some() && record.message.is_some() && !record.is_evictable {
             record.is_evictable = true;
@@ -457,18 +494,18 @@ impl Deliveries {
     // ---- counts
 
     /// Returns the number of delivery records in use, including those of `basic.return`.
-    pub(crate) const fn len(&self) -> usize {
+    pub const fn len(&self) -> usize {
         self.slab.len()
     }
 
     /// Returns whether no delivery records are in use.
-    pub(crate) const fn is_empty(&self) -> bool {
+    pub const fn is_empty(&self) -> bool {
         self.slab.is_empty()
     }
 
     /// Returns the number of free delivery records.
     #[inline]
-    pub(crate) fn free_count(&self) -> usize {
+    pub fn free_count(&self) -> usize {
         self.slab.free_count()
     }
 
@@ -478,12 +515,12 @@ impl Deliveries {
     }
 
     /// Returns the bytes of unused places that may be resident in memory.
-    pub(crate) const fn idle_bytes(&self) -> usize {
+    pub const fn idle_bytes(&self) -> usize {
         self.slab.idle_bytes()
     }
 
     /// Returns unused memory to the system.
-    pub(crate) fn trim(&mut self) {
+    pub fn trim(&mut self) {
         self.slab.trim();
     }
 
@@ -501,7 +538,7 @@ impl Deliveries {
     }
 
     /// Returns whether any delivery will be dead-lettered for this reason.
-    pub(crate) fn is_dead_letter_reason_in_use(&self, reason: Reason) -> bool {
+    pub fn is_dead_letter_reason_in_use(&self, reason: Reason) -> bool {
         self.slab.iter().any(|(_, delivery)| delivery.dead_letter_reason == Some(reason))
     }
 }
@@ -524,7 +561,7 @@ impl IndexMut<usize> for Deliveries {
 
 impl Delivered {
     /// Returns whether the message was requeued and is in the heap of its queue.
-    pub(crate) const fn is_requeued(&self) -> bool {
+    pub const fn is_requeued(&self) -> bool {
         self.is_requeued
     }
 }
@@ -542,26 +579,27 @@ const CHECK_INTERVAL_MIN_S: u32 = 60;
 /// # Invariants
 /// - A check is made only when a delivery can be overdue.
 #[derive(Debug)]
-pub(crate) struct AcknowledgementTimeout {
+pub struct AcknowledgementTimeout {
     /// The configured timeout in milliseconds, for queues without their own; 0 is unlimited.
-    pub(crate) timeout_ms: u32,
+    pub timeout_ms: u32,
     /// The shortest of all timeouts so far, in milliseconds; 0 when all are unlimited.
     shortest_ms: u32,
     /// Time of this turn, in seconds since the start of the process.
-    pub(crate) now_s: u32,
+    pub now_s: u32,
     /// Time of the next check, in seconds since the start of the process; `None` if none is needed.
-    pub(crate) next_check_s: Option<u32>,
+    pub next_check_s: Option<u32>,
     /// Place of the channel where the current check continues.
-    pub(crate) next_place: usize,
+    pub next_place: usize,
     /// The earliest time at which a delivery examined by the current check becomes overdue, in seconds since
     /// the start of the process.
     first_s: Option<u32>,
     /// Number of channels that may still be checked in this turn.
-    pub(crate) channels_left: u32,
+    pub channels_left: u32,
 }
 
 impl AcknowledgementTimeout {
-    pub(crate) const fn new(timeout_ms: u32) -> Self {
+    /// Creates the check of the configured consumer timeout; 0 is unlimited.
+    pub const fn new(timeout_ms: u32) -> Self {
         let shortest_ms = timeout_ms;
         Self {
             timeout_ms,
@@ -575,7 +613,7 @@ impl AcknowledgementTimeout {
     }
 
     /// Notes the consumer timeout of a queue; `u32::MAX` if it has none.
-    pub(crate) fn note_timeout(&mut self, timeout_ms: u32) {
+    pub fn note_timeout(&mut self, timeout_ms: u32) {
         if timeout_ms == 0 || timeout_ms == u32::MAX || self.shortest_ms > 0 && timeout_ms >= self.shortest_ms
         {
             return;
@@ -587,7 +625,7 @@ impl AcknowledgementTimeout {
 
     /// Notes a new delivery, or new activity in a transaction. Schedules a check if none is scheduled.
     /// Returns the present time, in seconds since the start of the process.
-    pub(crate) const fn note_activity(&mut self) -> u32 {
+    pub const fn note_activity(&mut self) -> u32 {
         if self.next_check_s.is_none() && self.shortest_ms > 0 {
             self.next_check_s = Some(overdue_s(self.now_s, self.shortest_ms));
         }
@@ -597,7 +635,7 @@ impl AcknowledgementTimeout {
     /// Returns whether a delivery, or an open transaction, is overdue: it has existed since `since_s` and may
     /// exist for `timeout_ms`; 0 is unlimited. Also notes when it becomes overdue, for the time of the next
     /// check.
-    pub(crate) fn is_overdue(&mut self, since_s: u32, timeout_ms: u32) -> bool {
+    pub fn is_overdue(&mut self, since_s: u32, timeout_ms: u32) -> bool {
         let at_s = overdue_s(since_s, timeout_ms);
         let is_unlimited = timeout_ms == 0;
         if !is_unlimited {
@@ -607,7 +645,7 @@ impl AcknowledgementTimeout {
     }
 
     /// Ends a check, and schedules the next one.
-    pub(crate) fn end(&mut self) {
+    pub fn end(&mut self) {
         let pause_s = CHECK_INTERVAL_MIN_S.min(self.shortest_ms.div_ceil(1000));
         // Deliveries made after this check are overdue at the earliest after the shortest timeout.
         let next_s = |first_s: u32| first_s.min(overdue_s(self.now_s, self.shortest_ms));
