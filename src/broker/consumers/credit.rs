@@ -222,7 +222,8 @@ impl Consumers {
         self.note_share(queues, quota, connection);
     }
 
-    /// Makes the paused consumers of a connection eligible again, if the connection can take messages now.
+    /// Makes the paused consumers of a connection eligible again, if the connection can take messages now. If it has used up
+    /// its share of deliveries, it is checked again after settlements.
     pub(crate) fn resume_consumers(
         &mut self,
         work: &mut Work,
@@ -236,6 +237,10 @@ impl Consumers {
             && record.outbox_bytes < self.output_budget_bytes
             && quota.may_take_delivery(connection, queues.deliveries().free_count());
         if !can_take {
+            // A consumer that was paused because the output was full may find that its share has been used up since.
+            if !record.paused.is_empty() {
+                self.note_share(queues, quota, connection);
+            }
             return;
         }
         let paused = |all: &mut Self| {
@@ -311,9 +316,6 @@ impl Consumers {
                 continue;
             }
             self.resume_consumers(work, queues, quota, connection);
-            if !self.connections[connection.index()].paused.is_empty() {
-                self.note_share(queues, quota, connection);
-            }
         }
     }
 
@@ -323,8 +325,15 @@ impl Consumers {
     pub(crate) fn forgotten_consumer(&self, queues: &Queues) -> Option<usize> {
         let is_forgotten = |index: usize| {
             let consumer = &self.slab[index];
-            let is_listed = consumer.is_eligible || consumer.is_paused;
-            !is_listed
+            // Nothing is written or becomes writable any more that would resume it, and no settlement does.
+            let record = &self.connections[self.connection_of(consumer.channel).index()];
+            let is_paused = consumer.is_paused
+                && (record.waits_for_share
+                    || record.is_lost
+                    || !record.writable
+                    || record.outbox_bytes >= self.output_budget_bytes);
+            !consumer.is_eligible
+                && !is_paused
                 && self.has_credit(index)
                 && !queues.records().queue_consumers(consumer.queue).keeps_waiting(index)
         };

@@ -269,6 +269,25 @@ fn a_connection_over_its_delivery_share_waits_for_a_settlement() {
     assert_eq!(world.deliver_all(queue), "one", "half of all is left to others");
 }
 
+#[test]
+fn a_consumer_continues_whose_share_was_used_up_while_its_output_was_full() {
+    let mut world = ConsumersFixture::with_deliveries(50);
+    let (queue, channel) = (world.queue(false, 30), world.channel());
+    let (other_queue, other) = (world.queue(false, 30), world.channel());
+    world.start(channel, queue, plain("a"));
+    let most = world.deliver_all(queue).split(' ').count() as u64;
+    world.start(other, other_queue, plain("b"));
+    let taken = world.deliver_all(other_queue).split(' ').count() as u64;
+    assert!(2 * most + taken >= 50, "the other has left too little for {most} deliveries: {taken}");
+    world.written(channel);
+    assert_eq!(world.deliver_all(queue), "");
+    world.written(other);
+    world.end(world.consumers.find(other, "b").unwrap());
+    (1..=taken).for_each(|tag| assert!(world.ack(other, tag)));
+    world.consumers.recheck_over_share(&mut world.work, &mut world.queues, &world.quota);
+    assert!(world.deliver_all(queue).starts_with('a'));
+}
+
 // ---- one at a time
 
 #[test]
