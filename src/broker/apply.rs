@@ -205,6 +205,7 @@ impl Broker {
             Command::PublishOnce { message, packet_id } => {
                 self.publish_once(cx, (connection, channel), (message, None), packet_id)
             }
+            Command::FindPublished { packet_id } => self.find_published(cx, connection, packet_id),
             Command::PublishRetained { message, packet_id, is_refusable } => {
                 self.publish_retained(cx, (connection, channel), message, packet_id, is_refusable)
             }

@@ -245,6 +245,12 @@ pub enum Command<'a> {
         message: MessageId,
         packet_id: NonZeroU16,
     },
+    /// A message with QoS 2 is to be refused before it reaches the broker, for example for lack of memory. The outcome is
+    /// [`Outcome::Published`] if it was published before and its packet identifier is not released, and otherwise
+    /// [`Outcome::UnknownPacket`].
+    FindPublished {
+        packet_id: NonZeroU16,
+    },
     /// A complete message with RETAIN. Like [`Self::Publish`], or with a packet identifier like [`Self::PublishOnce`]. A
     /// message with a payload becomes the retained message of its topic, unless it exceeds a limit. One without a payload
     /// deletes it.
@@ -421,7 +427,7 @@ pub enum Outcome {
     },
     /// [`Command::Publish`] was refused by a queue's overflow policy: a nack is sent.
     PublishRefused,
-    /// [`Command::ReceivePacket`] and [`Command::ReleasePacket`]: nothing has the packet identifier. If it was released
+    /// [`Command::ReceivePacket`], [`Command::ReleasePacket`] and [`Command::FindPublished`]: nothing has the packet identifier. If it was released
     /// before, the reply waits until that is durable.
     UnknownPacket,
     /// [`Command::Get`]: get-empty. (get-ok is a [`Delivery`] in the outbox.)

@@ -233,6 +233,20 @@ impl Broker {
         session.is_some_and(|session| self.sessions.at(session).received.contains(packet_id))
     }
 
+    /// Finds out whether a message that is to be refused was published before. Then it is not refused: its packet identifier
+    /// would be free for the client only, whose next message with it would be taken for a repetition.
+    pub(crate) fn find_published(
+        &self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        packet_id: NonZeroU16,
+    ) -> Result<Outcome, Fault> {
+        let record = self.sessions.at(self.session_of(connection)?);
+        cx.await_defined(record.received_batch);
+        let is_published = record.received.contains(packet_id);
+        Ok(if is_published { Outcome::Published } else { Outcome::UnknownPacket })
+    }
+
     /// Publishes a message with QoS 2, unless the packet identifier shows that it was published before. The message and its
     /// packet identifier become durable together, and not before the change of the retained message.
     pub(crate) fn publish_once(

@@ -73,6 +73,14 @@ impl MqttConnection {
     // ---- PUBLISH
 
     fn answer_publish(&mut self, context: &mut Context<'_>, outcome: Outcome, batch: Batch) {
+        if let Publishing::Refused { error, packet_id } = self.input.publish {
+            self.input.publish = Publishing::None;
+            let expected = Expected::Pubrec(packet_id);
+            return match outcome {
+                Outcome::Published => self.answer_publish_with(context, expected, ReasonCode::Success, batch),
+                _ => self.refuse_publish(context, expected, error),
+            };
+        }
         let Publishing::Complete { expected, .. } = self.input.publish else {
             unreachable!("a message that was passed to the broker is complete");
         };

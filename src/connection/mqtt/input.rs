@@ -111,6 +111,8 @@ pub(super) enum Publishing {
     Payload { message: Result<MessageId, PacketError>, expected: Expected, retain: bool, missing: u32 },
     /// The whole packet. The broker has not accepted the message yet.
     Complete { message: MessageId, expected: Expected, retain: bool },
+    /// The whole packet, with QoS 2. It is refused with this error, unless the broker has published the message before.
+    Refused { error: PacketError, packet_id: NonZeroU16 },
 }
 
 /// A SUBSCRIBE or UNSUBSCRIBE of which some filters may be handled.
@@ -187,7 +189,7 @@ impl Input {
             Publishing::Reserving { message }
             | Publishing::Payload { message: Ok(message), .. }
             | Publishing::Complete { message, .. } => messages.release(message),
-            Publishing::None | Publishing::Payload { message: Err(_), .. } => {}
+            Publishing::None | Publishing::Payload { message: Err(_), .. } | Publishing::Refused { .. } => {}
         }
     }
 }
@@ -271,6 +273,13 @@ impl MqttConnection {
                     Some(packet_id) => Command::PublishOnce { message, packet_id },
                 };
                 return InputStep::Command { channel: self.channel, command };
+            }
+            if let Publishing::Refused { packet_id, .. } = self.input.publish {
+                self.input.pending = Pending::Publish;
+                return InputStep::Command {
+                    channel: self.channel,
+                    command: Command::FindPublished { packet_id },
+                };
             }
             if let Publishing::Payload { .. } = self.input.publish {
                 if !self.receive_payload(context, input, at) {
@@ -659,16 +668,30 @@ impl MqttConnection {
                 self.input.publish = Publishing::Complete { message, expected, retain };
             }
             Err(error) => {
-                self.input.publish = Publishing::None;
-                let is_dropped = expected == Expected::Nothing && error.reason == ReasonCode::QuotaExceeded;
-                if self.version == Version::V5 || is_dropped {
-                    self.answer_refused_publish(context, expected, error.reason, error.text);
+                if let Expected::Pubrec(packet_id) = expected {
+                    self.input.publish = Publishing::Refused { error, packet_id };
                 } else {
-                    self.end_later(context, error.reason, error.text, None);
+                    self.input.publish = Publishing::None;
+                    self.refuse_publish(context, expected, error);
                 }
             }
         }
         true
+    }
+
+    /// Refuses a message that the broker has not seen.
+    pub(super) fn refuse_publish(
+        &mut self,
+        context: &mut Context<'_>,
+        expected: Expected,
+        error: PacketError,
+    ) {
+        let is_dropped = expected == Expected::Nothing && error.reason == ReasonCode::QuotaExceeded;
+        if self.version == Version::V5 || is_dropped {
+            self.answer_refused_publish(context, expected, error.reason, error.text);
+        } else {
+            self.end_later(context, error.reason, error.text, None);
+        }
     }
 
     // ---- the other packets

@@ -105,6 +105,51 @@ fn the_only_message_of_an_absent_client_is_kept_whatever_its_length() {
     assert_eq!(absent.receive(&mut simulation).expect("the message").payload.len(), LARGE);
 }
 
+/// PUBREC was lost, and the client sends the message again when there is no memory for it. If it were refused, the packet
+/// identifier would be free for the client only, and the next message with it would be lost.
+#[test]
+fn a_message_with_qos_2_that_was_published_is_not_refused_later() {
+    let mut simulation = Simulation::new(Limits { body_bytes_max: 1 << 20, ..small_limits() });
+    let mut reader = MqttClient::log_in(&mut simulation, &named("reader"));
+    reader.subscribe(&mut simulation, &[("t", 1)]);
+    let (mut away, _) = log_in_kept(&mut simulation, "away");
+    away.subscribe(&mut simulation, &[("fill", 1)]);
+    away.disconnect(&mut simulation);
+    let mut publisher = MqttClient::log_in(&mut simulation, &of_level("publisher", 5));
+    publisher.subscribe(&mut simulation, &[("own", 1)]);
+    let large = vec![7; 2 * LARGE];
+    let publish = publisher.publish_packet(4, "elsewhere", 9, &large);
+    publisher.send(&mut simulation, &publish);
+    assert_eq!(publisher.expect(&mut simulation, 0x50).body[..2], [0, 9]);
+    // A client with an unacknowledged delivery does not wait for memory.
+    assert_eq!(publisher.publish_1(&mut simulation, "own", 1, b"x"), 0);
+    let own = publisher.receive(&mut simulation).expect("its own message");
+    let mut other = MqttClient::log_in(&mut simulation, &of_level("other", 5));
+    for number in 1..=40 {
+        let fill = other.publish_packet(2, "fill", number, &[7; 20_000]);
+        other.send(&mut simulation, &fill);
+    }
+    let refused = publisher.publish_packet(4, "elsewhere", 10, &large);
+    publisher.send(&mut simulation, &refused);
+    assert_eq!(publisher.expect(&mut simulation, 0x50).body[..3], [0, 10, 0x97]);
+    let again = publisher.publish_packet(4 | 8, "elsewhere", 9, &large);
+    publisher.send(&mut simulation, &again);
+    assert_eq!(publisher.expect(&mut simulation, 0x50).body, [0, 9]);
+    for packet_id in [9, 10] {
+        if packet_id == 9 {
+            publisher.send(&mut simulation, &packet(0x62, &[0, packet_id]));
+            publisher.expect(&mut simulation, 0x70);
+        }
+        let small = publisher.publish_packet(4, "t", packet_id.into(), &[packet_id]);
+        publisher.send(&mut simulation, &small);
+        assert_eq!(publisher.expect(&mut simulation, 0x50).body, [0, packet_id]);
+        let received = reader.receive(&mut simulation).expect("the message");
+        assert_eq!(received.payload, [packet_id]);
+        reader.acknowledge(&mut simulation, received.packet_id.expect("QoS 1"));
+    }
+    publisher.acknowledge(&mut simulation, own.packet_id.expect("QoS 1"));
+}
+
 /// As in RabbitMQ: `drop-head` drops a message that alone exceeds the limit of bytes, but not if a consumer takes it.
 #[test]
 fn a_queue_of_amqp_with_a_limit_of_bytes_delivers_larger_messages_to_a_ready_consumer() {
