@@ -419,10 +419,12 @@ impl Broker {
         }
     }
 
-    /// Returns whether messages wait for this connection: it has unsettled deliveries, or consumers that are
-    /// paused because its socket takes no more.
+    /// Returns whether messages wait for this connection: it has unsettled deliveries, consumers that are paused because its
+    /// socket takes no more, or a session that gets nothing before the client has sent PUBCOMPs.
     fn holds_messages(&self, connection: ConnectionId) -> bool {
-        self.quota.has_deliveries(connection) || self.consumers.connection(connection).has_paused_consumers()
+        self.quota.has_deliveries(connection)
+            || self.consumers.connection(connection).has_paused_consumers()
+            || self.awaits_pubcomp(connection)
     }
 
     /// Marks the waiting publish of a connection: at the next attempt it is refused with 506 if the disk or

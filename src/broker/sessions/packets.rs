@@ -227,6 +227,16 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
+    /// Returns whether the session of a connection gets no message before its client has completed exchanges. PUBCOMP may be
+    /// behind a PUBLISH that waits for the memory of the messages in the session.
+    pub(crate) fn awaits_pubcomp(&self, connection: ConnectionId) -> bool {
+        let Some(session) = self.consumers.connection(connection).session else { return false };
+        let record = self.sessions.at(session);
+        let consumer = record.attached.and_then(|(_, channel)| self.consumers.find(channel, CONSUMER_TAG));
+        record.released().next().is_some()
+            && consumer.is_some_and(|consumer| !self.consumers.has_credit(consumer))
+    }
+
     /// Returns whether a message with this packet identifier was published and not released.
     pub(crate) fn is_received(&self, connection: ConnectionId, packet_id: NonZeroU16) -> bool {
         let session = self.consumers.connection(connection).session;

@@ -150,6 +150,29 @@ fn a_message_with_qos_2_that_was_published_is_not_refused_later() {
     publisher.acknowledge(&mut simulation, own.packet_id.expect("QoS 1"));
 }
 
+/// A client with Receive Maximum 1 gets no message before its PUBCOMP, which is behind a PUBLISH for which there is no memory,
+/// because the messages of its session use it.
+#[test]
+fn a_client_that_has_not_sent_pubcomp_does_not_wait_for_its_own_messages() {
+    let mut simulation = Simulation::new(Limits { body_bytes_max: 1 << 20, ..small_limits() });
+    let login = Login { properties: &[0x21, 0, 1], ..of_level("client", 5) };
+    let mut client = MqttClient::log_in(&mut simulation, &login);
+    client.subscribe(&mut simulation, &[("own", 2)]);
+    let mut other = MqttClient::log_in(&mut simulation, &of_level("other", 5));
+    for number in 1..=40 {
+        let fill = other.publish_packet(4, "own", number, &[number as u8; 20_000]);
+        other.send(&mut simulation, &fill);
+    }
+    let first = client.receive(&mut simulation).expect("the first message");
+    let packet_id = first.packet_id.expect("QoS 2").to_be_bytes();
+    client.send(&mut simulation, &packet(0x50, &packet_id));
+    assert_eq!(client.expect(&mut simulation, 0x62).body, packet_id);
+    let large = client.publish_packet(2, "elsewhere", 1, &vec![7; 2 * LARGE]);
+    client.send(&mut simulation, &[large, packet(0x70, &packet_id)].concat());
+    assert_eq!(client.expect(&mut simulation, 0x40).body[..3], [0, 1, 0x97]);
+    assert_eq!(client.receive(&mut simulation).expect("the next message").payload[0], 2);
+}
+
 /// As in RabbitMQ: `drop-head` drops a message that alone exceeds the limit of bytes, but not if a consumer takes it.
 #[test]
 fn a_queue_of_amqp_with_a_limit_of_bytes_delivers_larger_messages_to_a_ready_consumer() {
