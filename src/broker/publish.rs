@@ -11,8 +11,8 @@
 //!   capacity is the one that the client sent: a copy with other properties is discarded and written again
 //!   later.
 //! - The message is stored once, whatever the number of target queues.
-//! - A publisher waits only for capacity that others can free. A connection with unsettled deliveries or an
-//!   open transaction does not wait for memory: it may use the reserve, or is refused. It waits for the disk
+//! - A publisher waits only for capacity that others can free. A connection for which messages wait, or with an
+//!   open transaction, does not wait for memory: it may use the reserve, or is refused. It waits for the disk
 //!   only for a limited time.
 
 use leveret_amqp::Writer;
@@ -402,7 +402,7 @@ impl Broker {
     /// Returns whether a connection that waits for space on the disk or for a queue may wait for what only
     /// this connection can free.
     ///
-    /// That is possible if the connection has unsettled deliveries, whose messages may fill the disk or the
+    /// That is possible if messages wait for the connection ([`Self::holds_messages`]), which may fill the disk or the
     /// queue. It is also possible if this connection has an open transaction and waits for a queue, or if this
     /// connection and another have open transactions and wait for the disk: others may wait for the memory or
     /// for the space that the transaction has reserved.

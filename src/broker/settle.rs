@@ -660,6 +660,8 @@ impl Broker {
                 self.abandon_unsent(cx, index);
             }
         }
+        // Consumers of other channels may have been paused because the output was full.
+        self.consumers.resume_consumers(cx.work, &mut self.queues, &self.quota, connection);
     }
 
     fn detach_delivery(&mut self, channel: ChannelId, index: usize) {

@@ -427,8 +427,8 @@ pub enum Outcome {
     },
     /// [`Command::Publish`] was refused by a queue's overflow policy: a nack is sent.
     PublishRefused,
-    /// [`Command::ReceivePacket`], [`Command::ReleasePacket`] and [`Command::FindPublished`]: nothing has the packet identifier. If it was released
-    /// before, the reply waits until that is durable.
+    /// Nothing has the packet identifier of [`Command::ReceivePacket`], [`Command::ReleasePacket`] or
+    /// [`Command::FindPublished`]. For the first two, if it was released before, the reply waits until that is durable.
     UnknownPacket,
     /// [`Command::Get`]: get-empty. (get-ok is a [`Delivery`] in the outbox.)
     GetEmpty,

@@ -325,7 +325,7 @@ impl Consumers {
     pub(crate) fn forgotten_consumer(&self, queues: &Queues) -> Option<usize> {
         let is_forgotten = |index: usize| {
             let consumer = &self.slab[index];
-            // Nothing is written or becomes writable any more that would resume it, and no settlement does.
+            // A paused consumer is resumed when output is written, when the socket is writable again, or after a settlement.
             let record = &self.connections[self.connection_of(consumer.channel).index()];
             let is_paused = consumer.is_paused
                 && (record.waits_for_share

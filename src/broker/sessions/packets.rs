@@ -227,13 +227,16 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
-    /// Returns whether the session of a connection gets no message before its client has completed exchanges. PUBCOMP may be
-    /// behind a PUBLISH that waits for the memory of the messages in the session.
+    /// Returns whether the session of a connection has messages, and gets none before its client has completed exchanges.
+    /// PUBCOMP may be behind a PUBLISH that waits for the memory of these messages.
     pub(crate) fn awaits_pubcomp(&self, connection: ConnectionId) -> bool {
         let Some(session) = self.consumers.connection(connection).session else { return false };
         let record = self.sessions.at(session);
+        if record.released().next().is_none() {
+            return false;
+        }
         let consumer = record.attached.and_then(|(_, channel)| self.consumers.find(channel, CONSUMER_TAG));
-        record.released().next().is_some()
+        record.queue.is_some_and(|queue| self.queues.records().ready_in(queue) > 0)
             && consumer.is_some_and(|consumer| !self.consumers.has_credit(consumer))
     }
 
@@ -243,8 +246,9 @@ impl Broker {
         session.is_some_and(|session| self.sessions.at(session).received.contains(packet_id))
     }
 
-    /// Finds out whether a message that is to be refused was published before. Then it is not refused: its packet identifier
-    /// would be free for the client only, whose next message with it would be taken for a repetition.
+    /// Returns whether a message that is to be refused was published before. Then it is not refused: the client would use its
+    /// packet identifier for another message, which would be taken for a repetition. The reply waits until the message is
+    /// durable.
     pub(crate) fn find_published(
         &self,
         cx: &mut Context<'_>,
@@ -252,9 +256,11 @@ impl Broker {
         packet_id: NonZeroU16,
     ) -> Result<Outcome, Fault> {
         let record = self.sessions.at(self.session_of(connection)?);
+        if !record.received.contains(packet_id) {
+            return Ok(Outcome::UnknownPacket);
+        }
         cx.await_defined(record.received_batch);
-        let is_published = record.received.contains(packet_id);
-        Ok(if is_published { Outcome::Published } else { Outcome::UnknownPacket })
+        Ok(Outcome::Published)
     }
 
     /// Publishes a message with QoS 2, unless the packet identifier shows that it was published before. The message and its

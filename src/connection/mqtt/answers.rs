@@ -15,7 +15,7 @@ use leveret_core::limits::REPLIES_BYTES_MAX;
 
 use leveret_core::batch::Batch;
 use leveret_core::command::Outcome;
-use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::error::{Fault, ReplyCode, Scope};
 use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::BLOCK_UNIT_BYTES;
 use leveret_core::time::Deadline;
@@ -73,6 +73,14 @@ impl MqttConnection {
     // ---- PUBLISH
 
     fn answer_publish(&mut self, context: &mut Context<'_>, outcome: Outcome, batch: Batch) {
+        // Another connection may have taken the session over. PUBACK or PUBREC would free the packet identifier for the client,
+        // and the session may still have it.
+        if let Outcome::Fault(fault) = &outcome
+            && fault.scope == Scope::Connection
+        {
+            self.input.publish = Publishing::None;
+            return self.end(context, reason_of(fault.code), format_args!("{}", fault.text));
+        }
         if let Publishing::Refused { error, packet_id } = self.input.publish {
             self.input.publish = Publishing::None;
             let expected = Expected::Pubrec(packet_id);

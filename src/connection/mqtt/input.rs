@@ -679,7 +679,7 @@ impl MqttConnection {
         true
     }
 
-    /// Refuses a message that the broker has not seen.
+    /// Refuses a message that was not passed to the broker.
     pub(super) fn refuse_publish(
         &mut self,
         context: &mut Context<'_>,
