@@ -28,8 +28,8 @@ use leveret_storage::PendingWrites;
 use super::consumers::ConsumerState;
 use super::job::Job;
 use super::republish::{ExpiryResult, TrimTurn};
-use super::state::count_up;
 use super::{Broker, Context};
+use crate::counters::count_up;
 use leveret_queues::{DeliveryMethod, ExpiryGrace, Front, Getting, NewDelivery, Rank, Taken};
 
 /// Number of deliveries that a queue makes before the next queue has its turn.

@@ -37,7 +37,9 @@
 //! |---|---|
 //! | `arguments` | the checks of the arguments of `queue.declare` |
 //! | `job` | work that takes more than one step |
-//! | `storage_checks` | whether the storage can carry out an operator's change |
+//! | `operator_fault` | why a change by an operator is refused; the checks that all changes share |
+//! | `counters` | counters since the start |
+//! | `restored` | what became of a definition at start |
 //!
 //! [`Broker::apply`] carries out a command: it changes the state and returns the reply at once. At the end of each turn
 //! of the event loop the caller calls, in this order, [`Broker::run_jobs`], [`Broker::deliver`], and for each
@@ -76,30 +78,31 @@ mod access;
 mod apply;
 mod arguments;
 mod consumers;
+mod counters;
 mod definitions;
 mod deliver;
 mod job;
 mod move_messages;
 mod objects;
 mod operator;
+mod operator_fault;
 mod orphans;
 mod parameters;
 mod policy;
 mod publish;
 mod recovery;
 mod republish;
+mod restored;
 mod retained;
 mod sessions;
 mod settle;
 mod state;
-mod storage_checks;
 mod views;
 mod wills;
 
-pub use access::{
-    Access, OperatorFault, PATTERN_BYTES_MAX, UserView, VHOST_METADATA_BYTES_MAX, VhostChange, VhostView,
-};
+pub use access::{Access, PATTERN_BYTES_MAX, UserView, VHOST_METADATA_BYTES_MAX, VhostChange, VhostView};
 pub use apply::DeliverySource;
+pub use counters::{ChannelCounters, Counters};
 pub use definitions::{DeleteIf, QueueDeclaration};
 pub use deliver::OutboxView;
 pub use leveret_core::work::Work;
@@ -108,11 +111,13 @@ pub use leveret_storage::Context;
 pub use move_messages::{MoveOutcome, MoveRequest, MoveTarget, ShownRoute};
 pub use objects::{Objects, objects};
 pub use operator::Declared;
+pub use operator_fault::OperatorFault;
 pub use orphans::{Orphan, Recovery};
 pub use parameters::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, SHOVEL};
 pub use policy::AppliedView;
-pub use recovery::{First, Restored, restore, restore_messages};
+pub use recovery::{First, restore, restore_messages};
 pub use republish::{parked_from, write_parked_properties, write_unparked_properties};
+pub use restored::Restored;
 pub use retained::{RetainedRead, RetainedReadEnd};
 pub use settle::Overdue;
 pub use state::Entropy;
@@ -122,7 +127,6 @@ pub use state::{
     SESSION_BYTES, USER_BYTES, VHOST_BYTES, buffer_bytes,
 };
 pub use state::{Broker, Gauges};
-pub use state::{ChannelCounters, Counters};
 pub use views::{
     BindingView, ChannelView, ClassView, ConnectionView, ConsumerActivity, ConsumerView, DiskFacts,
     ExchangeView, Explained, Holder, POOLS, PoolFill, QueueView, RetainedView, SessionView, Views,

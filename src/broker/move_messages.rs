@@ -24,8 +24,8 @@ use leveret_core::mem::{MessageFlags, MessageId};
 
 use super::access::{Resource, Right};
 use super::publish::Removal;
-use super::state::count_up;
 use super::{Broker, Context};
+use crate::counters::count_up;
 use crate::views::DiskFacts;
 use leveret_amqp::reply_text::Lossy;
 use leveret_queues::{

@@ -12,7 +12,7 @@
 //! - A change is appended to the log like a change by a client. The caller waits for the returned batch, or
 //!   for that of the [`Context`], before it acknowledges the change.
 
-use crate::storage_checks::{check_changeable, check_definition_space};
+use crate::operator_fault::{OperatorFault, check_changeable, check_definition_space, check_name};
 use leveret_amqp::field::Table;
 use leveret_amqp::reply_text::QueueText;
 use leveret_core::batch::Batch;
@@ -26,7 +26,7 @@ use leveret_core::work::Work;
 use leveret_storage::PendingWrites;
 use leveret_storage::faults::check_deletable;
 
-use super::access::{OperatorFault, Resource, Right, VHOST_METADATA_BYTES_MAX, VhostChange, check_name};
+use super::access::{Resource, Right, VHOST_METADATA_BYTES_MAX, VhostChange};
 use super::arguments;
 use super::definitions::{DeleteIf, QueueDeclaration};
 use super::job::{Job, Sweep};

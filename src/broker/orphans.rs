@@ -40,8 +40,8 @@ use leveret_core::error::{Fault, ReplyCode};
 use leveret_storage::{Mode, PendingWrites, ReportedDamage};
 
 use crate::Context;
-use crate::access::{Access, OperatorFault};
-use crate::storage_checks::check_changeable;
+use crate::access::Access;
+use crate::operator_fault::{OperatorFault, check_changeable};
 use leveret_amqp::reply_text::QueueText;
 use leveret_queues::Contents;
 use leveret_storage::faults::check_deletable;
@@ -527,12 +527,8 @@ mod tests {
         /// Records at most this many definitions that were left out.
         fn new(left_out_max: usize) -> Self {
             let limits = Limits::default();
-            let mut access = Access::new(
-                &limits,
-                &Memory::unlimited(),
-                &mut (Box::new(|bytes: &mut [u8]| bytes.fill(7)) as _),
-                1,
-            );
+            let mut access =
+                Access::new(&limits, &Memory::unlimited(), &mut |bytes: &mut [u8]| bytes.fill(7), 1);
             let vhost = access.add_vhost(FIRST_VHOST).unwrap();
             let mut pending_writes = PendingWrites::new(64);
             pending_writes.start(1, true, u64::MAX);

@@ -17,15 +17,13 @@
 
 use core::hash::BuildHasher;
 
-use crate::storage_checks::{check_changeable, check_definition_space};
+use crate::operator_fault::{OperatorFault, check_changeable, check_definition_space};
 use foldhash::quality::FixedState;
 use leveret_core::batch::Batch;
 use leveret_core::command::{NAME_BYTES_MAX, VhostId};
 use leveret_core::definition::{Definition, Parameter};
 use leveret_core::mem::{ALLOCATION_BYTES, Class, Memory, Slab};
 use leveret_storage::PendingWrites;
-
-use crate::access::OperatorFault;
 
 /// One parameter. Its value is never part of an error or log text, because it may contain a password.
 struct ParameterRecord {
@@ -428,7 +426,7 @@ mod tests {
     // Tests of parameters alone: setting, clearing, and parameters without a place.
 
     use super::*;
-    use crate::access::OperatorFault;
+    use crate::operator_fault::OperatorFault;
     use leveret_core::batch::Batch;
     use leveret_core::command::VhostId;
     use leveret_storage::{LogEntry, PendingWrites};

@@ -30,8 +30,9 @@ use super::access::{Resource, Right};
 #[cfg(debug_assertions)]
 use super::consumers::WatchedPublish;
 use super::consumers::{FullQueue, Mode};
-use super::state::{REPLY_TO, count_up};
+use super::state::REPLY_TO;
 use super::{Broker, Context};
+use crate::counters::count_up;
 use leveret_queues::{
     CannotPublish, Claim, DeliveryMethod, MessageKey, NewDelivery, Overflow, Pool, RefusedBy, SLOT_BYTES,
     Scratch, Shortage, expiration_ms, expiry_flags,

@@ -23,9 +23,10 @@ use leveret_core::time::Now;
 use leveret_storage::{self as store, Access, AccessDefinition, AccessReport, Log};
 use leveret_storage::{PendingWrites, ReportedDamage, is_transient};
 
-use super::access::OperatorFault;
 use super::orphans::Orphan;
 use super::{Broker, Context};
+use crate::operator_fault::OperatorFault;
+use crate::restored::Restored;
 use leveret_queues::{Contents, DurableIndex, Queue, QueueSettings, RequeueCounts, first_rank, levels_of};
 use leveret_routing::{BindingSpec, Destination, ExchangeDeclaration};
 
@@ -659,17 +660,4 @@ impl Broker {
         };
         restored(self.parameters.restore(vhost, parameter))
     }
-}
-
-/// The result of restoring a definition at start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Restored {
-    /// The object exists again; a queue can take its messages now.
-    Exists(Option<QueueId>),
-    /// The objects that the definition needs do not exist: a deletion was interrupted.
-    Orphaned,
-    /// Today's limits have no capacity for the object, or for one that it needs.
-    NoCapacity,
-    /// This version does not know the type of the object.
-    Unknown,
 }

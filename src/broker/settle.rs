@@ -22,8 +22,8 @@ use leveret_core::time::{Deadline, Now};
 use super::consumers::ChannelState;
 use super::consumers::{Channel, Mode, Transaction};
 use super::job::{Job, spend};
-use super::state::count_up;
 use super::{Broker, Context};
+use crate::counters::count_up;
 use leveret_queues::{DeliveryMethod, Purged, QueueState, Reason, subtract_steps};
 
 /// Maximum number of records cleared in one step of a job.

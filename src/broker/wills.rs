@@ -32,9 +32,9 @@ use leveret_core::mem::{MessageFlags, MessageId, Share};
 use leveret_storage::Urgency;
 
 use super::publish::Publish;
-use super::recovery::Restored;
 use super::sessions::TOPIC_EXCHANGE;
 use super::{Broker, Context};
+use crate::restored::Restored;
 use leveret_queues::{expiration_ms, expiry_flags};
 use leveret_routing::Targets;
 

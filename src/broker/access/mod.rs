@@ -31,7 +31,8 @@ mod users;
 use core::fmt;
 use std::rc::Rc;
 
-use crate::storage_checks::check_changeable;
+use crate::operator_fault::{OperatorFault, check_changeable};
+use crate::restored::Restored;
 use leveret_amqp::reply_text::ExchangeText;
 use leveret_core::batch::Batch;
 use leveret_core::command::{VhostId, VhostNames};
@@ -47,12 +48,9 @@ use ring::hmac;
 
 use crate::job::Begun;
 use crate::objects::Objects;
-use crate::recovery::Restored;
-use crate::state::Entropy;
 use leveret_routing::ExchangeKind;
 
-pub use login::OperatorFault;
-pub(super) use login::{Identity, Login, check_name};
+pub(super) use login::{Identity, Login};
 pub use pattern::PATTERN_BYTES_MAX;
 pub(super) use pattern::{Pattern, PatternBytes};
 pub(super) use rights::Topic;
@@ -176,7 +174,12 @@ impl Access {
         self.topic_permission_table.trim(self.topic_permissions.touched());
     }
 
-    pub(crate) fn new(limits: &Limits, memory: &Memory, entropy: &mut Entropy, seed: u64) -> Self {
+    pub(crate) fn new(
+        limits: &Limits,
+        memory: &Memory,
+        entropy: &mut dyn FnMut(&mut [u8]),
+        seed: u64,
+    ) -> Self {
         let mut key = [0; 32];
         entropy(&mut key);
         let permissions = limits.permissions_max as usize;

@@ -15,7 +15,7 @@ use leveret_core::topic::exchange_separators;
 use leveret_core::work::Work;
 use regex_lite::{Regex, RegexBuilder};
 
-use super::login::OperatorFault;
+use crate::operator_fault::OperatorFault;
 
 /// Maximum length of a pattern in bytes.
 pub const PATTERN_BYTES_MAX: usize = 1024;

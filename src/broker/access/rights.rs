@@ -16,10 +16,9 @@ use leveret_storage::PendingWrites;
 
 use super::Access;
 use super::login::Identity;
-use super::login::OperatorFault;
 use super::pattern::{Pattern, escaped};
 use super::{PermissionRecord, Resource, Right, TopicPermissionRecord};
-use crate::storage_checks::check_changeable;
+use crate::operator_fault::{OperatorFault, check_changeable};
 use leveret_amqp::reply_text::ExchangeText;
 use leveret_core::work::Work;
 

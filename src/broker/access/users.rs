@@ -8,7 +8,7 @@
 //!   the log too. So recovery cannot restore a queue of the old virtual host in the new one.
 //! - A listing visits the places in ascending order and may pause after each.
 
-use crate::storage_checks::check_changeable;
+use crate::operator_fault::{OperatorFault, check_changeable, check_name};
 use leveret_core::batch::Batch;
 use leveret_core::command::{NAME_BYTES_MAX, VhostId};
 use leveret_core::definition::{Permission, TopicPermission, VhostMetadata};
@@ -16,7 +16,7 @@ use leveret_core::error::{Fault, ReplyCode, no_memory_for};
 use leveret_core::password::{self, PasswordHash};
 use leveret_storage::PendingWrites;
 
-use super::login::{Identity, OperatorFault, check_name};
+use super::login::Identity;
 use super::pattern::Pattern;
 use super::{ADMINISTRATOR, Access, GUEST, User, UserLimits, Vhost, VhostLimits, vhost_at};
 use crate::objects::{Objects, objects};

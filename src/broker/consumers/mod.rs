@@ -34,7 +34,8 @@ use leveret_core::quota::{Pool, Quota};
 use leveret_core::work::Work;
 
 use crate::access::Identity;
-use crate::state::{CHANNEL_SIDE_BYTES, CONNECTION_SIDE_BYTES, ChannelCounters};
+use crate::counters::ChannelCounters;
+use crate::state::{CHANNEL_SIDE_BYTES, CONNECTION_SIDE_BYTES};
 use leveret_queues::{Queues, RetryList};
 use leveret_routing::RouteCache;
 

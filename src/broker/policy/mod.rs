@@ -21,7 +21,7 @@ mod keys;
 
 use std::sync::Arc;
 
-use crate::storage_checks::{check_changeable, check_definition_space};
+use crate::operator_fault::{OperatorFault, check_changeable, check_definition_space};
 use keys::PolicyNotification;
 use keys::{DEFINITION_BYTES_MAX, ExcludedQueues};
 use leveret_amqp::field::Table;
@@ -33,7 +33,7 @@ use leveret_core::work::Work;
 use leveret_queues::EffectivePolicy;
 use leveret_storage::PendingWrites;
 
-use crate::access::{OperatorFault, Pattern, PatternBytes};
+use crate::access::{Pattern, PatternBytes};
 
 pub(super) use keys::Listener;
 
@@ -406,7 +406,8 @@ mod tests {
     // Tests of policies alone: setting, checking, choosing, notifying and clearing.
 
     use super::*;
-    use crate::access::{OperatorFault, PatternBytes};
+    use crate::access::PatternBytes;
+    use crate::operator_fault::OperatorFault;
     use leveret_amqp::Writer;
     use leveret_amqp::field::{Table, Value};
     use leveret_core::batch::Batch;

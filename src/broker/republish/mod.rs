@@ -35,10 +35,10 @@ use leveret_storage::PendingWrites;
 
 use crate::access::Access;
 use crate::consumers::Consumers;
+use crate::counters::Counters;
 use crate::policy::Policies;
 use crate::publish::CommitReservation;
 use crate::sessions::Sessions;
-use crate::state::Counters;
 use leveret_core::quota::Quota;
 use leveret_queues::Queues;
 use leveret_routing::Topology;

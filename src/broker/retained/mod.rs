@@ -36,8 +36,8 @@ use leveret_storage::faults::check_deletable;
 use leveret_storage::{Mode, PART_BYTES, PendingWrites, SplitDefinition};
 
 use super::access::Access;
-use super::recovery::Restored;
 use super::{Broker, Context};
+use crate::restored::Restored;
 use leveret_queues::{Shortage, expiration_ms};
 use replay::{EXAMINED_PER_UNIT, Replaying};
 pub(crate) use replay::{Replay, Replays};

@@ -14,7 +14,7 @@ use leveret_storage::{PendingWrites, Settled, Urgency};
 
 use super::packet_ids::{RANGES_MAX, TooManyRanges};
 use super::{CONSUMER_TAG, InFlight, MessageKey, PACKET_IDS, Step, TAG_AGE_MAX};
-use crate::recovery::Restored;
+use crate::restored::Restored;
 use crate::retained::RetainedChange;
 use crate::{Broker, Context};
 use leveret_queues::DeliveryMethod;

@@ -30,7 +30,7 @@ use leveret_mqtt::{VARIABLE_INT_MAX, variable_int_len};
 
 use super::{ARGUMENTS_BYTES_MAX, MessageKey, Sessions, TOPIC_EXCHANGE, write_arguments};
 use crate::access::{Resource, Right};
-use crate::storage_checks::check_definition_space;
+use crate::operator_fault::check_definition_space;
 use crate::{Broker, Context};
 use leveret_core::work::Work;
 use leveret_queues::{Records, Taken};

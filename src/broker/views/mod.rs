@@ -23,12 +23,13 @@ use leveret_storage::PendingWrites;
 
 use crate::access::Access;
 use crate::consumers::{ConsumerState, Consumers, Fill, Mode};
+use crate::counters::ChannelCounters;
 use crate::objects::{Objects, objects};
 use crate::parameters::Parameters;
 use crate::policy::{AppliedView, Policies};
 use crate::retained::Retained;
 use crate::sessions::Sessions;
-use crate::state::{ChannelCounters, QUEUE_BYTES};
+use crate::state::QUEUE_BYTES;
 use leveret_core::quota::Quota;
 use leveret_queues::{Pool, Queue, Queues, Shortage, WaitingPublishers};
 use leveret_routing::{Destination, Topology};

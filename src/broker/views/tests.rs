@@ -39,12 +39,7 @@ impl ViewsFixture {
     /// Capacity for 100 messages and 12 queues.
     fn new() -> Self {
         let limits = Limits { queues_max: 12, messages_max: 100, ..Limits::default() };
-        let mut access = Access::new(
-            &limits,
-            &Memory::unlimited(),
-            &mut (Box::new(|bytes: &mut [u8]| bytes.fill(7)) as _),
-            1,
-        );
+        let mut access = Access::new(&limits, &Memory::unlimited(), &mut |bytes: &mut [u8]| bytes.fill(7), 1);
         let vhost = access.add_vhost(FIRST_VHOST).unwrap();
         let quota = Quota::new(&limits, &Memory::unlimited());
         let messages = Messages::new(limits.message_limits());
