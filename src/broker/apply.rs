@@ -20,6 +20,8 @@ use leveret_core::command::{
 use leveret_core::error::{Fault, ReplyCode, out_of};
 use leveret_core::mem::{MessageFlags, MessageId, Share};
 use leveret_core::password::PasswordCheck;
+use leveret_queues::{BROWSED_MAX, BrowseResult, Reason, Shortage, copy_flags};
+use leveret_routing::{BindingSpec, Destination, ExchangeDeclaration};
 use leveret_storage::{PendingWrites, Urgency};
 
 use super::access::{Identity, Login, Resource, Right};
@@ -31,8 +33,6 @@ use super::republish::Parking;
 use super::sessions::{SessionRequest, Step};
 use super::state::REPLY_TO;
 use super::{Broker, Context};
-use leveret_queues::{BROWSED_MAX, BrowseResult, Reason, Shortage, copy_flags};
-use leveret_routing::{BindingSpec, Destination, ExchangeDeclaration};
 
 fn cannot_switch(from: &str, to: &str) -> Fault {
     Fault::new(ReplyCode::PreconditionFailed, format_args!("cannot switch from {from} to {to} mode"))

@@ -7,10 +7,9 @@
 use core::fmt;
 
 use leveret_amqp::field::{Table, Value};
+use leveret_amqp::reply_text::{Lossy, QueueText, equivalent, inequivalent};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_queues::{MILLISECONDS_MAX, is_quorum};
-
-use leveret_amqp::reply_text::{Lossy, QueueText, equivalent, inequivalent};
 
 /// The flags of a declaration that certain queue types do not allow.
 #[derive(Clone, Copy)]

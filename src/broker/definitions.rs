@@ -24,6 +24,13 @@ use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::{MessageId, Messages};
 use leveret_core::quota::Declared;
 use leveret_core::work::Work;
+use leveret_queues::{
+    DurableIndex, EffectivePolicy, PeekedExpiry, Queue, QueueSettings, SLOTS, first_rank, is_quorum,
+};
+use leveret_routing::{
+    BindingIdentity, BindingSpec, Destination, ExchangeDeclaration, ExchangeKind, NewExchange, Targets,
+    check_deletable_name, refuse_default,
+};
 use leveret_storage::PendingWrites;
 use leveret_storage::faults::{check_deletable, version_for};
 
@@ -34,13 +41,6 @@ use super::orphans::Orphan;
 use super::policy::{Listener, Subject};
 use super::state::REPLY_TO;
 use super::{Broker, Context};
-use leveret_queues::{
-    DurableIndex, EffectivePolicy, PeekedExpiry, Queue, QueueSettings, SLOTS, first_rank, is_quorum,
-};
-use leveret_routing::{
-    BindingIdentity, BindingSpec, Destination, ExchangeDeclaration, ExchangeKind, NewExchange, Targets,
-    check_deletable_name, refuse_default,
-};
 
 /// The fields of `queue.declare`.
 #[derive(Clone, Copy, Debug)]

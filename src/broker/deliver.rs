@@ -23,6 +23,7 @@ use leveret_core::command::{
 };
 use leveret_core::error::{Fault, ReplyCode, no_memory_for};
 use leveret_core::mem::Messages;
+use leveret_queues::{DeliveryMethod, ExpiryGrace, Front, Getting, NewDelivery, Rank, Taken};
 use leveret_storage::PendingWrites;
 
 use super::consumers::ConsumerState;
@@ -30,7 +31,6 @@ use super::job::Job;
 use super::republish::{ExpiryResult, TrimTurn};
 use super::{Broker, Context};
 use crate::counters::count_up;
-use leveret_queues::{DeliveryMethod, ExpiryGrace, Front, Getting, NewDelivery, Rank, Taken};
 
 /// Number of deliveries that a queue makes before the next queue has its turn.
 const QUEUE_BURST: u32 = 64;

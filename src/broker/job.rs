@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 
 use leveret_core::command::{ChannelId, ConnectionId, ExchangeId, QueueId, Settlement, VhostId};
-
 use leveret_queues::Purged;
 
 /// One job.

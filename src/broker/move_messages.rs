@@ -17,21 +17,21 @@
 
 use leveret_amqp::field::Table;
 use leveret_amqp::props::Properties;
+use leveret_amqp::reply_text::Lossy;
 use leveret_amqp::{Full, Writer};
 use leveret_core::command::{ChannelId, ConnectionId, QueueId};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::{MessageFlags, MessageId};
+use leveret_queues::{
+    BrowsedMessage, CannotPublish, Claim, EntryContent, LogRun, MessageKey, Overflow, Queues, RefusedBy,
+    SelectedMessage, Shortage, WaitingPublishers, copy_flags,
+};
 
 use super::access::{Resource, Right};
 use super::publish::Removal;
 use super::{Broker, Context};
 use crate::counters::count_up;
 use crate::views::DiskFacts;
-use leveret_amqp::reply_text::Lossy;
-use leveret_queues::{
-    BrowsedMessage, CannotPublish, Claim, EntryContent, LogRun, MessageKey, Overflow, Queues, RefusedBy,
-    SelectedMessage, Shortage, WaitingPublishers, copy_flags,
-};
 
 /// Maximum number of bytes of bodies that one request copies, unless it is a single message.
 const COPIED_BYTES_MAX: u64 = 8 << 20;

@@ -12,7 +12,6 @@
 //! - A change is appended to the log like a change by a client. The caller waits for the returned batch, or
 //!   for that of the [`Context`], before it acknowledges the change.
 
-use crate::operator_fault::{OperatorFault, check_changeable, check_definition_space, check_name};
 use leveret_amqp::field::Table;
 use leveret_amqp::reply_text::QueueText;
 use leveret_core::batch::Batch;
@@ -23,17 +22,17 @@ use leveret_core::password::PasswordHash;
 use leveret_core::quota::NAMES;
 use leveret_core::topic::exchange_separators;
 use leveret_core::work::Work;
+use leveret_routing::{BindingSpec, Destination, ExchangeDeclaration, refuse_default};
 use leveret_storage::PendingWrites;
 use leveret_storage::faults::check_deletable;
 
 use super::access::{Resource, Right, VHOST_METADATA_BYTES_MAX, VhostChange};
-use super::arguments;
 use super::definitions::{DeleteIf, QueueDeclaration};
 use super::job::{Job, Sweep};
 use super::parameters::{ParameterCheck, ParameterName, ParameterNeeds, Setter};
 use super::republish::{Firehose, TracedName};
-use super::{Broker, Context};
-use leveret_routing::{BindingSpec, Destination, ExchangeDeclaration, refuse_default};
+use super::{Broker, Context, arguments};
+use crate::operator_fault::{OperatorFault, check_changeable, check_definition_space, check_name};
 
 /// The result of a declaration by an operator.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -32,19 +32,18 @@
 use core::hash::BuildHasher;
 
 use foldhash::quality::FixedState;
+use leveret_amqp::reply_text::QueueText;
 use leveret_core::batch::Batch;
 use leveret_core::command::{QueueId, VhostId};
-use leveret_core::definition::DAMAGE_KEY;
-use leveret_core::definition::{Definition, DestinationName};
+use leveret_core::definition::{DAMAGE_KEY, Definition, DestinationName};
 use leveret_core::error::{Fault, ReplyCode};
+use leveret_queues::Contents;
+use leveret_storage::faults::check_deletable;
 use leveret_storage::{Mode, PendingWrites, ReportedDamage};
 
 use crate::Context;
 use crate::access::Access;
 use crate::operator_fault::{OperatorFault, check_changeable};
-use leveret_amqp::reply_text::QueueText;
-use leveret_queues::Contents;
-use leveret_storage::faults::check_deletable;
 
 /// Definitions that a start left out, and messages without a queue.
 #[derive(Debug)]

@@ -17,13 +17,14 @@
 
 use core::hash::BuildHasher;
 
-use crate::operator_fault::{OperatorFault, check_changeable, check_definition_space};
 use foldhash::quality::FixedState;
 use leveret_core::batch::Batch;
 use leveret_core::command::{NAME_BYTES_MAX, VhostId};
 use leveret_core::definition::{Definition, Parameter};
 use leveret_core::mem::{ALLOCATION_BYTES, Class, Memory, Slab};
 use leveret_storage::PendingWrites;
+
+use crate::operator_fault::{OperatorFault, check_changeable, check_definition_space};
 
 /// One parameter. Its value is never part of an error or log text, because it may contain a password.
 struct ParameterRecord {

@@ -27,6 +27,7 @@ use leveret_storage::faults::{out_of_disk, unwritable_for_messages};
 use leveret_storage::{Mode as PendingWritesMode, NoCapacity, PendingWrites, Urgency};
 
 use super::access::{Resource, Right};
+
 #[cfg(debug_assertions)]
 use super::consumers::WatchedPublish;
 use super::consumers::{FullQueue, Mode};

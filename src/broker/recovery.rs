@@ -16,19 +16,21 @@ use std::io;
 
 use leveret_amqp::field::Table;
 use leveret_core::command::{AppliedPolicies, QueueId, VhostId};
-use leveret_core::definition::{self, ApplyTo, Definition, DestinationName, Parameter, Policy};
-use leveret_core::definition::{is_access, queue_in};
+use leveret_core::definition::{
+    self, ApplyTo, Definition, DestinationName, Parameter, Policy, is_access, queue_in,
+};
 use leveret_core::password::PasswordHash;
 use leveret_core::time::Now;
-use leveret_storage::{self as store, Access, AccessDefinition, AccessReport, Log};
-use leveret_storage::{PendingWrites, ReportedDamage, is_transient};
+use leveret_queues::{Contents, DurableIndex, Queue, QueueSettings, RequeueCounts, first_rank, levels_of};
+use leveret_routing::{BindingSpec, Destination, ExchangeDeclaration};
+use leveret_storage::{
+    self as store, Access, AccessDefinition, AccessReport, Log, PendingWrites, ReportedDamage, is_transient,
+};
 
 use super::orphans::Orphan;
 use super::{Broker, Context};
 use crate::operator_fault::OperatorFault;
 use crate::restored::Restored;
-use leveret_queues::{Contents, DurableIndex, Queue, QueueSettings, RequeueCounts, first_rank, levels_of};
-use leveret_routing::{BindingSpec, Destination, ExchangeDeclaration};
 
 /// The first user of a new store: name and password hash.
 pub type First<'a> = Option<(&'a str, PasswordHash)>;

@@ -18,13 +18,12 @@ use leveret_core::command::{BindingId, ChannelId, ConnectionId, ExchangeId, Outc
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::Messages;
 use leveret_core::time::{Deadline, Now};
+use leveret_queues::{DeliveryMethod, Purged, QueueState, Reason, subtract_steps};
 
-use super::consumers::ChannelState;
-use super::consumers::{Channel, Mode, Transaction};
+use super::consumers::{Channel, ChannelState, Mode, Transaction};
 use super::job::{Job, spend};
 use super::{Broker, Context};
 use crate::counters::count_up;
-use leveret_queues::{DeliveryMethod, Purged, QueueState, Reason, subtract_steps};
 
 /// Maximum number of records cleared in one step of a job.
 const STEP: u32 = 512;

@@ -12,6 +12,10 @@ use leveret_core::limits::Limits;
 use leveret_core::mem::{ALLOCATION_BYTES, IndexTable, Memory, Slab};
 use leveret_core::quota::{ClientRecordBytes, Declared, Declarer, Quota};
 use leveret_core::work::Work;
+use leveret_queues::{
+    AcknowledgementTimeout, DelayWheel, Deliveries, FLOOR_PART, Getting, Queue, Queues, Shortage,
+};
+use leveret_routing::{ExchangeDeclaration, NewExchange, Topology};
 use leveret_storage::{PendingWrites, UNDELIVERED};
 
 use super::Context;
@@ -31,10 +35,6 @@ use super::sessions::{CANDIDATE_BYTES, Sessions};
 use super::views::Views;
 use super::wills::Wills;
 use crate::operator_fault::OperatorFault;
-use leveret_queues::{
-    AcknowledgementTimeout, DelayWheel, Deliveries, FLOOR_PART, Getting, Queue, Queues, Shortage,
-};
-use leveret_routing::{ExchangeDeclaration, NewExchange, Topology};
 
 /// The pseudo-queue of direct reply-to, and the prefix of its tokens.
 pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";

@@ -29,14 +29,14 @@ use leveret_core::command::{ChannelId, Outcome, QueueId, SessionId, SessionWill,
 use leveret_core::definition::{self, Definition};
 use leveret_core::error::{Fault, no_memory_for};
 use leveret_core::mem::{MessageFlags, MessageId, Share};
+use leveret_queues::{expiration_ms, expiry_flags};
+use leveret_routing::Targets;
 use leveret_storage::Urgency;
 
 use super::publish::Publish;
 use super::sessions::TOPIC_EXCHANGE;
 use super::{Broker, Context};
 use crate::restored::Restored;
-use leveret_queues::{expiration_ms, expiry_flags};
-use leveret_routing::Targets;
 
 /// Milliseconds until a will is tried again for which there was no capacity.
 const RETRY_MS: u64 = 1_000;

@@ -1,13 +1,14 @@
 //! Tests of the topology alone: creating and deleting exchanges and bindings, routing, and the definitions
 //! written.
 
-use super::*;
 use leveret_amqp::field::TableWriter;
 use leveret_amqp::{Full, Writer};
 use leveret_core::command::BindingId;
 use leveret_core::limits::Limits;
 use leveret_core::quota::FreeCapacity;
 use leveret_storage::{LogEntry, PendingWrites};
+
+use super::*;
 
 /// A queue as routing knows it.
 #[derive(Default)]

@@ -31,8 +31,6 @@ mod users;
 use core::fmt;
 use std::rc::Rc;
 
-use crate::operator_fault::{OperatorFault, check_changeable};
-use crate::restored::Restored;
 use leveret_amqp::reply_text::ExchangeText;
 use leveret_core::batch::Batch;
 use leveret_core::command::{VhostId, VhostNames};
@@ -43,12 +41,14 @@ use leveret_core::limits::Limits;
 use leveret_core::mem::{ALLOCATION_BYTES, Class, HeapBytes, IndexTable, Memory, Slab};
 use leveret_core::password::{self, PasswordHash};
 use leveret_core::quota::Quota;
+use leveret_routing::ExchangeKind;
 use leveret_storage::{Mode, PendingWrites};
 use ring::hmac;
 
 use crate::job::Begun;
 use crate::objects::Objects;
-use leveret_routing::ExchangeKind;
+use crate::operator_fault::{OperatorFault, check_changeable};
+use crate::restored::Restored;
 
 pub(super) use login::{Identity, Login};
 pub use pattern::PATTERN_BYTES_MAX;

@@ -8,19 +8,18 @@
 //! - Every change raises the revision.
 //! - A check allocates no memory and looks up one record.
 
+use leveret_amqp::reply_text::ExchangeText;
 use leveret_core::batch::Batch;
 use leveret_core::command::{NAME_BYTES_MAX, VhostId};
 use leveret_core::definition::{Permission, TopicPermission};
 use leveret_core::error::{Advice, Fault, ReplyCode};
+use leveret_core::work::Work;
 use leveret_storage::PendingWrites;
 
-use super::Access;
 use super::login::Identity;
 use super::pattern::{Pattern, escaped};
-use super::{PermissionRecord, Resource, Right, TopicPermissionRecord};
+use super::{Access, PermissionRecord, Resource, Right, TopicPermissionRecord};
 use crate::operator_fault::{OperatorFault, check_changeable};
-use leveret_amqp::reply_text::ExchangeText;
-use leveret_core::work::Work;
 
 /// The topic exchange for which a routing key is checked.
 #[derive(Clone, Copy, Debug)]

@@ -8,7 +8,6 @@
 //!   the log too. So recovery cannot restore a queue of the old virtual host in the new one.
 //! - A listing visits the places in ascending order and may pause after each.
 
-use crate::operator_fault::{OperatorFault, check_changeable, check_name};
 use leveret_core::batch::Batch;
 use leveret_core::command::{NAME_BYTES_MAX, VhostId};
 use leveret_core::definition::{Permission, TopicPermission, VhostMetadata};
@@ -20,6 +19,7 @@ use super::login::Identity;
 use super::pattern::Pattern;
 use super::{ADMINISTRATOR, Access, GUEST, User, UserLimits, Vhost, VhostLimits, vhost_at};
 use crate::objects::{Objects, objects};
+use crate::operator_fault::{OperatorFault, check_changeable, check_name};
 
 /// Maximum bytes of a user's tags, including the commas between them.
 const TAGS_BYTES_MAX: usize = NAME_BYTES_MAX;

@@ -16,12 +16,11 @@
 
 use leveret_core::command::{ChannelId, ConnectionId, QueueId};
 use leveret_core::mem::List;
-
-use super::ConsumerState;
-use super::Consumers;
 use leveret_core::quota::Quota;
 use leveret_core::work::Work;
 use leveret_queues::{Overflow, Queues};
+
+use super::{ConsumerState, Consumers};
 
 /// Maximum number of consumers of a queue whose credit is summed up for a publish.
 const WAITING_EXAMINED_MAX: u32 = 64;

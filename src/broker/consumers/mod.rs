@@ -32,12 +32,12 @@ use leveret_core::limits::Limits;
 use leveret_core::mem::{Class, IndexTable, Links, List, Memory, MessageId, Slab};
 use leveret_core::quota::{Pool, Quota};
 use leveret_core::work::Work;
+use leveret_queues::{Queues, RetryList};
+use leveret_routing::RouteCache;
 
 use crate::access::Identity;
 use crate::counters::ChannelCounters;
 use crate::state::{CHANNEL_SIDE_BYTES, CONNECTION_SIDE_BYTES};
-use leveret_queues::{Queues, RetryList};
-use leveret_routing::RouteCache;
 
 /// Connections, channels and consumers.
 ///

@@ -6,13 +6,13 @@
 //!   therefore occupies a bounded amount of memory.
 //! - A tag is settled at most once, and only when its delivery was completely written.
 
-use super::ConsumerState;
-use super::Consumers;
 use leveret_core::command::{ChannelId, ConnectionId, ConsumerId, QueueId, ReplyOrder};
 use leveret_core::mem::Messages;
 use leveret_core::quota::Quota;
 use leveret_core::work::Work;
 use leveret_queues::{DeliveryMethod, NewDelivery, Queues, Taken};
+
+use super::{ConsumerState, Consumers};
 
 /// Approximate bytes of the frames around a small body.
 const FRAMES_BYTES: u32 = 48;

@@ -1,9 +1,5 @@
 //! Tests of consumers alone: the order of service, what they wait for, and when records are freed.
 
-use super::*;
-use crate::Context;
-use crate::consumers::ChannelState;
-use crate::policy::Policies;
 use leveret_core::command::{AppliedPolicies, ChannelId, ConnectionId, Name, QueueId, VhostId};
 use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
@@ -12,6 +8,11 @@ use leveret_core::quota::Quota;
 use leveret_core::work::Work;
 use leveret_queues::{DeliveryMethod, Queue, QueueSettings, Queues, Taken};
 use leveret_storage::{PendingWrites, Urgency};
+
+use super::*;
+use crate::Context;
+use crate::consumers::ChannelState;
+use crate::policy::Policies;
 
 /// Consumers and the objects that they borrow.
 struct ConsumersFixture {

@@ -9,9 +9,8 @@
 use core::fmt;
 
 use leveret_amqp::field::{Table, Value};
-use leveret_core::command::{ExchangeId, QueueId};
-
 use leveret_amqp::reply_text::ErlangBinary;
+use leveret_core::command::{ExchangeId, QueueId};
 use leveret_core::definition::PolicyKind;
 
 /// Maximum bytes of a definition, encoded as a field table.

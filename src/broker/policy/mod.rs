@@ -21,9 +21,7 @@ mod keys;
 
 use std::sync::Arc;
 
-use crate::operator_fault::{OperatorFault, check_changeable, check_definition_space};
-use keys::PolicyNotification;
-use keys::{DEFINITION_BYTES_MAX, ExcludedQueues};
+use keys::{DEFINITION_BYTES_MAX, ExcludedQueues, PolicyNotification};
 use leveret_amqp::field::Table;
 use leveret_core::batch::Batch;
 use leveret_core::command::{AppliedPolicies, NAME_BYTES_MAX, PolicyId, VhostId};
@@ -34,6 +32,7 @@ use leveret_queues::EffectivePolicy;
 use leveret_storage::PendingWrites;
 
 use crate::access::{Pattern, PatternBytes};
+use crate::operator_fault::{OperatorFault, check_changeable, check_definition_space};
 
 pub(super) use keys::Listener;
 

@@ -22,14 +22,14 @@ use leveret_amqp::{Full, Writer};
 use leveret_core::command::{ExchangeId, Name, QueueId, Refusal, VhostId};
 use leveret_core::error::Fault;
 use leveret_core::mem::{MessageId, Messages, Share, sort_by_key};
+use leveret_core::work::Work;
 use leveret_queues::{LevelChoice, Reason, Scratch, copy_flags};
+use leveret_routing::Targets;
 use leveret_storage::Urgency;
 
 use super::Republisher;
 use crate::Context;
 use crate::sessions::{RoutedMessage, select_subscribers};
-use leveret_core::work::Work;
-use leveret_routing::Targets;
 
 /// The routing of a dead letter may take this many times the work that one publish may take.
 const ROUTING_TIMES: u32 = 8;

@@ -19,19 +19,19 @@
 //! - While there is no capacity in the target queues, a due message stays in its slot, so it is late but not
 //!   lost.
 
+use leveret_amqp::delay::delay_ms;
 use leveret_amqp::field::{Table, TableWriter};
 use leveret_amqp::props::{HeadersEdit, Properties, PropertyEdit};
 use leveret_core::command::{ExchangeId, QueueId};
 use leveret_core::mem::MessageId;
-
-use super::Republisher;
-use super::dead_letter::{MORE_THAN_FRAME, Republication};
-use crate::Context;
-use leveret_amqp::delay::delay_ms;
 use leveret_queues::{
     DueItem, HeldMessage, LevelChoice, NARROWEST_PUBLISHED, Queue, Scratch, Slot, Taken, copy_flags,
     subtract_steps,
 };
+
+use super::Republisher;
+use super::dead_letter::{MORE_THAN_FRAME, Republication};
+use crate::Context;
 
 /// Steps per turn for routing or moving delayed messages; a message may take several steps ([`subtract_steps`]).
 const DELAYED_STEPS_PER_TURN: u32 = 512;

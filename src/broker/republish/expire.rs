@@ -13,11 +13,11 @@
 
 use leveret_core::command::QueueId;
 use leveret_core::mem::{MessageFlags, MessageId};
+use leveret_queues::{ExpiryGrace, Front, Reason, subtract_steps};
 
 use super::Republisher;
 use super::dead_letter::Republication;
 use crate::Context;
-use leveret_queues::{ExpiryGrace, Front, Reason, subtract_steps};
 
 /// Maximum number of steps for removing expired messages before one delivery.
 const DELIVER_STEP: u32 = 64;

@@ -23,12 +23,11 @@ use leveret_amqp::props::{PROPERTIES, Properties, PropertyEdit};
 use leveret_amqp::{Full, Writer};
 use leveret_core::command::{ChannelId, QueueId, VhostId};
 use leveret_core::mem::{MessageFlags, MessageId, Share};
-
-use super::Republisher;
-use super::TracedName;
-use crate::Context;
 use leveret_queues::{Claim, Scratch};
 use leveret_routing::cc_and_bcc;
+
+use super::{Republisher, TracedName};
+use crate::Context;
 
 /// Exchange that the copies are published to.
 const EXCHANGE: &str = "amq.rabbitmq.trace";

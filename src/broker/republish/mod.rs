@@ -31,6 +31,9 @@ mod parked;
 
 use leveret_core::command::QueueId;
 use leveret_core::mem::Messages;
+use leveret_core::quota::Quota;
+use leveret_queues::Queues;
+use leveret_routing::Topology;
 use leveret_storage::PendingWrites;
 
 use crate::access::Access;
@@ -39,9 +42,6 @@ use crate::counters::Counters;
 use crate::policy::Policies;
 use crate::publish::CommitReservation;
 use crate::sessions::Sessions;
-use leveret_core::quota::Quota;
-use leveret_queues::Queues;
-use leveret_routing::Topology;
 
 pub(super) use dead_letter::Parking;
 pub(super) use expire::{ExpiryResult, TrimTurn};

@@ -32,14 +32,15 @@ use leveret_core::mem::{
     ALLOCATION_BYTES, Class, HeapBytes, IndexTable, Memory, MessageFlags, MessageId, Messages, Slab,
 };
 use leveret_core::topic::exchange_separators;
+use leveret_queues::{Shortage, expiration_ms};
 use leveret_storage::faults::check_deletable;
 use leveret_storage::{Mode, PART_BYTES, PendingWrites, SplitDefinition};
+use replay::{EXAMINED_PER_UNIT, Replaying};
 
 use super::access::Access;
 use super::{Broker, Context};
 use crate::restored::Restored;
-use leveret_queues::{Shortage, expiration_ms};
-use replay::{EXAMINED_PER_UNIT, Replaying};
+
 pub(crate) use replay::{Replay, Replays};
 pub use replay::{RetainedRead, RetainedReadEnd};
 

@@ -18,14 +18,14 @@ use leveret_core::command::{BindingId, QueueId, SessionId, VhostId};
 use leveret_core::definition::{self, Definition, RetainedPart};
 use leveret_core::mem::{Class, HeapBytes, Memory, MessageFlags, MessageId, Share};
 use leveret_core::topic::exchange_separators;
+use leveret_queues::Claim;
+use leveret_routing::{Binding, Destination};
 use leveret_storage::{RecordLocation, Urgency};
 
 use super::{Content, Retained, RetainedMessage, StoredParts, append_removal, expires_ms};
 use crate::access::Access;
 use crate::sessions::matches;
 use crate::{Broker, Context};
-use leveret_queues::Claim;
-use leveret_routing::{Binding, Destination};
 
 /// The number of messages in the queue of a session up to which retained messages are added.
 const READY_MAX: u32 = 32;

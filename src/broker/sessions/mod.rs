@@ -59,6 +59,9 @@ use leveret_core::definition::SessionPart;
 use leveret_core::error::{Fault, ReplyCode, no_memory_for};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{Class, IndexTable, Memory, Slab};
+use leveret_queues::{Delivered, Taken};
+use leveret_routing::Destination;
+use packet_ids::{PacketIds, RANGE_BYTES, RANGES_MAX};
 
 use super::access::{Resource, Right};
 use super::consumers::{ConsumerState, Consumers, Mode, NewConsumer};
@@ -67,9 +70,7 @@ use super::job::Job;
 use super::retained::Replays;
 use super::wills::{Will, Wills};
 use super::{Broker, Context};
-use leveret_queues::{Delivered, Taken};
-use leveret_routing::Destination;
-use packet_ids::{PacketIds, RANGE_BYTES, RANGES_MAX};
+
 pub(crate) use subscriptions::{CANDIDATE_BYTES, RoutedMessage, filter_of, matches, select_subscribers};
 use subscriptions::{Candidate, UsedOptions};
 

@@ -10,6 +10,7 @@ use leveret_core::command::{
 use leveret_core::definition::{self, Definition, SessionPart};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::MessageId;
+use leveret_queues::DeliveryMethod;
 use leveret_storage::{PendingWrites, Settled, Urgency};
 
 use super::packet_ids::{RANGES_MAX, TooManyRanges};
@@ -17,7 +18,6 @@ use super::{CONSUMER_TAG, InFlight, MessageKey, PACKET_IDS, Step, TAG_AGE_MAX};
 use crate::restored::Restored;
 use crate::retained::RetainedChange;
 use crate::{Broker, Context};
-use leveret_queues::DeliveryMethod;
 
 /// A definition as it is in the log.
 type KeyAndValue = (Box<[u8]>, Box<[u8]>);

@@ -5,10 +5,10 @@
 
 use leveret_core::command::{ConnectionId, QueueId};
 use leveret_core::mem::Share;
+use leveret_queues::Pace;
 
 use crate::consumers::ClientWait;
 use crate::{Broker, Context};
-use leveret_queues::Pace;
 
 /// The number of clients that may wait for each other in a row.
 const WAIT_CHAIN_MAX: usize = 16;

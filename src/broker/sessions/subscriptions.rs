@@ -26,15 +26,15 @@ use leveret_core::command::{
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::{MessageFlags, MessageId, Messages};
 use leveret_core::topic::exchange_separators;
+use leveret_core::work::Work;
 use leveret_mqtt::{VARIABLE_INT_MAX, variable_int_len};
+use leveret_queues::{Records, Taken};
+use leveret_routing::{Binding, BindingSpec, Destination, Topology};
 
 use super::{ARGUMENTS_BYTES_MAX, MessageKey, Sessions, TOPIC_EXCHANGE, write_arguments};
 use crate::access::{Resource, Right};
 use crate::operator_fault::check_definition_space;
 use crate::{Broker, Context};
-use leveret_core::work::Work;
-use leveret_queues::{Records, Taken};
-use leveret_routing::{Binding, BindingSpec, Destination, Topology};
 
 /// The QoS of a subscription.
 const QOS_ARGUMENT: &str = "x-mqtt-qos";

@@ -2,11 +2,11 @@
 
 use leveret_core::command::ConnectionId;
 use leveret_core::mem::{Class, EXTENT_BYTES};
+use leveret_queues::Queue;
 
 use crate::retained::Retained;
 use crate::state::{BINDING_BYTES, CLIENT_RECORD_BYTES, EXCHANGE_BYTES, QUEUE_BYTES};
 use crate::views::Views;
-use leveret_queues::Queue;
 
 /// A class of the shared memory.
 #[derive(Clone, Copy, Debug)]

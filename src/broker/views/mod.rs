@@ -19,6 +19,9 @@ use leveret_core::command::{ChannelId, ConnectionId, QueueId};
 use leveret_core::definition::{Parameter, Policy};
 use leveret_core::limits::{CONNECTIONS_SPARE, Megabytes};
 use leveret_core::mem::{ENTRIES_PER_CHUNK, Memory, Messages, Share};
+use leveret_core::quota::Quota;
+use leveret_queues::{Pool, Queue, Queues, Shortage, WaitingPublishers};
+use leveret_routing::{Destination, Topology};
 use leveret_storage::PendingWrites;
 
 use crate::access::Access;
@@ -30,9 +33,7 @@ use crate::policy::{AppliedView, Policies};
 use crate::retained::Retained;
 use crate::sessions::Sessions;
 use crate::state::QUEUE_BYTES;
-use leveret_core::quota::Quota;
-use leveret_queues::{Pool, Queue, Queues, Shortage, WaitingPublishers};
-use leveret_routing::{Destination, Topology};
+
 pub use memory::{ClassView, Holder};
 pub use mqtt::{RetainedView, SessionView};
 

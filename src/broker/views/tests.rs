@@ -1,11 +1,5 @@
 //! Tests of views alone: what is shown of which record, and the text for waiting publishers.
 
-use super::*;
-use crate::Context;
-use crate::access::{Access, FIRST_VHOST};
-use crate::consumers::{ConsumerState, Consumers, NewConsumer};
-use crate::parameters::Parameters;
-use crate::policy::Policies;
 use leveret_core::command::{AppliedPolicies, ConnectionId, Name, QueueId, VhostId};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{Memory, MessageFlags, Messages, Share};
@@ -16,6 +10,13 @@ use leveret_queues::{
 };
 use leveret_routing::{ExchangeDeclaration, NewExchange, Topology};
 use leveret_storage::{PendingWrites, Urgency};
+
+use super::*;
+use crate::Context;
+use crate::access::{Access, FIRST_VHOST};
+use crate::consumers::{ConsumerState, Consumers, NewConsumer};
+use crate::parameters::Parameters;
+use crate::policy::Policies;
 
 /// The parts that views borrow, and the objects that these borrow.
 struct ViewsFixture {

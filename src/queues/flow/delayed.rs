@@ -32,16 +32,14 @@ use leveret_amqp::field::Table;
 use leveret_amqp::props::Properties;
 use leveret_core::command::QueueId;
 use leveret_core::mem::MessageId;
-use leveret_storage::PendingWrites;
+use leveret_core::quota::{Declarer, Quota};
+use leveret_storage::{Context, PendingWrites};
 
 use super::Queues;
 use super::page_in::ReadMessage;
 use super::push::LevelChoice;
 use super::schedule::QueueSchedule;
-use crate::records::QueueState;
-use crate::records::{Rank, SLOTS};
-use leveret_core::quota::{Declarer, Quota};
-use leveret_storage::Context;
+use crate::records::{QueueState, Rank, SLOTS};
 
 impl Queues {
     /// Marks the hidden queue of an exchange and its levels as deleted. Returns the held messages of the

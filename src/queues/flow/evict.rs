@@ -13,12 +13,11 @@
 
 use leveret_core::command::{ChannelId, ConnectionId, QueueId};
 use leveret_core::mem::{MessageFlags, MessageId, Messages};
-use leveret_storage::{Mode, PendingWrites};
+use leveret_core::quota::Quota;
+use leveret_storage::{Context, Mode, PendingWrites};
 
 use super::Queues;
 use crate::records::{EntryContent, Queue, Size, block_bytes};
-use leveret_core::quota::Quota;
-use leveret_storage::Context;
 
 /// Maximum number of messages that one step evicts.
 const EVICT_STEP: u32 = 512;

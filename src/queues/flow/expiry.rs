@@ -24,14 +24,13 @@ use std::collections::VecDeque;
 use leveret_amqp::props::Properties;
 use leveret_core::command::QueueId;
 use leveret_core::mem::{MessageFlags, MessageId};
-use leveret_storage::PendingWrites;
+use leveret_core::work::Work;
+use leveret_storage::{Context, PendingWrites};
 
 use super::Queues;
 use super::page_in::{LogRead, ReadMessage};
 use crate::expiration::expiration_ms;
 use crate::records::{EntryContent, First, PeekedExpiry, Purged, PurgedItem};
-use leveret_core::work::Work;
-use leveret_storage::Context;
 
 /// Maximum number of messages that one command drops from a queue that is over its length limit.
 const DROP_STEP: u32 = 512;

@@ -13,13 +13,11 @@
 use leveret_core::command::{ChannelId, ConnectionId, QueueId};
 use leveret_core::error::Fault;
 use leveret_core::mem::{MessageFlags, MessageId, Messages};
-use leveret_storage::{Mode, PendingWrites, Settled, Target};
+use leveret_storage::{Context, Mode, PendingWrites, Settled, Target};
 
 use super::{PendingWatermark, Queues};
-use crate::deliveries::Reason;
-use crate::deliveries::{Delivered, DeliveryMethod, NewDelivery};
+use crate::deliveries::{Delivered, DeliveryMethod, NewDelivery, Reason};
 use crate::records::{EntryContent, First, Front, QueuePart, Size, Taken, block_bytes};
-use leveret_storage::Context;
 
 /// Bytes of message memory that must be free before messages are read back ahead of need.
 const READ_AHEAD_FREE_BYTES: usize = 16 << 10;

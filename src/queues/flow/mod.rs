@@ -42,13 +42,11 @@ use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{FifoPool, Memory, Messages};
 use leveret_storage::PendingWrites;
-
 use page_in::Paging;
 use slow::SlowQueues;
 
 use crate::deliveries::Deliveries;
-use crate::records::Contents;
-use crate::records::{Browsed, MessageKeys, Queue, Records};
+use crate::records::{Browsed, Contents, MessageKeys, Queue, Records};
 use crate::retry_list::RetryList;
 use crate::settings::QueueSettings;
 use crate::shortage::Shortage;

@@ -21,10 +21,10 @@ use leveret_amqp::props::Properties;
 use leveret_core::command::QueueId;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Messages, PoolFull, Share};
+use leveret_storage::Context;
 
 use super::Queues;
 use crate::records::{Browsed, BrowsedMessage, EntryContent, First, LogRun, Size};
-use leveret_storage::Context;
 
 /// Messages that could not be read back, by their offsets in the log.
 #[derive(Clone, Copy, Debug)]

@@ -10,13 +10,6 @@
 //! - A publisher waits only for capacity that other connections can free.
 //! - The message is stored once, whatever the number of target queues.
 
-use super::Queues;
-use super::head::log_bytes;
-use crate::records::{
-    FreeMemory, MessageMemory, Queue, Rank, Size, TIMES_FREE_DISK, TIMES_FREE_MEMORY,
-    TIMES_FREE_MEMORY_FOR_HOLDERS,
-};
-use crate::shortage::{Pool, Shortage};
 use leveret_amqp::delay::delay_ms;
 use leveret_amqp::field::Table;
 use leveret_amqp::props::Properties;
@@ -25,9 +18,16 @@ use leveret_core::command::{ConnectionId, QueueId};
 use leveret_core::error::{Fault, no_memory_for, out_of};
 use leveret_core::mem::{ENTRIES_PER_CHUNK, MessageFlags, MessageId, Messages, Share};
 use leveret_core::quota::{Declarer, Quota};
-use leveret_storage::Context;
 use leveret_storage::faults::{unwritable_for_messages, waited_too_long, waited_too_long_for_queue};
-use leveret_storage::{Appended, Mode, NoCapacity, PendingWrites, Urgency};
+use leveret_storage::{Appended, Context, Mode, NoCapacity, PendingWrites, Urgency};
+
+use super::Queues;
+use super::head::log_bytes;
+use crate::records::{
+    FreeMemory, MessageMemory, Queue, Rank, Size, TIMES_FREE_DISK, TIMES_FREE_MEMORY,
+    TIMES_FREE_MEMORY_FOR_HOLDERS,
+};
+use crate::shortage::{Pool, Shortage};
 
 /// Messages that the broker moves go into queues beyond their shares while 1/8 of the memory and of the log is free for
 /// publishers. The same part of the log is kept for queues that have few bytes in it.

@@ -5,10 +5,10 @@
 
 use leveret_core::command::QueueId;
 use leveret_core::mem::{ENTRIES_PER_CHUNK, MessageId, Messages};
+use leveret_storage::Context;
 
 use super::Queues;
 use crate::records::{MessageKey, MessageKeys, PurgedItem, SelectedMessage};
-use leveret_storage::Context;
 
 impl Queues {
     /// Returns the keys of browsed messages, for the random number of the process.

@@ -1,22 +1,19 @@
 //! Tests of queues alone: order, expiry, limits, and blocked publishers.
 
-use super::*;
-use crate::deliveries::Reason;
-use crate::deliveries::{DeliveryMethod, NewDelivery};
-use crate::records::QueueState;
-use crate::records::{Queue, Taken, first_rank};
-use crate::settings::{EffectivePolicy, QueueSettings};
-use crate::shortage::Shortage;
-use leveret_amqp::Full;
-use leveret_amqp::Writer;
 use leveret_amqp::field::{Table, TableWriter};
+use leveret_amqp::{Full, Writer};
 use leveret_core::command::{ChannelId, QueueId, VhostId};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{Class, Links, Memory, MessageFlags, MessageId, Messages, Share, Slab};
 use leveret_core::quota::Quota;
 use leveret_core::work::Work;
-use leveret_storage::Context;
-use leveret_storage::{PendingWrites, Urgency};
+use leveret_storage::{Context, PendingWrites, Urgency};
+
+use super::*;
+use crate::deliveries::{DeliveryMethod, NewDelivery, Reason};
+use crate::records::{Queue, QueueState, Taken, first_rank};
+use crate::settings::{EffectivePolicy, QueueSettings};
+use crate::shortage::Shortage;
 
 /// A consumer that can always take a message, on the lists of its queue.
 #[derive(Default)]

@@ -19,8 +19,7 @@
 use leveret_core::command::QueueId;
 use leveret_core::mem::{Fifo, FifoPool, MESSAGE_SLOT_BYTES, MessageId, Messages, QueueEntry};
 
-use super::record::Records;
-use super::record::{Front, Rank};
+use super::record::{Front, Rank, Records};
 use crate::deliveries::{Delivered, Deliveries, RequeuedHeap};
 
 /// Maximum number of messages in the middle of one queue. It leaves room in the 32 bits of `queue.declare-ok`

@@ -3,13 +3,14 @@
 //! Messages that only the log has are returned as a run of offsets, which the caller requests from the log.
 //! Browsing changes neither the queue nor any count.
 
+use leveret_core::command::QueueId;
+use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::mem::{FifoPool, MessageId, Messages};
+
 use super::backlog::EntryContent;
 use super::message_keys::{MessageKey, MessageKeys};
 use super::record::Records;
 use crate::deliveries::Deliveries;
-use leveret_core::command::QueueId;
-use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::mem::{FifoPool, MessageId, Messages};
 
 /// Maximum number of queue entries that one browse request passes.
 const ENTRIES_MAX: u32 = 20_000;

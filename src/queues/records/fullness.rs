@@ -3,13 +3,13 @@
 //!
 //! The limits of a queue with priorities apply to all its levels together.
 
-use super::backlog::{SLOT_BYTES, block_bytes};
-use super::record::Records;
-use super::record::{Pace, Queue, Rank};
-use crate::settings::Overflow;
-use crate::shortage::{Pool, Shortage};
 use leveret_core::command::QueueId;
 use leveret_core::mem::{CHUNK_BYTES, ENTRIES_PER_CHUNK, MessageFlags, MessageId, Messages};
+
+use super::backlog::{SLOT_BYTES, block_bytes};
+use super::record::{Pace, Queue, Rank, Records};
+use crate::settings::Overflow;
+use crate::shortage::{Pool, Shortage};
 
 /// A queue may use up to this many times the memory for messages that is still free. One queue alone can
 /// therefore use two thirds of the memory. Three full queues use two sevenths each and leave one seventh

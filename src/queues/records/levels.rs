@@ -18,6 +18,7 @@
 
 use core::ops::Range;
 
+use leveret_amqp::delay::DELAYED;
 use leveret_amqp::field::Table;
 use leveret_core::command::{QueueId, VhostId};
 use leveret_core::definition::Definition;
@@ -28,10 +29,8 @@ use leveret_core::work::Work;
 use leveret_storage::PendingWrites;
 
 use super::durable_index::DurableIndex;
-use super::record::QueueState;
-use super::record::{Queue, Rank, Records};
+use super::record::{Queue, QueueState, Rank, Records};
 use crate::settings::{QueueSettings, max_priority};
-use leveret_amqp::delay::DELAYED;
 
 /// Slots of the timing wheel of delayed messages; each is a level of a delayed exchange's hidden queue.
 pub const SLOTS: u8 = 88;

@@ -8,21 +8,20 @@
 use core::cell::Cell;
 use core::ops::{Index, IndexMut};
 
-use leveret_core::command::{AppliedPolicies, ConnectionId, ExchangeId, QueueId, SessionId, VhostId};
+use leveret_core::command::{
+    AppliedPolicies, ConnectionId, ExchangeId, QueueId, SessionId, VhostId, VhostNames,
+};
 use leveret_core::definition::{self, Definition};
 use leveret_core::mem::{Class, FifoPool, IndexTable, Links, List, Memory, Slab};
 use leveret_core::quota::Declarer;
 use leveret_routing::RoutedQueues;
-use leveret_storage::{Appended, Mode, PendingWrites};
+use leveret_storage::{Appended, Context, Mode, PendingWrites};
 
 use super::backlog::{Backlog, EntryContent, Size};
-use super::durable_index::DurableIndex;
-use super::durable_index::{RequeueCounts, RequeueCountsDue};
+use super::durable_index::{DurableIndex, RequeueCounts, RequeueCountsDue};
 use crate::consumers::QueueConsumers;
 use crate::records::Contents;
 use crate::settings::QueueSettings;
-use leveret_core::command::VhostNames;
-use leveret_storage::Context;
 
 /// One queue.
 #[derive(Debug)]
