@@ -7,7 +7,7 @@ use leveret_broker::{Broker, Objects, objects};
 use super::columns::{CellWriter, Column, ListedKind, or_null};
 use super::listing::Audience;
 use super::management::{nested, numbers, texts};
-use super::request::{BridgeLinkView, BridgeRuleView, Bridges, ReadContext};
+use super::request::{BridgeLinkView, BridgeRuleView, BridgeViews, ReadContext};
 
 /// Links of bridges.
 #[derive(Debug)]
@@ -237,7 +237,7 @@ impl Outage {
     }
 
     /// Returns the alarm about the first bridge whose forecast is too short.
-    pub(super) fn alarm(bridges: &dyn Bridges, broker: &Broker) -> Option<Cow<'static, str>> {
+    pub(super) fn alarm(bridges: &dyn BridgeViews, broker: &Broker) -> Option<Cow<'static, str>> {
         let mut links = (0..bridges.places()).filter_map(|place| bridges.at(place));
         links.find_map(|link| Self::of(&link, broker).warning(&link))
     }

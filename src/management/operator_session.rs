@@ -996,7 +996,9 @@ mod tests {
     use crate::listing::Filter;
     use crate::listing::{Ordered, RowProbe};
     use crate::request::Endurance;
-    use crate::request::{BridgeLinkView, Bridges, Machine, Orders, Process, SocketView, Sockets, StoreView};
+    use crate::request::{
+        BridgeLinkView, BridgeViews, Machine, Orders, Process, SocketView, Sockets, StoreView,
+    };
     use crate::request::{ReadContext, RecordedEvents};
     use crate::samples::Samples;
     use crate::web_page::Tokens;
@@ -1029,7 +1031,7 @@ mod tests {
         }
     }
 
-    impl Bridges for NoSockets {
+    impl BridgeViews for NoSockets {
         fn places(&self) -> usize {
             0
         }

@@ -363,7 +363,7 @@ pub struct RequestContext<'s> {
     /// The connections' sockets.
     pub sockets: &'s dyn Sockets,
     /// The bridges.
-    pub bridges: &'s dyn Bridges,
+    pub bridges: &'s dyn BridgeViews,
     /// The process.
     pub process: &'s Process,
     /// The store's files for a backup, if there is a store. Only one client can use them.
@@ -431,7 +431,7 @@ pub struct ReadContext<'s> {
     /// The connections' sockets.
     pub sockets: &'s dyn Sockets,
     /// The bridges.
-    pub bridges: &'s dyn Bridges,
+    pub bridges: &'s dyn BridgeViews,
     /// The samples of the last minutes.
     pub samples: &'s Samples,
     /// This node's name.
@@ -441,7 +441,7 @@ pub struct ReadContext<'s> {
 }
 
 /// The operator's view of the bridges.
-pub trait Bridges {
+pub trait BridgeViews {
     /// Returns the number of positions of links.
     fn places(&self) -> usize;
     /// Returns the most bridges that there can be.

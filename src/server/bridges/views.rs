@@ -8,7 +8,7 @@ use leveret_bridge::Stage;
 use leveret_config::shovels::ShovelEnd;
 use leveret_core::time::Now;
 use leveret_management::request::{
-    BridgeLinkView, BridgeOrder, BridgeRuleView, Bridges as BridgeViews, ShovelEndView, ShovelView,
+    BridgeLinkView, BridgeOrder, BridgeRuleView, BridgeViews, ShovelEndView, ShovelView,
 };
 
 use super::Bridges;

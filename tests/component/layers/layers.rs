@@ -1,6 +1,9 @@
 //! Rules of the sources that Cargo does not check, and the links of the README and the guide.
 //!
 //! - A package depends only on the packages below it (`DEPENDS_ON`).
+//! - A package implements a trait of a package below it only if the trait is in `UPWARD_TRAITS`. So a package calls a
+//!   package above it only through these.
+//! - In the packages of the broker, few files depend on each other in a circle (`CIRCLES_MAX`).
 //! - `unsafe` is used in one file only.
 //! - No package below the platform reads a clock or opens a socket; it receives time and bytes from above.
 //! - Log lines that a peer can cause go through the limiter.
@@ -12,6 +15,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+mod circles;
 mod docs;
 mod statements;
 
@@ -47,6 +51,26 @@ const DEPENDS_ON: [(&str, &[&str]); 15] = [
             "tls",
         ],
     ),
+];
+
+/// Traits that a package above implements: the package that has the trait, its name, and why it is no data. The platform of
+/// `server` and the disk of `storage` are the two interfaces to the system.
+const UPWARD_TRAITS: [(&str, &str); 10] = [
+    // The names of virtual hosts, for definitions that are written.
+    ("core", "VhostNames"),
+    // Deliveries that are encoded one by one, without a copy.
+    ("core", "Outbox"),
+    // Routing marks queues, and the owner of the queues has the marks.
+    ("routing", "RoutedQueues"),
+    // Long answers of the management API, whose parts are read while they are sent.
+    ("management", "RecordedEvents"),
+    ("management", "Files"),
+    ("management", "BridgeViews"),
+    ("management", "Sockets"),
+    // Where JSON is written to: a buffer of the server, or the output of a command.
+    ("management", "Sink"),
+    ("server", "Socket"),
+    ("server", "Platform"),
 ];
 
 const UNSAFE_FILE: &str = "core/mem/mapped.rs";
@@ -107,6 +131,62 @@ fn the_sources_keep_their_rules() {
     }
     assert!(files > 100, "only {files} files were read");
     assert!(complaints.is_empty(), "\n{}\n", complaints.join("\n"));
+}
+
+/// Returns the names of the traits that a text defines for other packages.
+fn defined_traits(text: &str) -> impl Iterator<Item = &str> {
+    let names = text.lines().filter_map(|line| line.strip_prefix("pub trait "));
+    names.filter_map(|rest| rest.split(|letter: char| !letter.is_alphanumeric()).next())
+}
+
+/// Returns the names of the traits that a text implements. A path and parameters are left out.
+fn implemented_traits(text: &str) -> impl Iterator<Item = &str> {
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
+    let heads = code.lines().filter(|line| line.starts_with("impl"));
+    let paths =
+        heads.filter_map(|line| line.split_once(" for ")?.0.rsplit_once([' ', '>']).map(|(_, path)| path));
+    paths.filter_map(|path| path.rsplit("::").next())
+}
+
+#[test]
+fn a_package_is_called_from_below_only_through_named_traits() {
+    let source = project().join("src");
+    let mut all = Vec::new();
+    for path in rust_files(&source) {
+        let name = path.strip_prefix(&source).expect("it lies below").to_string_lossy().into_owned();
+        if let Some((package, file)) = name.split_once('/').filter(|(_, file)| !file.ends_with("tests.rs")) {
+            all.push((package.to_string(), file.to_string(), fs::read_to_string(&path).expect("UTF-8")));
+        }
+    }
+    let defined: Vec<(&str, &str)> = all
+        .iter()
+        .flat_map(|(package, _, text)| defined_traits(text).map(move |name| (package.as_str(), name)))
+        .collect();
+    let mut found = Vec::new();
+    for (package, file, text) in &all {
+        for name in implemented_traits(text) {
+            let owners = defined.iter().filter(|(owner, defined)| owner != package && *defined == name);
+            let is_own = defined.contains(&(package, name));
+            for &(owner, name) in owners.filter(|_| !is_own) {
+                assert!(
+                    UPWARD_TRAITS.contains(&(owner, name)),
+                    "{package}/{file}: implements {name} of {owner}"
+                );
+                found.push((owner, name));
+            }
+        }
+    }
+    for named in UPWARD_TRAITS {
+        assert!(found.contains(&named), "no package implements {named:?} any more");
+    }
+}
+
+#[test]
+fn implemented_traits_are_recognized() {
+    let text = "impl<P: Platform> RecordedEvents for PlatformEvents<'_, P> {\nimpl leveret_server::Socket for Socket {\n\
+                impl ring::Objects for It {\nimpl Own {\n#[cfg(test)]\nmod tests {\nimpl Disk for Fake {";
+    assert_eq!(Vec::from_iter(implemented_traits(text)), ["RecordedEvents", "Socket", "Objects"]);
+    assert_eq!(Vec::from_iter(defined_traits("pub trait Socket: Read {\ntrait Own {")), ["Socket"]);
 }
 
 /// Returns the workspace packages that a package depends on and must not. Dependencies of its tests do not
