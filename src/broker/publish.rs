@@ -424,9 +424,10 @@ impl Broker {
     /// Returns whether messages wait for this connection: it has unsettled deliveries, consumers that are paused because its
     /// socket takes no more, or a session that gets nothing before the client has sent PUBCOMPs.
     fn holds_messages(&self, connection: ConnectionId) -> bool {
+        let record = self.consumers.connection(connection);
         self.quota.has_deliveries(connection)
-            || self.consumers.connection(connection).has_paused_consumers()
-            || self.awaits_pubcomp(connection)
+            || record.has_paused_consumers()
+            || record.session.is_some_and(|session| self.awaits_pubcomp(session))
     }
 
     /// Marks the waiting publish of a connection: at the next attempt it is refused with 506 if the disk or

@@ -227,10 +227,9 @@ impl Broker {
         Ok(Outcome::Done)
     }
 
-    /// Returns whether the session of a connection has messages, and gets none before its client has completed exchanges.
+    /// Returns whether a session has messages, and its client gets none before it has completed exchanges.
     /// PUBCOMP may be behind a PUBLISH that waits for the memory of these messages.
-    pub(crate) fn awaits_pubcomp(&self, connection: ConnectionId) -> bool {
-        let Some(session) = self.consumers.connection(connection).session else { return false };
+    pub(crate) fn awaits_pubcomp(&self, session: SessionId) -> bool {
         let record = self.sessions.at(session);
         if record.released().next().is_none() {
             return false;
