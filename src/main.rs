@@ -31,8 +31,8 @@
 //!
 //! # Invariants
 //!
-//! - Data flows one way: bytes, command, broker, pending commit, event, bytes. A package calls a package above it only
-//!   through the traits that `tests/component/layers` names, and through one function: `server` gives the broker
+//! - Data flows one way: bytes, command, broker, pending commit, event, bytes. A package calls a package that depends on
+//!   it only through the traits that `tests/component/layers` names, and through one function: `server` gives the broker
 //!   `bridges::check`, which checks the definition of a shovel.
 //! - One thread changes the broker's state, so the state needs no locks. Helper threads write and read the disk, hash
 //!   passwords, run TLS handshakes, look up names and write log lines. They hold no broker state.

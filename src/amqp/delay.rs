@@ -1,4 +1,4 @@
-//! Delayed messages, as in RabbitMQ's plug-in `rabbitmq_delayed_message_exchange`.
+//! The exchange type and the header of delayed messages, as in RabbitMQ's plug-in `rabbitmq_delayed_message_exchange`.
 
 use crate::field::{Table, Value};
 
@@ -10,8 +10,8 @@ const DELAY_MAX_MS: i64 = u32::MAX as i64;
 
 /// Returns the delay that these headers request, in milliseconds; 0 for none.
 ///
-/// As in RabbitMQ's delayed message exchange, text is parsed as a number, and a fraction is cut off. Text
-/// that is not a number means no delay here; RabbitMQ closes the channel.
+/// As in RabbitMQ's delayed message exchange, text is parsed as an integer, and the fraction of a float or a decimal is cut
+/// off. Other text means no delay here; RabbitMQ closes the channel.
 pub fn delay_ms(headers: Table<'_>) -> u64 {
     let delay = match headers.get("x-delay") {
         None => return 0,

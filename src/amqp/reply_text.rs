@@ -1,4 +1,6 @@
-//! Formats queues, exchanges, values and Erlang terms as in RabbitMQ's reply texts, and compares arguments of declarations.
+//! Parts of reply texts: queues, exchanges, values and Erlang terms as RabbitMQ formats them; and the comparison of
+//! arguments of declarations. The sentence around them is in the code that finds the error: that a queue or an exchange does
+//! not exist, for example, in the packages of the broker.
 //!
 //! Clients and operators match on these texts, so they are RabbitMQ's byte for byte. Of bytes that a peer
 //! sent, those that are not UTF-8 are left out.

@@ -2,28 +2,29 @@
 //!
 //! `leveret-routing` has the exchanges and bindings, and `leveret-queues` the queues with their messages.
 //!
-//! Each folder owns its state, does not depend on [`Broker`] and has its own tests:
+//! Each of these modules owns its state, does not depend on [`Broker`] and has its own tests:
 //!
-//! | folder | owns | purpose |
+//! | module | owns | purpose |
 //! |---|---|---|
 //! | `access` | users, virtual hosts, permissions | checks logins and permissions |
-//! | `policy` | policies | the effective policy of a queue: its policies and arguments combined |
+//! | `policy` | policies | which policies apply to a queue or an exchange |
 //! | `parameters` | runtime parameters | settings of components, for example shovels |
 //! | `consumers` | connections, channels, consumers; credit, outboxes | which consumer gets the next message |
 //! | `republish` | progress of a republish, parked messages | publishes dead letters, due delayed messages, firehose copies |
 //! | `orphans` | definitions without capacity at start | checks whether a name may be declared |
 //! | `views` | nothing | rows of tables for operators; the reasons why publishers wait |
 //!
-//! [`Broker`] has the state of each folder and calls the folders in the right order. The code for this is in
-//! the following files. A file calls only files above it in the table, with one exception: `settle` and
-//! `deliver` call each other, because a delivery may first have to be requeued.
+//! [`Broker`] has the state of each module and calls the modules in the right order. The code for this is in
+//! the following modules. They call each other's methods of [`Broker`] in both directions; `tests/component/layers` bounds
+//! how many files import from each other in a circle.
 //!
-//! | file | content |
+//! | module | content |
 //! |---|---|
-//! | `state` | the broker's state and its creation; functions shared by the files below; counters, sizes, name tables |
+//! | `state` | the broker's state and its creation; functions that the modules below share; sizes of records |
 //! | `definitions` | declares and deletes exchanges, queues and bindings; applies policies |
 //! | `retained` | the retained messages of MQTT |
 //! | `sessions` | MQTT sessions: their subscriptions and deliveries |
+//! | `wills` | the will messages of MQTT clients |
 //! | `settle`, `deliver` | settles deliveries and clears closed or deleted objects; delivers messages |
 //! | `publish` | publishes messages, one by one or with `tx.commit` |
 //! | `apply` | applies commands: changes the state and returns the reply |
@@ -31,12 +32,13 @@
 //! | `operator` | changes by an operator |
 //! | `recovery` | restores everything from the log at start |
 //!
-//! These files define types that the other files share:
+//! These modules define types that the others share:
 //!
 //! | file | content |
 //! |---|---|
 //! | `arguments` | the checks of the arguments of `queue.declare` |
 //! | `job` | work that takes more than one step |
+//! | `objects` | iterators over records by place, which may pause after each |
 //! | `operator_fault` | why a change by an operator is refused; the checks that all changes share |
 //! | `counters` | counters since the start |
 //! | `restored` | what became of a definition at start |
@@ -45,7 +47,7 @@
 //! of the event loop the caller calls, in this order, [`Broker::run_jobs`], [`Broker::deliver`], and for each
 //! connection [`Broker::outbox`] and [`Broker::written`] (for a bridge [`Broker::sent`]).
 //!
-//! These terms have a fixed meaning in this crate:
+//! These terms have a fixed meaning in this crate, in `leveret-routing` and in `leveret-queues`:
 //!
 //! | term | meaning |
 //! |---|---|
@@ -63,7 +65,7 @@
 //! | serial | the number of a user, an exchange, a queue or a channel that no later one has in this process |
 //! | revision | a number that rises with each change of routes or permissions; caches store it to detect changes |
 //! | turn | one pass of the event loop: it applies the received commands and makes deliveries |
-//! | trim list | the queues with messages to remove: rejected, expired, or over a length limit; see `flow` in `leveret-queues` |
+//! | trim list | the queues that are expired or have messages to remove: rejected, expired, or over a length limit; see `flow` in `leveret-queues` |
 //! | absent | an absent message is only in the log, not in memory |
 //!
 //! # Invariants

@@ -1,7 +1,7 @@
-//! The broker's state and its creation, counters, record sizes and name tables.
+//! The broker's state and its creation, and the sizes of its records.
 //!
-//! The other files implement the methods of [`Broker`]. The rules of each part of the state are in its folder
-//! (`access`, `queue_flow` and others).
+//! The other files implement the methods of [`Broker`]. The rules of each part of the state are in its module
+//! (`access`, `policy` and others), and for queues and exchanges in `leveret-queues` and `leveret-routing`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

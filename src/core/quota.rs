@@ -1,9 +1,9 @@
-//! Limits what one connection may take of the pools that all connections share.
+//! Limits what one connection may take of the pools that all connections share, and counts what each takes.
 //!
 //! A connection may use at most a fixed multiple of the capacity that is still free in a pool, so that no
 //! client can use up a pool. Declared objects that remain when their connection is closed count for its user, until
-//! the user is deleted or the broker stops. This file also counts the connections and channels of users and virtual
-//! hosts, for RabbitMQ's limits.
+//! the user is deleted or the broker stops. This file also counts the connections and channels of users, and the
+//! connections of virtual hosts; `access` in the broker checks RabbitMQ's limits with these counts.
 //!
 //! | pool | a connection may hold |
 //! |---|---|
@@ -16,8 +16,9 @@
 //! Otherwise a client that connects again would get 15/16 of the rest each time, and would leave other users nothing.
 //!
 //! # Invariants
-//! - Every count that is raised is lowered by the same amount later, so all counts are 0 when all connections
-//!   are closed.
+//! - Every count that is raised is lowered by the same amount later. So the counts of connections, channels, consumers,
+//!   deliveries and transactions are 0 when all connections are closed, and those of declared objects when the objects
+//!   are deleted.
 //! - A connection is identified by its id and by a number that no other connection has, because ids are
 //!   reused.
 
@@ -45,7 +46,7 @@ pub struct Declarer {
 }
 
 impl Declarer {
-    /// Returns the declarer of objects that were restored at start.
+    /// Returns a declarer in whose share nothing counts.
     pub fn none() -> Self {
         Self { connection: ConnectionId::from_index(0), number: 0, user: (0, 0) }
     }
@@ -95,7 +96,7 @@ pub struct FreeCapacity {
 pub enum Pool {
     /// Open channels.
     Channels,
-    /// Consumers, and requests of `basic.get` that wait for a read.
+    /// Consumers, and the records for `basic.get`s.
     Consumers,
 }
 

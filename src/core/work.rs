@@ -1,4 +1,4 @@
-//! Counts the work of commands, and limits that of one routing.
+//! Counts the work of commands, and limits that of one routing or one `tx.commit`.
 
 use crate::error::{Fault, ReplyCode};
 
@@ -8,8 +8,8 @@ const OCTETS_PER_UNIT: usize = 512;
 const CHARGE_MAX: usize = 1 << 24;
 
 /// Counts units of work since the last [`Work::take`]: steps whose number does not follow from the size of a
-/// command, such as bindings examined, consumers skipped and target queues. Most messages take one unit or
-/// none.
+/// command, such as bindings examined, consumers skipped and target queues, and large reads or copies. Most messages take
+/// one unit or none.
 ///
 /// The event loop ends a connection's turn when its commands took many units. The routing of one message has
 /// a limit of units, so that it cannot delay all other clients. Work that is a product of several numbers
@@ -17,7 +17,7 @@ const CHARGE_MAX: usize = 1 << 24;
 #[derive(Debug)]
 pub struct Work {
     units: u32,
-    /// The current routing is refused when `units` exceeds this value.
+    /// The current routing or `tx.commit` is refused when `units` exceeds this value.
     units_max: u32,
 }
 

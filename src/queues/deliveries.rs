@@ -8,7 +8,7 @@
 //! ```text
 //! queue ──deliver──> outbox of the connection ──written──> unacknowledged list of the channel ──ack──> free
 //!   ^                                                              │
-//!   └──────── requeued heap of the queue, by offset <──requeue─────┘
+//!   └──────── requeued heap of the queue, in order <──requeue─────┘
 //! ```
 //!
 //! An acknowledgement has the channel and the delivery tag. Its record is usually the first of the channel's
@@ -20,13 +20,13 @@ use core::ops::{Index, IndexMut};
 use leveret_core::command::{ChannelId, ConsumerId, QueueId, Settlement, SubscriptionDelivery};
 use leveret_core::mem::{Class, Links, List, Memory, MessageId, Slab, sort_by_key};
 
-/// The requeued messages of one queue, ordered by offset: a leftist heap whose nodes are the delivery
-/// records. Adding a message, and removing the one with the lowest offset, takes logarithmic time in any
+/// The requeued messages of one queue, ordered by [`Delivered::order`]: a leftist heap whose nodes are the delivery
+/// records. Adding a message, and removing the one with the lowest order, takes logarithmic time in any
 /// order.
 ///
 /// # Invariants
 /// - A record in a heap is in no other heap, in no outbox, and on no unacknowledged list.
-/// - The first record has the lowest offset.
+/// - The first record has the lowest order.
 #[derive(Debug, Default)]
 pub(crate) struct RequeuedHeap {
     root: u32,
@@ -42,7 +42,7 @@ impl RequeuedHeap {
         self.len == 0
     }
 
-    /// Returns the requeued delivery with the lowest offset.
+    /// Returns the requeued delivery with the lowest order.
     pub(crate) fn first(&self) -> Option<usize> {
         (self.root != 0).then(|| self.root as usize - 1)
     }
@@ -55,7 +55,7 @@ impl RequeuedHeap {
         pool.requeued_count += 1;
     }
 
-    /// Returns all requeued deliveries of the heap, lowest offset first.
+    /// Returns all requeued deliveries of the heap, lowest order first.
     pub(crate) fn in_order(&self, pool: &Deliveries) -> Vec<usize> {
         let (mut found, mut open) = (Vec::with_capacity(self.len as usize), vec![self.root]);
         while let Some(place) = open.pop() {
@@ -84,7 +84,7 @@ impl RequeuedHeap {
         }
     }
 
-    /// Removes and returns the delivery with the lowest offset.
+    /// Removes and returns the delivery with the lowest order.
     pub(crate) fn pop(&mut self, pool: &mut Deliveries) -> Option<usize> {
         let first = self.first()?;
         let HeapLinks { left, right, .. } = core::mem::take(&mut pool.slab[first].heap);
@@ -701,7 +701,7 @@ mod records_tests {
     }
 
     #[test]
-    fn requeued_messages_are_taken_by_offset_in_any_order_of_requeueing() {
+    fn requeued_messages_are_taken_in_their_order_however_they_are_requeued() {
         let mut pool = Deliveries::with_capacity(5000, &Memory::unlimited());
         let mut heap = RequeuedHeap::default();
         let mut state = 7_u64;
@@ -712,9 +712,9 @@ mod records_tests {
         }
         let mut last = 0;
         while let Some(index) = heap.pop(&mut pool) {
-            let offset = pool.slab[index].order;
-            assert!(offset >= last);
-            last = offset;
+            let order = pool.slab[index].order;
+            assert!(order >= last);
+            last = order;
             pool.remove_tag(index);
             pool.remove(index);
         }

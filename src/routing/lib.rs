@@ -68,8 +68,8 @@ pub struct Topology {
     pair_index: PairIndex,
     trie: Trie,
     header_positions: select::HeaderPositions,
-    /// Exchanges still to be visited for the message that is being routed.
-    to_visit: Vec<ExchangeId>,
+    /// Exchanges that the last routing reached, in this order.
+    reached: Vec<ExchangeId>,
     /// Number of messages routed since the start. It identifies the route of the current message.
     route_count: u64,
     /// Rises whenever a route or a permission may have changed.
@@ -124,7 +124,7 @@ impl Topology {
             pair_index: PairIndex::with_capacity(bindings, memory, seed),
             trie: Trie::with_capacity(nodes, memory, seed),
             header_positions: select::HeaderPositions::for_frames(frame_max, seed),
-            to_visit: Vec::with_capacity(exchanges),
+            reached: Vec::with_capacity(exchanges),
             route_count: 0,
             revision: 1,
             units_max: (bindings as u32).saturating_mul(UNITS_PER_BINDING).max(UNITS_MIN),
@@ -229,7 +229,7 @@ pub struct Exchange {
     pub internal: bool,
     /// The arguments of its declaration, encoded as an AMQP table.
     pub arguments: Box<[u8]>,
-    /// The connection in whose share the exchange is counted; `None` for a predeclared one.
+    /// The connection in whose share the exchange is counted; `None` at start, for operators, and for predeclared exchanges.
     declarer: Option<Declarer>,
     /// The hidden queue of a delayed exchange, in which messages wait until their delay has passed.
     pub delayed_queue: Option<QueueId>,

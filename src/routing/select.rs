@@ -47,7 +47,7 @@ struct Selection<'a, 'q, Q> {
     bindings: &'a Slab<Binding>,
     pairs: &'a PairIndex,
     trie: &'a mut Trie,
-    to_visit: &'a mut Vec<ExchangeId>,
+    reached_exchanges: &'a mut Vec<ExchangeId>,
     targets: &'a mut Targets<'q, Q>,
     work: &'a mut Work,
 }
@@ -70,7 +70,7 @@ impl Topology {
     ) -> Result<bool, Fault> {
         targets.chosen.clear();
         self.route_count += 1;
-        self.to_visit.clear();
+        self.reached.clear();
         let mut selection = Selection {
             vhost: self.exchanges[exchange.index()].vhost,
             route: self.route_count,
@@ -79,7 +79,7 @@ impl Topology {
             bindings: &self.bindings,
             pairs: &self.pair_index,
             trie: &mut self.trie,
-            to_visit: &mut self.to_visit,
+            reached_exchanges: &mut self.reached,
             targets,
             work,
         };
@@ -91,7 +91,7 @@ impl Topology {
 impl Topology {
     /// Returns the names of the exchanges that the last routing passed.
     pub fn passed_exchanges(&self) -> impl Iterator<Item = Box<str>> {
-        self.to_visit.iter().map(|exchange| self.exchanges[exchange.index()].name.clone())
+        self.reached.iter().map(|exchange| self.exchanges[exchange.index()].name.clone())
     }
 }
 
@@ -103,11 +103,11 @@ impl<Q: RoutedQueues> Selection<'_, '_, Q> {
         names: &mut HeaderPositions,
     ) -> Result<bool, Fault> {
         let mut by_key_alone = true;
-        self.to_visit.push(first);
+        self.reached_exchanges.push(first);
         self.exchanges[first.index()].last_route = self.route;
         let mut visited = 0;
-        while visited < self.to_visit.len() {
-            let exchange = self.to_visit[visited];
+        while visited < self.reached_exchanges.len() {
+            let exchange = self.reached_exchanges[visited];
             visited += 1;
             by_key_alone &= self.exchanges[exchange.index()].kind != ExchangeKind::Headers;
             if !self.follow(exchange, keys, names)? {
@@ -300,7 +300,7 @@ impl<Q: RoutedQueues> Selection<'_, '_, Q> {
         let record = &mut self.exchanges[exchange.index()];
         if record.last_route != self.route && !record.is_deleted {
             record.last_route = self.route;
-            self.to_visit.push(exchange);
+            self.reached_exchanges.push(exchange);
             self.work.charge(1);
         }
     }

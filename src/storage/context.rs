@@ -1,7 +1,7 @@
-//! What a call of the broker borrows from its caller: pending writes, messages, work.
+//! What one call of routing, queues or broker borrows from its caller, and what its reply has to wait for.
 //!
-//! The caller passes the pending writes and the messages to the log too. State of only one command is kept here and
-//! not in the broker.
+//! It is in this package because those three share it. The awaited batch and the declarer belong to one command, so they
+//! are not state of the broker.
 
 use leveret_core::batch::Batch;
 use leveret_core::mem::Messages;

@@ -1,4 +1,4 @@
-//! Checks whether the storage can carry out a client's request, and the faults if it cannot.
+//! Checks whether the storage can carry out a client's request, the faults if it cannot, and versions for new objects.
 
 use leveret_core::error::{Fault, ReplyCode, out_of};
 
@@ -34,27 +34,15 @@ pub fn unwritable_for_messages() -> Fault {
 /// Returns 506 for a publisher that waited too long for space in the log, while its own connection had
 /// unsettled deliveries or an open transaction.
 pub fn waited_too_long(pending_writes: &PendingWrites) -> Fault {
-    let raise = if pending_writes.is_file_system_full() { "free space on the file system" } else { "raise" };
-    let key = if pending_writes.is_file_system_full() { "" } else { pending_writes.exhausted_limit_key() };
-    Fault::new(
-        ReplyCode::ResourceError,
-        format_args!(
-            "the disk is full, and nothing was freed for 60 s while this connection held unacknowledged \
-             deliveries, or one of several open transactions: acknowledge or commit earlier, or {raise} {key}"
-        ),
-    )
-}
-
-/// Returns 506: the publisher has unsettled deliveries or an open transaction, and no message has left the queue for
-/// 60 s.
-pub fn waited_too_long_for_queue(queue: &str) -> Fault {
-    Fault::new(
-        ReplyCode::ResourceError,
-        format_args!(
-            "a queue uses its whole share of the memory, and no message left it for 60 s while this connection held \
-             deliveries or a transaction: raise memory_limit, acknowledge or commit earlier, or consume queue '{queue}'"
-        ),
-    )
+    let because = "the disk is full, and nothing was freed for 60 s while this connection held unacknowledged deliveries, or \
+                   one of several open transactions: acknowledge or commit earlier, or";
+    match pending_writes.is_file_system_full() {
+        true => Fault::new(ReplyCode::ResourceError, format_args!("{because} free space on the file system")),
+        false => {
+            let key = pending_writes.exhausted_limit_key();
+            Fault::new(ReplyCode::ResourceError, format_args!("{because} raise {key}"))
+        }
+    }
 }
 
 /// Returns the version for an object that will be declared; 0 if the object is not durable, or the broker

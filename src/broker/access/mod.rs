@@ -7,12 +7,12 @@
 //! | file | content |
 //! |---|---|
 //! | `mod` | the records of users, virtual hosts and permissions; writing them to the log and restoring them |
-//! | `login` | checks credentials; the identity of a connection; the errors of changes by an operator |
-//! | `users` | changes of users, of virtual hosts and of their limits; views for operators |
+//! | `login` | checks credentials; the identity of a connection |
+//! | `users` | changes of users, of virtual hosts and of their limits; the checks of these limits; views for operators |
 //! | `rights` | changes and checks of permissions |
 //! | `pattern` | the regular expressions of permissions and policies, and the memory that they take |
 //!
-//! Connections, queues and quotas are not in this module. When a user or a virtual host is deleted, the
+//! Connections, queues and their counts (`leveret_core::quota`) are not in this module. When a user or a virtual host is deleted, the
 //! caller closes its connections and deletes its queues.
 //!
 //! # Invariants

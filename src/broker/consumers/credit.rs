@@ -1,5 +1,5 @@
 //! Decides whether a consumer can take another message, by prefetch, capacity of its connection's output, and
-//! the connection's share of deliveries.
+//! the connection's share of deliveries. The rule of the share is in `leveret_core::quota`.
 //!
 //! ```text
 //! eligible: on its queue's list ──output full, or share used up──→ paused: on its connection's list

@@ -1,5 +1,4 @@
-//! The keys of a policy's definition and their checks, the progress of a notification after a change, and the
-//! effective policy of a queue.
+//! The keys of a policy's definition and their checks, and the progress of a notification after a change.
 //!
 //! The checks, their order and their texts are those of RabbitMQ 3.10. The keys for mirrored and lazy queues
 //! are accepted but have no effect. The keys of plug-ins that Leveret does not have (`federation-upstream`)

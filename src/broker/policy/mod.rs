@@ -1,5 +1,4 @@
-//! Policies: set and cleared by operators, chosen by priority for each queue and exchange, and combined with
-//! arguments.
+//! Policies: set and cleared by operators, and chosen by priority for each queue and exchange.
 //!
 //! Other modules read the effective value of a setting from [`EffectivePolicy`], whatever it comes from. The
 //! choice of the policies that apply to a queue, and the progress of the notification after a change, are
@@ -8,7 +7,7 @@
 //! | file | content |
 //! |---|---|
 //! | `mod` | all policies; setting, clearing and choosing them; the notification of queues; views for operators |
-//! | `keys` | the checks of a definition's keys; the progress of a notification; the effective policy |
+//! | `keys` | the checks of a definition's keys; the progress of a notification |
 //!
 //! # Invariants
 //! - Of the matching policies of one kind (user or operator), only the one with the highest priority applies.

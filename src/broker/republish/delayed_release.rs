@@ -6,9 +6,9 @@
 //!                                       queues ◄── routed by x-delayed-type ┴── x-delay -5000
 //! ```
 //!
-//! The hidden queue is a queue without a name. Its levels (`queue_records::levels`) are the slots of a timing
+//! The hidden queue is a queue without a name. Its levels (`records::levels`) are the slots of a timing
 //! wheel. A message in it is treated like a message in any queue: it is confirmed when it is durable, evicted
-//! when memory is short, recovered at start, and deleted with its exchange. `queue_flow::delayed` decides
+//! when memory is short, recovered at start, and deleted with its exchange. `flow::delayed` decides
 //! when a slot is due.
 //!
 //! # Invariants

@@ -1,4 +1,5 @@
 //! Removes messages that the log has from memory when memory is short (eviction). `page_in` reads them back.
+//! `Messages::is_above_spill_mark` in `leveret-core` says when the memory of messages is short.
 //!
 //! ```text
 //! evict: fifo ──→ middle (messages with successive offsets become one entry); messages of unsettled

@@ -15,10 +15,10 @@ use leveret_amqp::field::Table;
 use leveret_amqp::props::Properties;
 use leveret_core::batch::Batch;
 use leveret_core::command::{ConnectionId, QueueId};
-use leveret_core::error::{Fault, no_memory_for, out_of};
+use leveret_core::error::{Fault, ReplyCode, no_memory_for, out_of};
 use leveret_core::mem::{ENTRIES_PER_CHUNK, MessageFlags, MessageId, Messages, Share};
 use leveret_core::quota::{Declarer, Quota};
-use leveret_storage::faults::{unwritable_for_messages, waited_too_long, waited_too_long_for_queue};
+use leveret_storage::faults::{unwritable_for_messages, waited_too_long};
 use leveret_storage::{Appended, Context, Mode, NoCapacity, PendingWrites, Urgency};
 
 use super::Queues;
@@ -650,4 +650,16 @@ pub fn disk_shortage(pending_writes: &PendingWrites) -> Shortage {
         false => Shortage::DiskLimit,
         true => Shortage::Index,
     }
+}
+
+/// Returns 506: the publisher has unsettled deliveries or an open transaction, and no message has left the queue for
+/// 60 s.
+fn waited_too_long_for_queue(queue: &str) -> Fault {
+    Fault::new(
+        ReplyCode::ResourceError,
+        format_args!(
+            "a queue uses its whole share of the memory, and no message left it for 60 s while this connection held \
+             deliveries or a transaction: raise memory_limit, acknowledge or commit earlier, or consume queue '{queue}'"
+        ),
+    )
 }

@@ -1,4 +1,5 @@
-//! Queues with priorities: a level for each priority that has had a message.
+//! Queues with priorities: a level for each priority that has had a message. The slots of a delayed exchange are levels of
+//! its hidden queue.
 //!
 //! ```text
 //! queue, x-max-priority 9 ── highest ──→ level 9 ── below ──→ level 4 ── below ──→ the queue itself: 0
@@ -6,7 +7,7 @@
 //!
 //! A level has a queue record of its own, so that the code for order, log, memory, requeueing and expiry is
 //! the same with and without priorities. This file has the functions that concern a queue with all its
-//! levels: the first message, and sums over the levels.
+//! levels: the first message, and sums over the levels. It also stores the target queues of messages in a transaction.
 //!
 //! # Invariants
 //! - A level is created for the first message of its priority. It has no name, consumer or binding, is not

@@ -1,16 +1,15 @@
 //! The records of all queues: their messages in order, names, levels and limits, and their counts of logged
 //! messages.
 //!
-//! This module only has data and answers questions about it. [`crate::flow`] decides when queues are
-//! examined, which messages leave memory and which are removed. `consumers` decides which consumer gets a
-//! message.
+//! This module has the data and keeps it consistent. [`crate::flow`] decides when queues are examined, which messages
+//! leave memory and which are removed. The caller decides which consumer gets a message.
 //!
 //! | file | content |
 //! |---|---|
 //! | `record` | the record of one queue; finding, creating, deleting and writing records |
 //! | `backlog` | the messages of a queue, in memory or only in the log; the ready list of queues |
 //! | `durable_index` | offsets and counts of a queue's messages in the log; requeue counts of quorum queues |
-//! | `levels` | the levels of queues with priorities; stored routes of messages in a transaction |
+//! | `levels` | the levels of queues with priorities; the slots of delayed exchanges; stored routes of messages in a transaction |
 //! | `fullness` | length limits and shares of memory: which queues accept a message |
 //! | `browse` | reading a queue's messages without changing it; finding selected messages |
 //! | `message_keys` | keys by which an operator names browsed messages |
