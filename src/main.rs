@@ -32,8 +32,8 @@
 //! # Invariants
 //!
 //! - Data flows one way: bytes, command, broker, pending commit, event, bytes. A package calls a package that depends on
-//!   it only through the traits that `tests/component/layers` names, and through one function: `server` gives the broker
-//!   `bridges::check`, which checks the definition of a shovel.
+//!   it only through the traits that `tests/component/layers` names. There is one other case: `server` gives the broker the
+//!   function `bridges::check`, which checks the definition of a shovel.
 //! - One thread changes the broker's state, so the state needs no locks. Helper threads write and read the disk, hash
 //!   passwords, run TLS handshakes, look up names and write log lines. They hold no broker state.
 //! - The packages above `daemon` in the table neither read a clock nor open a socket: time and bytes are handed to

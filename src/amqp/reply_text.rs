@@ -42,11 +42,11 @@ impl fmt::Display for ExchangeText<'_> {
 
 /// A value of an argument in a reply text about a mismatch. It is formatted without its type when both the
 /// request and the existing object have the argument, and with its type when only one has it.
-pub struct Shown<'a> {
-    /// The value; `None` if the argument is missing.
-    pub value: Option<Value<'a>>,
+struct Shown<'a> {
+    /// `None` if the argument is missing.
+    value: Option<Value<'a>>,
     /// Whether to leave out the type.
-    pub is_bare: bool,
+    is_bare: bool,
 }
 
 impl fmt::Display for Shown<'_> {

@@ -303,7 +303,7 @@ impl Broker {
 
     /// Handles `exchange.bind` and `queue.bind`, for a source and destination that were found.
     pub(crate) fn bind(&mut self, cx: &mut Context<'_>, new: &BindingIdentity<'_>) -> Result<Outcome, Fault> {
-        let vhost = self.access.vhost_name(self.topology.exchange(new.source()).vhost);
+        let vhost = self.access.vhost_name(self.topology.exchange(new.source).vhost);
         self.topology.bind(cx, vhost, &mut self.quota, self.queues.records_mut(), new)?;
         Ok(Outcome::Done)
     }

@@ -41,7 +41,7 @@
 //! | `objects` | iterators over records by place, which may pause after each |
 //! | `operator_fault` | why a change by an operator is refused; the checks that all changes share |
 //! | `counters` | counters since the start |
-//! | `restored` | what became of a definition at start |
+//! | `restored` | the result of restoring a definition at start |
 //!
 //! [`Broker::apply`] carries out a command: it changes the state and returns the reply at once. At the end of each turn
 //! of the event loop the caller calls, in this order, [`Broker::run_jobs`], [`Broker::deliver`], and for each

@@ -141,7 +141,7 @@ impl Broker {
     }
 
     /// Moves or copies the ready messages of a queue that these keys name, in the order of the queue. The reply
-    /// waits for `cx.awaited()`.
+    /// waits for `cx.awaited`.
     ///
     /// `read` has messages that were read from the log for this request. The caller releases them.
     ///

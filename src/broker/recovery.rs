@@ -52,7 +52,7 @@ pub fn restore(
     now: Now,
 ) -> io::Result<()> {
     // The start counts as a use of each queue, so broker time must be set before queues are restored.
-    context.pending_writes_mut().set_time(log.time_ms(now));
+    context.pending_writes.set_time(log.time_ms(now));
     let AccessReport { access, unreadable, is_thin, definitions, .. } = report;
     match access {
         Access::New | Access::Silent => broker.set_first_user(first),
@@ -65,7 +65,7 @@ pub fn restore(
     broker.memory().set_restoring(false);
     restored?;
     if matches!(access, Access::New | Access::Silent) || access == Access::Whole && is_thin {
-        broker.access_mut().write_access(context.pending_writes_mut());
+        broker.access_mut().write_access(context.pending_writes);
     }
     Ok(())
 }
@@ -284,7 +284,7 @@ fn restore_definitions(
         );
     }
     for (key, value) in repeated {
-        context.pending_writes_mut().define(key, Some(value));
+        context.pending_writes.define(key, Some(value));
     }
     let is_suspect = damaged > 0
         || restoring.unreadable_count > 0
@@ -294,7 +294,7 @@ fn restore_definitions(
         restoring.absent.extend(restoring.orphans.iter().flat_map(|(.., incarnations)| incarnations));
     }
     restoring.restore_lost(broker, context, log, disk)?;
-    for (vhost, key) in broker.end_restoring_retained(context.pending_writes_mut(), is_suspect) {
+    for (vhost, key) in broker.end_restoring_retained(context.pending_writes, is_suspect) {
         log::error!(
             "the retained message with key {key:?} in virtual host {vhost:?} is lost: a part of it cannot be read"
         );
@@ -306,14 +306,14 @@ fn restore_definitions(
         // Access definitions of this kind are deleted, at the latest when an operator confirms the users. They
         // are not listed, and a later user of that name would get them.
         let hidden = restoring.orphans.drain(..).map(|(key, ..)| key).filter(|key| is_access(key));
-        broker.access_mut().drop_unreadable_access(context.pending_writes_mut(), hidden.collect());
+        broker.access_mut().drop_unreadable_access(context.pending_writes, hidden.collect());
     }
     for (key, _, incarnations) in &restoring.orphans {
-        broker.delete_stale_definition(context.pending_writes_mut(), key, incarnations);
+        broker.delete_stale_definition(context.pending_writes, key, incarnations);
     }
     for (&incarnation, queue) in log.index().queues() {
         if is_transient(incarnation) && !queue.gone {
-            broker.queues_mut().drop_transient(context.pending_writes_mut(), incarnation);
+            broker.queues_mut().drop_transient(context.pending_writes, incarnation);
         }
     }
     broker.queues_mut().set_largest_stored_body(log.index().largest_body_bytes());
@@ -344,7 +344,7 @@ fn restore_queue(
     (incarnation, queue): (u64, QueueId),
 ) -> u64 {
     let Some(found) = log.index().queues().get(&incarnation) else { return 0 };
-    let pending_writes = context.pending_writes_mut();
+    let pending_writes = &mut *context.pending_writes;
     let is_live = |offset| found.live_ranges_from(offset).next().is_some_and(|range| range.start == offset);
     let mut settled = broker.settle_released_deliveries(pending_writes, queue, is_live);
     settled.sort_unstable();

@@ -1,4 +1,4 @@
-//! What became of a definition that a start found in the log.
+//! The result of restoring a definition that a start found in the log.
 
 use leveret_core::command::QueueId;
 

@@ -7,9 +7,9 @@ const OCTETS_PER_UNIT: usize = 512;
 /// Maximum number of units that one charge adds.
 const CHARGE_MAX: usize = 1 << 24;
 
-/// Counts units of work since the last [`Work::take`]: steps whose number does not follow from the size of a
-/// command, such as bindings examined, consumers skipped and target queues, and large reads or copies. Most messages take
-/// one unit or none.
+/// Counts units of work since the last [`Work::take`]. These are steps whose number does not follow from the size of a
+/// command: bindings examined, consumers skipped, target queues, and large reads or copies. Most messages take one unit or
+/// none.
 ///
 /// The event loop ends a connection's turn when its commands took many units. The routing of one message has
 /// a limit of units, so that it cannot delay all other clients. Work that is a product of several numbers

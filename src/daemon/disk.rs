@@ -61,14 +61,14 @@ pub(super) fn open(
     broker.queues_mut().set_persist_all(config.store.persist_all);
     let mut files = FileDisk::new(directory);
     if let Err(error) = prepare(config, &mut files)? {
-        return Ok(run_without_store(broker, context.pending_writes_mut(), directory, &error));
+        return Ok(run_without_store(broker, context.pending_writes, directory, &error));
     }
     let settings = settings(config, directory);
     let (log, mut report) = match Log::open_files(&mut files, settings, random_identity(), START) {
         Ok(opened) => opened,
         Err(OpenError::Unreadable(error)) => {
             let error = disk_error_or_mistake(config, error)?;
-            return Ok(run_without_store(broker, context.pending_writes_mut(), directory, &error));
+            return Ok(run_without_store(broker, context.pending_writes, directory, &error));
         }
         Err(error) => return Err(refused(error)),
     };
@@ -81,7 +81,7 @@ pub(super) fn open(
     log_report(&report, directory);
     let is_writable = report.unwritable.is_none();
     let record_bytes_max = log.space().record_bytes_max() as u64;
-    context.pending_writes_mut().start(log.epoch(), is_writable, record_bytes_max);
+    context.pending_writes.start(log.epoch(), is_writable, record_bytes_max);
     let (first, access) = (first_user(config, report.access.access), report.access.access);
     restore(broker, &mut context, &log, &mut files, (report.access, report.reported_damage), first, START)
         .map_err(|error| refused(OpenError::Unreadable(error)))?;

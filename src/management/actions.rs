@@ -61,7 +61,7 @@ impl<'b, 's> ActingUser<'b, 's> {
         let (connection, channel) =
             broker.connect_user(&mut context, self.user, self.vhost).map_err(refused)?;
         let (outcome, _) = broker.apply(&mut context, connection, Some(channel), command);
-        let batch = context.awaited();
+        let batch = context.awaited;
         broker.release(&mut context, connection);
         match outcome {
             Outcome::Fault(fault) => Err(refusal(&fault)),

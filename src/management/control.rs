@@ -221,7 +221,7 @@ fn incarnation<N: core::str::FromStr>(call: &Call<'_>) -> Result<N, Answer> {
 fn counted(context: &Context<'_>, outcome: Result<impl Into<u64>, Fault>) -> Answered {
     let count = outcome.map_err(|fault| refused(&fault))?.into();
     let body = body(|json| nested(json, &[("messages", count)]));
-    Ok(Answer::Durable(context.awaited(), Status::Ok, body))
+    Ok(Answer::Durable(context.awaited, Status::Ok, body))
 }
 
 /// Closes the connection with this pid if it is still open.

@@ -197,7 +197,7 @@ impl Getting {
     /// Requeues the messages, because the client disconnected.
     pub(super) fn abandon(mut self, broker: &mut Broker, context: &mut leveret_broker::Context<'_>) {
         if let Some(payload) = self.payload.take() {
-            payload.release(context.messages_mut());
+            payload.release(context.messages);
         }
         if let Some((connection, _)) = self.own.take() {
             broker.release(context, connection);
@@ -254,7 +254,7 @@ pub(super) fn browse(
     let count = count.clamp(1, BROWSED_MAX);
     let BrowseResult { ready, seen } = broker.browse_queue(&mut broker_context, who, position, count)?;
     if seen.iter().any(|seen| matches!(seen, Browsed::InLog(_))) {
-        let number = broker.queues_mut().browses_mut().want(broker_context.messages_mut(), &seen);
+        let number = broker.queues_mut().browses_mut().want(broker_context.messages, &seen);
         return Ok(BrowseAnswer::Later(PendingBrowse { number, position, ready, payloads }));
     }
     let found = seen.iter().filter_map(|seen| match seen {
@@ -276,8 +276,8 @@ impl PendingBrowse {
     /// # Errors
     /// The messages could not be read.
     pub(super) fn take(&self, context: &mut RequestContext<'_>) -> Result<Vec<u8>, Fault> {
-        let (broker, mut context) = context.broker();
-        let messages = context.messages_mut();
+        let (broker, context) = context.broker();
+        let messages = context.messages;
         let found = broker.queues_mut().browses_mut().take(messages, self.number);
         let answer = match found.is_empty() {
             true => {
@@ -292,8 +292,8 @@ impl PendingBrowse {
 
     /// Ends browsing, because the client disconnected.
     pub(super) fn abandon(&self, broker: &mut Broker, context: &mut leveret_broker::Context<'_>) {
-        let found = broker.queues_mut().browses_mut().take(context.messages_mut(), self.number);
-        found.into_iter().for_each(|browsed| context.messages_mut().release(browsed.message));
+        let found = broker.queues_mut().browses_mut().take(context.messages, self.number);
+        found.into_iter().for_each(|browsed| context.messages.release(browsed.message));
     }
 }
 

@@ -159,7 +159,7 @@ impl PendingMove {
         let last = self.reading.take();
         let (broker, mut context) = context.broker();
         if let Some((number, _)) = last {
-            self.read.extend(broker.queues_mut().browses_mut().take(context.messages_mut(), number));
+            self.read.extend(broker.queues_mut().browses_mut().take(context.messages, number));
         }
         let order = &self.order;
         let target = match &order.target {
@@ -179,15 +179,14 @@ impl PendingMove {
             MoveOutcome::Moved(moved) => {
                 let gone = order.keys.len() as u64 - u64::from(moved);
                 let answer = body(|json| nested(json, &[("moved", moved.into()), ("gone", gone)]));
-                Ok(Some(Answer::Durable(context.awaited(), Status::Ok, answer)))
+                Ok(Some(Answer::Durable(context.awaited, Status::Ok, answer)))
             }
             MoveOutcome::Read(run) if last.is_some_and(|(_, last)| last == run) => {
                 let why = format_args!("no memory now to read these messages back, or they cannot be read");
                 Err(Fault::new(ReplyCode::ResourceError, why))
             }
             MoveOutcome::Read(run) => {
-                let number =
-                    broker.queues_mut().browses_mut().want(context.messages_mut(), &[Browsed::InLog(run)]);
+                let number = broker.queues_mut().browses_mut().want(context.messages, &[Browsed::InLog(run)]);
                 self.reading = Some((number, run));
                 Ok(None)
             }
@@ -196,11 +195,10 @@ impl PendingMove {
 
     /// Ends the request, because the client disconnected.
     pub(super) fn abandon(self, broker: &mut Broker, context: &mut leveret_broker::Context<'_>) {
-        let reading = self
-            .reading
-            .map(|(number, _)| broker.queues_mut().browses_mut().take(context.messages_mut(), number));
+        let reading =
+            self.reading.map(|(number, _)| broker.queues_mut().browses_mut().take(context.messages, number));
         for browsed in self.read.into_iter().chain(reading.into_iter().flatten()) {
-            context.messages_mut().release(browsed.message);
+            context.messages.release(browsed.message);
         }
     }
 }

@@ -215,5 +215,5 @@ pub(super) fn delete_retained(call: &Call<'_>, context: &mut RequestContext<'_>)
 
 fn answer_deleted(context: &Context<'_>, deleted: Result<(), Fault>) -> Answered {
     deleted.map_err(|fault| refused(&fault))?;
-    Ok(Answer::Durable(context.awaited(), Status::NoContent, Vec::new()))
+    Ok(Answer::Durable(context.awaited, Status::NoContent, Vec::new()))
 }

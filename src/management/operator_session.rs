@@ -474,7 +474,7 @@ impl OperatorSession {
             State::Browsing(browse) => browse.abandon(broker, context),
             State::Moving(moving) => moving.abandon(broker, context),
             State::Uploading(mut upload, _) | State::Decoding(mut upload) => {
-                upload.release(context.messages_mut());
+                upload.release(context.messages);
             }
             _ => {}
         }

@@ -253,18 +253,18 @@ pub(super) fn publish_as(
     message: MessageId,
 ) -> Answered {
     let (broker, mut context) = context.broker();
-    context.messages_mut().finish(message);
+    context.messages.finish(message);
     let (connection, channel) = match broker.connect_user(&mut context, user, vhost) {
         Ok(own) => own,
         Err(fault) => {
-            context.messages_mut().release(message);
+            context.messages.release(message);
             return Err(refusal(&fault));
         }
     };
     broker.apply(&mut context, connection, Some(channel), Command::ConfirmSelect);
     let publish = Command::Publish { message, mandatory: true };
     let outcome = broker.apply(&mut context, connection, Some(channel), publish).0;
-    let batch = context.awaited();
+    let batch = context.awaited;
     let published = match outcome {
         Outcome::Published => {
             let is_returned = broker.has_returned(connection);
@@ -278,7 +278,7 @@ pub(super) fn publish_as(
         }
         Outcome::Fault(fault) => Err(bad_request(&format!("{} {}", fault.code.code(), fault.text))),
         _ => {
-            context.messages_mut().release(message);
+            context.messages.release(message);
             let why = "no message can be accepted now, because publishers are blocked; try again later";
             Err(Answer::Now(Status::Unavailable, problem("unavailable", why)))
         }

@@ -263,7 +263,8 @@ impl Exchange {
     }
 }
 
-/// What routing needs of queues. The owner of the queues implements it: this package knows a queue by its identifier only.
+/// The properties of queues that routing needs. The owner of the queues implements this trait, because routing knows a queue
+/// by its identifier only.
 pub trait RoutedQueues {
     /// Returns the queue of this name.
     fn find(&self, vhost: VhostId, name: &str) -> Option<QueueId>;
@@ -369,17 +370,11 @@ impl<'a> BindingSpec<'a> {
 /// What identifies a binding. No two bindings have the same identity.
 #[derive(PartialEq, Eq, Hash)]
 pub struct BindingIdentity<'a> {
-    source: ExchangeId,
+    /// The exchange whose messages go along the binding.
+    pub source: ExchangeId,
     destination: Destination,
     routing_key: &'a str,
     arguments: &'a [u8],
-}
-
-impl BindingIdentity<'_> {
-    /// Returns the exchange whose messages go along the binding.
-    pub const fn source(&self) -> ExchangeId {
-        self.source
-    }
 }
 
 const CACHED_NAMES_BYTES_MAX: usize = 64;

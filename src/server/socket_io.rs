@@ -180,7 +180,7 @@ impl<P: Platform> Shared<P> {
                         &mut self.budget.work,
                     );
                     let (outcome, order) = self.broker.apply(&mut lent, id, channel, command);
-                    let batch = lent.awaited();
+                    let batch = lent.awaited;
                     self.budget.charge_work();
                     if session.is_mqtt() {
                         context.withholds_answers = self.broker.withholds_answers(id);

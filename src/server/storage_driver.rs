@@ -140,7 +140,7 @@ impl StorageDriver {
             return Some(job);
         }
         if self.may_read_queues
-            && let Some(fetch) = broker.queues_mut().next_read(context.messages_mut())
+            && let Some(fetch) = broker.queues_mut().next_read(context.messages)
         {
             let range = leveret_storage::Range { start: fetch.start, end: fetch.end };
             if let Some(job) = self.commit_writer.log_mut().fetch(fetch.incarnation, range, fetch.bytes_max) {
@@ -264,9 +264,7 @@ impl StorageDriver {
         });
         match stopped {
             None => broker.queues_mut().end_read(&fetch, fetched.through),
-            Some(StopReason::NoCapacity) => {
-                broker.queues_mut().note_no_memory(context.messages_mut(), &fetch)
-            }
+            Some(StopReason::NoCapacity) => broker.queues_mut().note_no_memory(context.messages, &fetch),
             Some(StopReason::LargeMessage(large)) => return self.read_chunk(broker, context, fetch, large),
         }
         None
@@ -282,16 +280,16 @@ impl StorageDriver {
         large: LargeMessage,
     ) -> Option<Read> {
         if large.next == large.chunks {
-            let is_whole = context.messages_mut().body_missing(large.message) == 0;
+            let is_whole = context.messages.body_missing(large.message) == 0;
             if !is_whole {
-                context.messages_mut().release(large.message);
+                context.messages.release(large.message);
             } else if !broker.queues_mut().paged_in(
                 context,
                 &fetch,
                 (large.offset, large.enqueued_ms),
                 large.message,
             ) {
-                broker.queues_mut().note_no_memory(context.messages_mut(), &fetch);
+                broker.queues_mut().note_no_memory(context.messages, &fetch);
                 return None;
             }
             broker.queues_mut().end_read(&fetch, large.offset + 1);
@@ -303,8 +301,8 @@ impl StorageDriver {
                 Some(Read::Fetch(job))
             }
             None => {
-                context.messages_mut().release(large.message);
-                broker.queues_mut().note_no_memory(context.messages_mut(), &fetch);
+                context.messages.release(large.message);
+                broker.queues_mut().note_no_memory(context.messages, &fetch);
                 None
             }
         }
@@ -320,10 +318,10 @@ impl StorageDriver {
         let must_retry = self.must_retry(done.was_refused());
         let mut is_good = false;
         let fetched = self.commit_writer.log_mut().chunk_done(done, |bytes| {
-            if let Some(bytes) = bytes
-                .filter(|bytes| bytes.len() <= context.messages_mut().body_missing(large.message) as usize)
+            if let Some(bytes) =
+                bytes.filter(|bytes| bytes.len() <= context.messages.body_missing(large.message) as usize)
             {
-                context.messages_mut().append_body(large.message, bytes);
+                context.messages.append_body(large.message, bytes);
                 is_good = true;
             }
         });
@@ -501,7 +499,7 @@ fn put_message(
         body_len: u32::try_from(body_len).unwrap_or(u32::MAX),
         enqueued_ms: message.enqueued_ms,
     };
-    let id = match broker.queues_mut().page_in(context.messages_mut(), fetch, &page) {
+    let id = match broker.queues_mut().page_in(context.messages, fetch, &page) {
         PageInOutcome::Begun(id) => id,
         PageInOutcome::NotWanted => return None,
         PageInOutcome::NoCapacity => return Some(StopReason::NoCapacity),
@@ -517,7 +515,7 @@ fn put_message(
             next: 0,
         }));
     }
-    context.messages_mut().append_body(id, body);
+    context.messages.append_body(id, body);
     if broker.queues_mut().paged_in(context, fetch, (offset, message.enqueued_ms), id) {
         None
     } else {

@@ -1,4 +1,4 @@
-//! What one call of routing, queues or broker borrows from its caller, and what its reply has to wait for.
+//! The state that one call of routing, queues or broker borrows from its caller, and the batch that its reply waits for.
 //!
 //! It is in this package because those three share it. The awaited batch and the declarer belong to one command, so they
 //! are not state of the broker.
@@ -14,7 +14,7 @@ use crate::PendingWrites;
 /// command is sent. A new context waits for no batch and has no declarer.
 #[derive(Debug)]
 pub struct Context<'a> {
-    /// What waits to be written to the log.
+    /// The messages, settlements and definitions that wait to be written to the log.
     pub pending_writes: &'a mut PendingWrites,
     /// All messages in memory.
     pub messages: &'a mut Messages,
@@ -36,22 +36,6 @@ impl<'a> Context<'a> {
         work: &'a mut Work,
     ) -> Self {
         Self { pending_writes, messages, work, awaited: Batch::NONE, declarer: None }
-    }
-
-    /// Returns the batch that must be durable before the reply to the command is sent.
-    #[inline]
-    pub const fn awaited(&self) -> Batch {
-        self.awaited
-    }
-
-    /// Returns the pending-write buffer.
-    pub const fn pending_writes_mut(&mut self) -> &mut PendingWrites {
-        self.pending_writes
-    }
-
-    /// Returns all messages in memory.
-    pub const fn messages_mut(&mut self) -> &mut Messages {
-        self.messages
     }
 
     /// Makes the reply wait for this batch too.

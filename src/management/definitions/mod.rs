@@ -86,7 +86,7 @@ fn make(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<A
     if is_applied(broker, item) {
         return Ok(Applied::Done);
     }
-    let pending_writes = context.pending_writes_mut();
+    let pending_writes = &mut *context.pending_writes;
     let changed = match item {
         Item::Vhost(it) => {
             broker.put_vhost_with(pending_writes, &it.name, &it.metadata).and_then(|batch| match it.limits {

@@ -39,7 +39,7 @@ impl<P: Platform> Shared<P> {
     ) -> (Outcome, Batch) {
         let (broker, mut context) = self.broker_mut();
         let (outcome, _) = broker.apply(&mut context, connection, channel, command);
-        let batch = context.awaited();
+        let batch = context.awaited;
         self.budget.charge_work();
         (outcome, batch)
     }

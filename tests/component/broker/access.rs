@@ -397,30 +397,30 @@ fn a_power_cut_leaves_the_old_or_the_new() {
     type Change<'a> =
         Box<dyn Fn(&mut Broker, &mut Context<'_>) -> Result<leveret_core::batch::Batch, OperatorFault> + 'a>;
     let changes: Vec<Change<'_>> = vec![
-        Box::new(|broker, context| broker.put_user(context.pending_writes_mut(), "u", hash, "monitoring, x")),
-        Box::new(|broker, context| broker.put_vhost(context.pending_writes_mut(), "v")),
+        Box::new(|broker, context| broker.put_user(context.pending_writes, "u", hash, "monitoring, x")),
+        Box::new(|broker, context| broker.put_vhost(context.pending_writes, "v")),
         Box::new(|broker, context| {
             broker.access_mut().set_permissions(
-                context.pending_writes_mut(),
+                context.pending_writes,
                 &Permission { user: "u", vhost: "v", configure: "^a", write: "b", read: "" },
             )
         }),
         Box::new(|broker, context| {
             broker.access_mut().set_topic_permissions(
-                context.pending_writes_mut(),
+                context.pending_writes,
                 &TopicPermission { user: "u", vhost: "v", exchange: "t", write: "{username}", read: "" },
             )
         }),
         Box::new(|broker, context| {
             broker.access_mut().set_vhost_limits(
-                context.pending_writes_mut(),
+                context.pending_writes,
                 "v",
                 VhostLimits { queues_max: Some(3), ..Default::default() },
             )
         }),
-        Box::new(|broker, context| broker.delete_user(context.pending_writes_mut(), "guest")),
+        Box::new(|broker, context| broker.delete_user(context.pending_writes, "guest")),
         Box::new(|broker, context| broker.delete_vhost(context, "v")),
-        Box::new(|broker, context| broker.delete_user(context.pending_writes_mut(), "u")),
+        Box::new(|broker, context| broker.delete_user(context.pending_writes, "u")),
         Box::new(|broker, context| broker.delete_vhost(context, "/")),
     ];
     for change in changes {

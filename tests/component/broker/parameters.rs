@@ -26,12 +26,12 @@ fn set(node: &mut TestBroker, vhost: Option<&str>, name: &str, value: &str) -> R
     node.broker.set_shovel_places(8, 0);
     let component = if vhost.is_some() { COMPONENT } else { "" };
     let said = Parameter { vhost, component, name, value: value.as_bytes() };
-    node.broker.set_parameter(context!(node).pending_writes_mut(), &said, None).map(drop)
+    node.broker.set_parameter(context!(node).pending_writes, &said, None).map(drop)
 }
 
 fn clear(node: &mut TestBroker, vhost: Option<&str>, name: &str) -> Result<(), OperatorFault> {
     let component = if vhost.is_some() { COMPONENT } else { "" };
-    node.broker.clear_parameter(context!(node).pending_writes_mut(), vhost, component, name).map(drop)
+    node.broker.clear_parameter(context!(node).pending_writes, vhost, component, name).map(drop)
 }
 
 /// Returns virtual host, name and value of each parameter.
@@ -107,10 +107,10 @@ fn invalid_parameters_are_refused_and_change_nothing() {
     set(&mut node, None, "c", "1").expect("there is room again");
     node.broker.set_shovel_places(0, 0);
     let said = Parameter { vhost: Some("/"), component: COMPONENT, name: "s", value: &b"1"[..] };
-    let refused = node.broker.set_parameter(context!(node).pending_writes_mut(), &said, None);
+    let refused = node.broker.set_parameter(context!(node).pending_writes, &said, None);
     assert_eq!(refused.map(drop), Err(OperatorFault::TooManyShovels));
     node.broker.set_shovel_places(1, 0);
-    let refused = node.broker.set_parameter(context!(node).pending_writes_mut(), &said, Some("nobody"));
+    let refused = node.broker.set_parameter(context!(node).pending_writes, &said, Some("nobody"));
     assert_eq!(refused.map(drop), invalid("user \"nobody\" may not connect to vhost \"/\""));
 }
 
@@ -126,7 +126,7 @@ fn parameters_for_administrators_are_refused_to_other_users() {
     node.broker.set_shovel_places(8, 0);
     let set_as = |node: &mut TestBroker, user| {
         let said = Parameter { vhost: Some("/"), component: COMPONENT, name: "s", value: &b"1"[..] };
-        node.broker.set_parameter(context!(node).pending_writes_mut(), &said, user).map(drop)
+        node.broker.set_parameter(context!(node).pending_writes, &said, user).map(drop)
     };
     let refused = set_as(&mut node, Some("ann"));
     assert_eq!(

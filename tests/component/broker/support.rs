@@ -113,7 +113,7 @@ impl TestBroker {
     pub fn ask(&mut self, at: At, command: Command<'_>) -> Outcome {
         let mut context = context!(self);
         let (outcome, _) = self.broker.apply(&mut context, at.connection, Some(at.channel), command);
-        self.awaited = context.awaited();
+        self.awaited = context.awaited;
         outcome
     }
 

@@ -20,11 +20,11 @@ fn taken(pattern: &str, patterns_bytes_max: u32) -> Option<usize> {
     });
     let (mut pending_writes, mut work) = (PendingWrites::new(16), Work::default());
     let mut context = Context::new(&mut pending_writes, &mut messages, &mut work);
-    broker.put_user(context.pending_writes_mut(), "u", PasswordHash::NoPassword, "").unwrap();
+    broker.put_user(context.pending_writes, "u", PasswordHash::NoPassword, "").unwrap();
     broker
         .access_mut()
         .set_permissions(
-            context.pending_writes_mut(),
+            context.pending_writes,
             &Permission { user: "u", vhost: "/", configure: ".*", write: ".*", read: ".*" },
         )
         .unwrap();
@@ -40,7 +40,7 @@ fn taken(pattern: &str, patterns_bytes_max: u32) -> Option<usize> {
     broker
         .access_mut()
         .set_permissions(
-            context.pending_writes_mut(),
+            context.pending_writes,
             &Permission { user: "u", vhost: "/", configure: pattern, write: ".*", read: ".*" },
         )
         .ok()?;

@@ -179,8 +179,8 @@ fn bring_about(shortage: Shortage) -> (Simulation, &'static [&'static str], Opti
             let mut simulation = with_store();
             let client = simulation.open(&[1]);
             make(&mut simulation, client, "kept", true);
-            let (_, mut context) = simulation.engine.broker_mut();
-            context.pending_writes_mut().start(2, false, 1 << 16);
+            let (_, context) = simulation.engine.broker_mut();
+            context.pending_writes.start(2, false, 1 << 16);
             let publish = Publish { key: "kept", properties: PERSISTENT, ..Publish::default() };
             simulation.publish(client, 1, publish, b"x");
             (
@@ -700,8 +700,8 @@ fn a_worker_gets_an_error_if_the_store_cannot_be_written() {
     simulation.declare(client, 1, "jobs");
     simulation.publish_to(client, 1, "jobs", b"job");
     simulation.consume(client, 1, "jobs", "it", false);
-    let (_, mut context) = simulation.engine.broker_mut();
-    context.pending_writes_mut().start(2, false, 1 << 16);
+    let (_, context) = simulation.engine.broker_mut();
+    context.pending_writes.start(2, false, 1 << 16);
     let publish = Publish { key: "kept", properties: PERSISTENT, ..Publish::default() };
     simulation.publish(client, 2, publish, b"x");
     simulation.run();

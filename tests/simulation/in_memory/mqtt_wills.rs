@@ -370,8 +370,8 @@ fn a_will_that_the_client_may_not_publish_is_refused() {
     let mut client = MqttClient::open(&mut simulation, 4);
     client.send(&mut simulation, &Login { level: 4, ..login }.packet());
     client.assert_closed(&mut simulation);
-    let (broker, mut context) = simulation.engine.broker_mut();
-    let pending_writes = context.pending_writes_mut();
+    let (broker, context) = simulation.engine.broker_mut();
+    let pending_writes = context.pending_writes;
     broker
         .access_mut()
         .set_permissions(
@@ -452,8 +452,8 @@ fn a_refused_connect_changes_nothing() {
     clean.disconnect(&mut simulation);
     // A user that may not read the queue gets neither its messages nor its deletion.
     let set = |simulation: &mut Simulation, pattern: &str| {
-        let (broker, mut context) = simulation.engine.broker_mut();
-        let (access, pending_writes) = (broker.access_mut(), context.pending_writes_mut());
+        let (broker, context) = simulation.engine.broker_mut();
+        let (access, pending_writes) = (broker.access_mut(), context.pending_writes);
         access
             .set_permissions(
                 pending_writes,

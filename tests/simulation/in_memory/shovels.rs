@@ -43,10 +43,10 @@ fn node_in(memory: &Memory) -> (Simulation, Far) {
 }
 
 fn set_in(simulation: &mut Simulation, vhost: &str, name: &str, value: &str) -> Result<(), OperatorFault> {
-    let (broker, mut context) = simulation.engine.broker_mut();
+    let (broker, context) = simulation.engine.broker_mut();
     let value = value.as_bytes();
     let said = Parameter { vhost: Some(vhost), component: "shovel", name, value };
-    broker.set_parameter(context.pending_writes_mut(), &said, None).map(drop)
+    broker.set_parameter(context.pending_writes, &said, None).map(drop)
 }
 
 fn set(simulation: &mut Simulation, value: &str) {
@@ -107,8 +107,8 @@ fn a_parameter_creates_a_bridge_at_once_and_its_deletion_removes_it() {
     set(&mut simulation, FORWARD);
     simulation.run();
     assert!(far.names().is_empty(), "the same again changes nothing");
-    let (broker, mut context) = simulation.engine.broker_mut();
-    broker.clear_parameter(context.pending_writes_mut(), Some("/"), "shovel", "s").expect("it is there");
+    let (broker, context) = simulation.engine.broker_mut();
+    broker.clear_parameter(context.pending_writes, Some("/"), "shovel", "s").expect("it is there");
     simulation.run();
     assert_eq!(far.names(), ["connection.close"]);
     assert_eq!(simulation.counts(client, 1, "here"), (0, 0));
@@ -242,9 +242,9 @@ fn an_empty_queue_ends_the_shovel_at_once() {
 fn a_shovel_whose_queue_cannot_be_declared_yet_does_not_end() {
     let (mut simulation, mut far) = node();
     let limit = |simulation: &mut Simulation, queues_max| {
-        let (broker, mut context) = simulation.engine.broker_mut();
+        let (broker, context) = simulation.engine.broker_mut();
         let limits = VhostLimits { queues_max, connections_max: None };
-        let limited = broker.access_mut().set_vhost_limits(context.pending_writes_mut(), "/", limits);
+        let limited = broker.access_mut().set_vhost_limits(context.pending_writes, "/", limits);
         limited.expect("the virtual host exists");
     };
     limit(&mut simulation, Some(0));
@@ -314,8 +314,8 @@ fn messages_of_a_source_exchange_wait_for_the_link_in_a_private_queue() {
     simulation.publish(client, 1, publish, b"kept");
     simulation.run();
     assert_eq!(simulation.counts(client, 1, "shovel.s").0, 1);
-    let (broker, mut context) = simulation.engine.broker_mut();
-    broker.clear_parameter(context.pending_writes_mut(), Some("/"), "shovel", "s").expect("it is there");
+    let (broker, context) = simulation.engine.broker_mut();
+    broker.clear_parameter(context.pending_writes, Some("/"), "shovel", "s").expect("it is there");
     simulation.run();
     assert_eq!(simulation.engine.broker().queue_depth("/", "shovel.s"), None, "an orphaned queue is deleted");
     assert_eq!(simulation.engine.broker().queue_depth("/", "shovel.s.parked"), None);
@@ -368,8 +368,8 @@ fn a_link_to_be_tried_once_is_retried_only_on_request() {
 #[test]
 fn shovels_are_limited_by_bridges_max_and_deleted_with_their_virtual_host() {
     let (mut simulation, _far) = node();
-    let (broker, mut context) = simulation.engine.broker_mut();
-    broker.put_vhost(context.pending_writes_mut(), "v").expect("there is room");
+    let (broker, context) = simulation.engine.broker_mut();
+    broker.put_vhost(context.pending_writes, "v").expect("there is room");
     set_in(&mut simulation, "v", "s", FORWARD).expect("there is room");
     set(&mut simulation, FORWARD);
     assert_eq!(set_in(&mut simulation, "/", "third", FORWARD), Err(OperatorFault::TooManyShovels));
@@ -406,8 +406,8 @@ fn a_shovel_is_refused_without_memory_and_changed_in_its_own() {
         simulation.engine.broker().memory().extents_used() <= before + 2,
         "its memory is that of the old one"
     );
-    let (broker, mut context) = simulation.engine.broker_mut();
-    broker.clear_parameter(context.pending_writes_mut(), Some("/"), "shovel", "s").expect("it is there");
+    let (broker, context) = simulation.engine.broker_mut();
+    broker.clear_parameter(context.pending_writes, Some("/"), "shovel", "s").expect("it is there");
     simulation.pass_ms(60_000);
     assert!(simulation.engine.broker().memory().extents_used() < before, "its memory was returned");
     set_in(&mut simulation, "/", "other", FORWARD).expect("there is memory again");
@@ -554,8 +554,8 @@ fn only_the_queue_of_a_missing_shovel_is_deleted_at_the_next_start() {
         ["shovel.s", "shovel.somebodys", "another"],
         "it is a shovel's that is there"
     );
-    let (broker, mut context) = simulation.engine.broker_mut();
-    broker.clear_parameter(context.pending_writes_mut(), Some("/"), "shovel", "s").expect("it is there");
+    let (broker, context) = simulation.engine.broker_mut();
+    broker.clear_parameter(context.pending_writes, Some("/"), "shovel", "s").expect("it is there");
     simulation.run();
     simulation.engine.set_bridges(&[]);
     simulation.run();

@@ -232,7 +232,7 @@ impl Bridged {
         self.life = log.epoch();
         let mut engine = engine_on(&self.plan, &self.disk, (self.seed, self.cuts));
         let (broker, mut context) = engine.broker_mut();
-        context.pending_writes_mut().start(self.life, true, log.space().record_bytes_max() as u64);
+        context.pending_writes.start(self.life, true, log.space().record_bytes_max() as u64);
         let first = Some((USERS[0], hash_of(USERS[0])));
         let restored = restore(
             broker,

@@ -278,8 +278,8 @@ impl<'r> Life<'r> {
         if self.run.plan.has_strides && random.once_in(60) {
             let width: u64 = random.one_of(&[16, 29, 29, 31, 32]);
             let count = (1 << width) - random.below(20) + random.below(10);
-            let (broker, mut context) = self.engine.broker_mut();
-            broker.queues_mut().pass_offsets(context.pending_writes_mut(), count);
+            let (broker, context) = self.engine.broker_mut();
+            broker.queues_mut().pass_offsets(context.pending_writes, count);
         }
     }
 

@@ -239,7 +239,7 @@ impl MqttRun {
         }
         let mut engine = engine_on(&self.plan, &self.disk, (self.seed, self.life));
         let (broker, mut context) = engine.broker_mut();
-        context.pending_writes_mut().start(log.epoch(), true, log.space().record_bytes_max() as u64);
+        context.pending_writes.start(log.epoch(), true, log.space().record_bytes_max() as u64);
         let first = Some((USERS[0], hash_of(USERS[0])));
         let reports = (report.access, report.reported_damage);
         let restored = restore(broker, &mut context, &log, &mut self.disk, reports, first, Now::from_ms(0));

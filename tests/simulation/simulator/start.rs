@@ -199,7 +199,7 @@ impl Run {
         let mut engine = engine_on(&self.plan, &self.disk, (self.seed, self.life));
         let (broker, mut context) = engine.broker_mut();
         broker.queues_mut().set_persist_all(self.plan.persist_all);
-        context.pending_writes_mut().start(log.epoch(), is_writable, log.space().record_bytes_max() as u64);
+        context.pending_writes.start(log.epoch(), is_writable, log.space().record_bytes_max() as u64);
         let first = Some((USERS[0], hash_of(USERS[0])));
         restore(broker, &mut context, log, &mut self.disk, report, first, Now::from_ms(0)).ok()?;
         Some(engine)
@@ -267,7 +267,7 @@ impl Run {
         is_damaged: bool,
         is_unbounded: bool,
     ) {
-        let pending_writes = context.pending_writes_mut();
+        let pending_writes = &mut *context.pending_writes;
         let doubt = broker.access().doubtful_access_reason();
         let may_be_old = core::mem::take(&mut self.may_have_old_access);
         let is_excused = doubt.is_some() || is_unbounded || core::mem::take(&mut self.was_access_bare);

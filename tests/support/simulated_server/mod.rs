@@ -221,8 +221,8 @@ impl Simulation {
         let identity = StoreIdentity { id: *b"0123456789abcdef", secret: 0x5EC2E7 };
         let mut disk = SimDisk::new(1, Mutant::None, identity);
         let (log, _) = Log::open(&mut disk, settings, identity, self.now).expect("the disk is new");
-        let (_, mut context) = self.engine.broker_mut();
-        context.pending_writes_mut().start(log.epoch(), true, log.space().record_bytes_max() as u64);
+        let (_, context) = self.engine.broker_mut();
+        context.pending_writes.start(log.epoch(), true, log.space().record_bytes_max() as u64);
         self.engine.platform_mut().helpers = Helpers::new(Some(disk.clone()), (1, 1), 0);
         self.engine.set_store(StorageDriver::new(log, self.limits.frame_max as usize));
         disk
@@ -243,7 +243,7 @@ impl Simulation {
         let (log, report) =
             Log::open(&mut disk, settings, identity, simulation.now).expect("the store opens");
         let (broker, mut context) = simulation.engine.broker_mut();
-        context.pending_writes_mut().start(log.epoch(), true, log.space().record_bytes_max() as u64);
+        context.pending_writes.start(log.epoch(), true, log.space().record_bytes_max() as u64);
         let reports = (report.access, report.reported_damage);
         let first = Some(("guest", GUEST));
         restore(broker, &mut context, &log, &mut disk, reports, first, simulation.now)
