@@ -44,9 +44,7 @@ use super::index::DefinitionIndex;
 use super::index::Index;
 use super::log::Log;
 use super::log::RecordLocation;
-use super::reader;
-use super::reader::for_each_record;
-use super::record::Record;
+use super::record::{Record, for_each_record};
 use super::recovery::{Access, AccessCorrection, AccessDefinition, AccessReport, Report};
 use super::segment::Identity;
 use super::varint::Input;
@@ -275,7 +273,7 @@ impl Log {
         let second = definition.second().map(|place| (FoundAt::Second, place));
         let mut found_at = None;
         for (at, place) in [Some(first), second].into_iter().flatten() {
-            let is_found = match reader::read_record(&self.index, disk, place, bytes)? {
+            let is_found = match self.read_record(disk, place, bytes)? {
                 Some(Record::Defined { version, key: found, value }) => {
                     found == key && version == definition.version && value.is_some()
                 }

@@ -25,7 +25,7 @@
 //!
 //! # Invariants
 //! - The records of a commit belong to the log only if the whole commit is valid. The exception is good records that
-//!   `reader` finds in a damaged commit.
+//!   `damaged_commit` finds in a damaged commit.
 //! - A commit begins at the start of a block.
 //! - The number of a commit is higher than those of all earlier commits, and its epoch is not lower than theirs.
 

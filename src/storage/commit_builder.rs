@@ -1,7 +1,6 @@
 //! Builds commit jobs from the pending commit, and applies their results.
 //!
 //! [`PendingCommit`] collects the records of the next commit. [`ActiveSegment`] is the segment that it is written to.
-//! `apply_records` updates the index from the records of a durable commit, here and in recovery.
 //!
 //! # Invariants
 //! - A commit that does not fit into the active segment goes to a new segment, whose header lists every
@@ -22,12 +21,20 @@ use super::log::LogPosition;
 use super::log::{Failed, InFlight, Log};
 use super::parts::BodyPart;
 use super::queue_names;
-use super::reader::apply_records;
 use super::record::Record;
-use super::recovery::StepResult;
 use super::segment::{SegmentHeader, SegmentRef};
 use super::space::SlotUse;
 use super::space::Space;
+
+/// What [`Log::step`] has done.
+pub(super) enum StepResult {
+    /// A part of a segment was prepared.
+    Prepared,
+    /// A commit was written.
+    Committed,
+    /// There was nothing to do, or no space for it.
+    Nothing,
+}
 
 impl Log {
     /// Returns the job of the next commit. Returns `None` if a commit is in flight or none is due. A commit is due if
@@ -175,8 +182,8 @@ impl Log {
         // the index.
         let (first, settled_from) = (COMMIT_HEADER_BYTES, in_flight.settled_from);
         let (records, settled) = (&commit.bytes[first..settled_from], &commit.bytes[settled_from..]);
-        apply_records(&mut self.index, settled, segment, commit.at + settled_from as u32, |_| true);
-        apply_records(&mut self.index, records, segment, commit.at + first as u32, |_| true);
+        self.index.apply_records(settled, segment, commit.at + settled_from as u32, |_| true);
+        self.index.apply_records(records, segment, commit.at + first as u32, |_| true);
         self.index.set_bytes(segment, self.space.active.tail());
         let mut rewritten = in_flight.rewritten;
         for (queue, since) in rewritten.drain(..) {

@@ -30,13 +30,13 @@ use leveret_core::mem::sort;
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit, CommitHeader, claimed_length, padded};
 use super::commit_builder::CompactorBuffers;
 use super::commit_builder::ResizeZeroed;
+use super::damaged_commit::{DamagedCommit, read_damaged_commit};
 use super::disk_jobs::{ReadDone, ReadJob};
 use super::index::Index;
 use super::index::Segment;
 use super::log::Settings;
 use super::log::{InFlight, Log};
 use super::log::{LogPosition, RecordLocation};
-use super::reader::{self, DamagedCommit};
 use super::record::{
     Message, RECORD_OVERHEAD_BYTES_MAX, Range, Ranges, Record, Target, Targets, ranges_fitting,
 };
@@ -397,7 +397,7 @@ impl Log {
     fn copy_commit(&mut self, compaction: &mut Compaction, bytes: &[u8]) {
         let commit = Commit::parse(bytes, self.writer.identity.seed());
         let Some(commit) = commit.filter(|commit| commit.header.segment == compaction.segment) else {
-            match reader::read_damaged_commit(bytes, self.writer.identity.seed(), compaction.segment) {
+            match read_damaged_commit(bytes, self.writer.identity.seed(), compaction.segment) {
                 Some(damaged) if compaction.copies_damaged && !compaction.is_repeated(&damaged.header) => {
                     self.copy_damaged_commit(compaction, bytes, &damaged);
                 }

@@ -133,6 +133,8 @@ impl Log {
     }
 }
 
+/// Maximum number of times that a start reads the store, if the disk refuses to read a part of it.
+pub(super) const READ_ATTEMPTS_MAX: u32 = 3;
 /// Number of refused blocks after which the rest of a file counts as refused.
 pub(super) const REFUSED_IN_FILE_MAX: usize = 16;
 /// Number of refused blocks above which the disk counts as broken.

@@ -18,7 +18,7 @@ pub fn is_full(error: &io::Error) -> bool {
 /// The slots of the two small files `access.a` and `access.b`, which are not part of the log; see `access`.
 pub const ACCESS_SLOTS: [u32; 2] = [u32::MAX - 1, u32::MAX];
 
-/// The slot of the file `newest`, which is not part of the log; see `newest_segment`.
+/// The slot of the file `newest`, which is not part of the log; see `recovery::header_copy`.
 pub const NEWEST_SLOT: u32 = u32::MAX - 2;
 
 /// The slot of the file `mending`: a segment whose repair an older version of Leveret did not finish. A start reports

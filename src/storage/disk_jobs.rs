@@ -17,8 +17,8 @@ use super::commit::{self, COMMIT_HEADER_BYTES, CommitHeader, Owner, padded, veri
 use super::commit_builder::ResizeZeroed;
 use super::disk::{ACCESS_SLOTS, Disk, is_full};
 use super::footer::{Footer, Trailer};
-use super::newest_segment;
 use super::parts::BodyPart;
+use super::recovery::header_copy;
 
 /// Writes a commit. If the commit opens a segment, the footer of the previous segment and the new header are
 /// written first.
@@ -188,7 +188,7 @@ impl CommitJob {
 /// Writes the header copy and returns the number of bytes written; 0 on an error. The error is not fatal: without the
 /// header copy, damage to the newest header is only detected less reliably.
 fn write_header_copy(disk: &mut impl Disk, header: &SegmentWrite) -> usize {
-    newest_segment::write(disk, header.slot, &header.bytes).unwrap_or_else(|error| {
+    header_copy::write(disk, header.slot, &header.bytes).unwrap_or_else(|error| {
         log::warn!(
             "`newest`, the copy of the newest segment's header, cannot be written ({error}): damage at the end of the \
              log may not be noticed at the next start"

@@ -38,7 +38,6 @@ use super::commit_builder::ResizeZeroed;
 use super::log::RecordLocation;
 use super::parts::{self, BodyPart, BodyPartWriter, MessageEntry, PreviousEntry, Smallest, part_seed};
 use super::record::{Body, Message, Record, Target, Targets};
-use super::recovery::Chain;
 use super::segment::{FOOTER_MAGIC, NAMED};
 use super::varint::{self, Input};
 
@@ -148,14 +147,6 @@ pub(super) struct Trailer {
     pub(super) sequence: u64,
     pub(super) number: u64,
     pub(super) time_ms: u64,
-}
-
-impl Trailer {
-    /// Returns the chain of commits after the last commit of the segment.
-    pub(super) const fn chain(&self) -> Chain {
-        let Self { epoch, sequence: segment, number, time_ms, .. } = *self;
-        Chain { segment, epoch, number, is_known: true, time_ms, repeats: 0 }
-    }
 }
 
 impl Footer {

@@ -35,18 +35,17 @@ use crate::pending_writes::{Cursor, Group, PendingWrites, Urgency, is_group};
 use leveret_core::mem::{Messages, sort};
 use leveret_core::time::Now;
 
-use super::commit_builder::ResizeZeroed;
+use super::commit_builder::{ResizeZeroed, StepResult};
 use super::commit_writer::{CommitWriter, Draft, record_of};
-use super::damage::is_about_a_block;
+use super::damage::{READ_ATTEMPTS_MAX, is_about_a_block};
 use super::disk::Disk;
 use super::index::Index;
 use super::log::{AppendRefused, Log, LogPosition};
-use super::reader::for_each_record;
 use super::record::{
     Body, CHUNK_BODY_BYTES, Message, RECORD_OVERHEAD_BYTES_MAX, Range, Ranges, Record, Target, Targets,
-    encode_message,
+    encode_message, for_each_record,
 };
-use super::recovery::{READ_ATTEMPTS_MAX, Report, StepResult};
+use super::recovery::Report;
 use super::settled::RangeSet;
 
 /// Maximum number of settled ranges in one record of a group.

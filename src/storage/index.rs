@@ -23,7 +23,7 @@ use super::parts::{BodyPart, MessageEntry};
 use super::queue_index::{
     ALLOCATION_BYTES, AddOutcome, QueueIndex, SettleEffect, WatermarkReset, tree_bytes,
 };
-use super::record::{Body, CHUNK_BODY_BYTES, Message, Range, Record, Target};
+use super::record::{Body, CHUNK_BODY_BYTES, Message, Range, Record, Target, for_each_record};
 use super::settled::Spans;
 
 /// The index of segments, queues, large bodies and definitions.
@@ -289,6 +289,22 @@ impl Index {
         if let Some(segment) = self.segments.get_mut(&segment) {
             segment.lose(1, bytes);
         }
+    }
+
+    /// Applies those records of a commit for which `is_wanted` is true. The first record is at offset `at` of its
+    /// segment. Returns the number of all records.
+    pub(super) fn apply_records(
+        &mut self,
+        records: &[u8],
+        segment: u64,
+        at: u32,
+        is_wanted: impl Fn(&Record<'_>) -> bool,
+    ) -> u32 {
+        for_each_record(records, at, |record, (at, bytes)| {
+            if is_wanted(record) {
+                self.apply(record, RecordLocation { segment, at, bytes });
+            }
+        })
     }
 
     fn apply_message(&mut self, message: &Message<'_>, place: RecordLocation) {

@@ -9,13 +9,13 @@ use std::io;
 
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
 use super::damage::ReadAround;
+use super::damaged_commit::read_damaged_commit;
 use super::disk::Disk;
 use super::footer;
 use super::log::Log;
 use super::log::RecordLocation;
 use super::log::Settings;
 use super::read_back::FETCH_BYTES;
-use super::reader;
 use super::record::{Message, Range, Record, Target};
 use super::recovery::OpenError;
 use super::recovery::Report;
@@ -153,7 +153,7 @@ impl Log {
                         records_of(commit.records).map(|(from, length)| (first + from, length)).collect();
                     (commit.header, records, commit.bytes())
                 }
-                None => match reader::read_damaged_commit(rest, seed, segment) {
+                None => match read_damaged_commit(rest, seed, segment) {
                     Some(damaged) => (damaged.header, damaged.records, BLOCK_BYTES),
                     None => {
                         at += BLOCK_BYTES;

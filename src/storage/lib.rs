@@ -16,8 +16,7 @@
 //! | `runs`, `settled` | compressed sets of live and settled offsets |
 //! | `read_back` | reading a queue's messages; keeping files unchanged while they are read or copied |
 //! | `recovery` | from the files of a stopped store to a log; the report of a start |
-//! | `reader` | reading segments into an index; the good records of damaged commits |
-//! | `newest_segment` | the end of the log: what was synced, what is damaged; the header copy beside the log |
+//! | `damaged_commit` | the good records of damaged commits |
 //! | `reported_damage` | reports of damage, stored until an operator acknowledges them |
 //! | `damage` | describing damage for the operator; reading around blocks that the disk refuses |
 //! | `access` | whether users and permissions are complete; their copies beside the log |
@@ -76,6 +75,7 @@ mod commit_writer;
 mod compaction;
 mod context;
 mod damage;
+mod damaged_commit;
 mod disk;
 mod disk_jobs;
 pub mod faults;
@@ -85,13 +85,11 @@ mod group;
 mod index;
 mod inspection;
 mod log;
-mod newest_segment;
 mod parts;
 mod pending_writes;
 mod queue_index;
 mod queue_names;
 mod read_back;
-mod reader;
 mod record;
 mod recovery;
 mod reported_damage;
@@ -118,7 +116,6 @@ pub use log::Counters;
 pub use log::Settings;
 pub use log::{AppendRefused, Failed, Log};
 pub use log::{LogPosition, RecordLocation};
-pub use newest_segment::forget as invalidate_header_copy;
 pub use parts::BodyPart;
 pub use pending_writes::{
     Appended, IndexCapacity, LATENCY_BOUNDS_MS, LatencyHistogram, LogEntry, Mode, NoCapacity, PART_BYTES,
@@ -134,6 +131,7 @@ pub use record::{
     Targets,
 };
 pub use recovery::OpenError;
+pub use recovery::header_copy::forget as invalidate_header_copy;
 pub use recovery::{Access, AccessCorrection, AccessDefinition, AccessReport, Report, SetAside};
 pub use reported_damage::{ReportedDamage, UNDELIVERED};
 pub use runs::{Run, Runs};

@@ -25,12 +25,12 @@ use std::io;
 
 use super::commit::{BLOCK_BYTES, ClaimedHeader, Commit, claimed_length, verified_length};
 use super::commit_builder::ResizeZeroed;
+use super::damaged_commit::{is_servable, read_damaged_commit};
 use super::disk::Disk;
 use super::footer::{RECORDED_DIVISOR, for_each_message};
 use super::index::Segment;
 use super::log::{Log, RecordLocation};
 use super::parts::{BodyPart, BodyPartBlock, PART_BLOCK_BYTES, Smallest, part_seed};
-use super::reader;
 use super::record::{Message, Range, Record};
 use super::settled::SHARED_SPAN_BYTES_MAX;
 use super::space::SlotUse;
@@ -456,7 +456,7 @@ impl FetchJob {
             }
             let commit = Commit::parse(&bytes[..known], self.seed);
             let Some(commit) = commit.filter(|commit| commit.header.segment == self.segment) else {
-                let damaged = reader::read_damaged_commit(&bytes[..known], self.seed, self.segment);
+                let damaged = read_damaged_commit(&bytes[..known], self.seed, self.segment);
                 for (from, length) in damaged.into_iter().flat_map(|damaged| damaged.records) {
                     if let Ok((Record::Message(message), _)) = Record::parse(&bytes[from..known]) {
                         self.note_targets(&message, at + from as u32, length as u32, &mut smallest);
@@ -485,8 +485,7 @@ impl FetchJob {
     /// commit is not longer than usual, or if the secret identity in its header or its checksum is correct.
     fn may_buffer(&self, disk: &mut impl Disk, at: u32, length: usize, head: &[u8]) -> bool {
         length <= FETCH_BYTES + SPAN_BYTES_MAX
-            || ClaimedHeader::read(head)
-                .is_some_and(|claim| reader::is_servable(&claim, self.seed, self.segment))
+            || ClaimedHeader::read(head).is_some_and(|claim| is_servable(&claim, self.seed, self.segment))
             || matches!(verified_length(disk, self.slot, at.into(), self.seed), Ok(Some(_)))
     }
 

@@ -564,6 +564,23 @@ fn parse_watermark_reset<'a>(input: &mut Input<'a>) -> Option<Record<'a>> {
     Some(Record::WatermarkReset { queue, offset, watermark })
 }
 
+/// Calls `each` with the records of a verified commit and their offsets and lengths. The first record is at
+/// offset `at`. Returns the number of records.
+pub(super) fn for_each_record(
+    mut records: &[u8],
+    mut at: u32,
+    mut each: impl FnMut(&Record<'_>, (u32, u32)),
+) -> u32 {
+    let mut count = 0;
+    while let Ok((record, bytes)) = Record::parse_known(records) {
+        each(&record, (at, bytes as u32));
+        records = &records[bytes..];
+        at += bytes as u32;
+        count += 1;
+    }
+    count
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

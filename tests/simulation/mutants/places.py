@@ -22,7 +22,7 @@ PLACES = [
     ),
     # A start trusts the record of a deleted segment in a last commit that may not have been synced.
     (
-        "src/storage/recovery.rs",
+        "src/storage/recovery/listing.rs",
         "        let last = left.split_off(before_last);\n",
         "        let is_believed = PLANTED(\"left-in-the-unsynced-last-commit-believed\");\n"
         "        let last = left.split_off(if is_believed { left.len().max(before_last) } else { before_last });\n",
@@ -196,7 +196,7 @@ PLACES = [
         "            && self.write_members(pending_writes, messages, group, now)\n",
     ),
     (
-        "src/storage/recovery.rs",
+        "src/storage/recovery/listing.rs",
         "        if header == HeaderRead::Empty && length > 0 && has_content(disk, slot)? {\n",
         "        let is_taken = PLANTED(\"empty-header-taken-for-a-free-segment\");\n"
         "        if header == HeaderRead::Empty && length > 0 && !is_taken && has_content(disk, slot)? {\n",
