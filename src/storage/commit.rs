@@ -29,24 +29,80 @@
 //! - A commit begins at the start of a block.
 //! - The number of a commit is higher than those of all earlier commits, and its epoch is not lower than theirs.
 
+use core::mem::offset_of;
 use std::io;
+
+use bytemuck::{Pod, Zeroable};
 
 use super::commit_builder::ResizeZeroed;
 use super::disk::Disk;
 use super::segment::COMMIT_MAGIC;
 use super::segment::Identity;
-use super::varint::Input;
 
 /// Size of a block in bytes. Commits are padded to whole blocks, because a block that was synced is not written again.
 pub const BLOCK_BYTES: usize = 4096;
 /// Length of a commit header in bytes.
-pub(super) const COMMIT_HEADER_BYTES: usize = 76;
+pub(super) const COMMIT_HEADER_BYTES: usize = size_of::<StoredHeader>();
+/// Offset from which on the CRC covers the commit.
+const CHECKED_FROM: usize = offset_of!(StoredHeader, length);
 
 /// Number of bytes that [`verified_length`] reads at once.
 const VERIFY_STEP_BYTES: usize = 16 << 10;
 
 /// The bits of `repeats` that mark a commit with grouped records.
 const GROUP_BITS: u32 = 3 << 30;
+
+/// A commit header as it is on the disk. Its fields may be wrong until the checksum of the commit is verified.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct StoredHeader {
+    magic: [u8; 4],
+    crc: U32Le,
+    length: U32Le,
+    epoch: U32Le,
+    number: U64Le,
+    segment: U64Le,
+    time_ms: U64Le,
+    records: U32Le,
+    /// With [`GROUP_BITS`].
+    repeats: U32Le,
+    store_id: [u8; 16],
+    secret: U64Le,
+    segment_bytes: U32Le,
+}
+
+// A header is read at any address.
+const _: () = assert!(COMMIT_HEADER_BYTES == 76 && align_of::<StoredHeader>() == 1);
+
+/// A little-endian integer without alignment.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(transparent)]
+struct U32Le([u8; 4]);
+
+/// See [`U32Le`].
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(transparent)]
+struct U64Le([u8; 8]);
+
+impl U32Le {
+    const fn new(value: u32) -> Self {
+        Self(value.to_le_bytes())
+    }
+
+    const fn get(self) -> u32 {
+        u32::from_le_bytes(self.0)
+    }
+}
+
+impl U64Le {
+    const fn new(value: u64) -> Self {
+        Self(value.to_le_bytes())
+    }
+
+    const fn get(self) -> u64 {
+        u64::from_le_bytes(self.0)
+    }
+}
 
 /// The header of a commit, except length, checksum and identity.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,30 +156,30 @@ pub(super) fn begin(buffer: &mut Vec<u8>) {
 /// Completes the commit in `buffer`: fills in the header with the checksum, and appends the padding.
 pub(super) fn finish(buffer: &mut Vec<u8>, header: &CommitHeader, owner: &Owner) {
     let length = buffer.len();
-    buffer[..4].copy_from_slice(&COMMIT_MAGIC);
-    buffer[8..12].copy_from_slice(&(length as u32).to_le_bytes());
-    buffer[12..16].copy_from_slice(&header.epoch.to_le_bytes());
-    buffer[16..24].copy_from_slice(&header.number.to_le_bytes());
-    buffer[24..32].copy_from_slice(&header.segment.to_le_bytes());
-    buffer[32..40].copy_from_slice(&header.time_ms.to_le_bytes());
-    buffer[40..44].copy_from_slice(&header.records.to_le_bytes());
-    let repeats = header.repeats & !GROUP_BITS | if header.has_group { GROUP_BITS } else { 0 };
-    buffer[44..48].copy_from_slice(&repeats.to_le_bytes());
-    buffer[48..64].copy_from_slice(&owner.identity.id);
-    buffer[64..72].copy_from_slice(&owner.identity.secret.to_le_bytes());
-    buffer[72..76].copy_from_slice(&owner.segment_bytes.to_le_bytes());
-    let sum = crc32c::crc32c_append(owner.identity.seed(), &buffer[8..length]);
-    buffer[4..8].copy_from_slice(&sum.to_le_bytes());
+    let mut stored = StoredHeader {
+        magic: COMMIT_MAGIC,
+        crc: U32Le::new(0),
+        length: U32Le::new(length as u32),
+        epoch: U32Le::new(header.epoch),
+        number: U64Le::new(header.number),
+        segment: U64Le::new(header.segment),
+        time_ms: U64Le::new(header.time_ms),
+        records: U32Le::new(header.records),
+        repeats: U32Le::new(header.repeats & !GROUP_BITS | if header.has_group { GROUP_BITS } else { 0 }),
+        store_id: owner.identity.id,
+        secret: U64Le::new(owner.identity.secret),
+        segment_bytes: U32Le::new(owner.segment_bytes),
+    };
+    let sum = crc32c::crc32c_append(owner.identity.seed(), &bytemuck::bytes_of(&stored)[CHECKED_FROM..]);
+    stored.crc = U32Le::new(crc32c::crc32c_append(sum, &buffer[COMMIT_HEADER_BYTES..]));
+    buffer[..COMMIT_HEADER_BYTES].copy_from_slice(bytemuck::bytes_of(&stored));
     buffer.resize_zeroed(padded(length));
 }
 
 /// Returns the length of the commit that begins at the start of `block`, from its unverified header. `None` if the block
 /// does not begin with a commit header.
 pub(super) fn claimed_length(block: &[u8]) -> Option<usize> {
-    let mut input = Input::new(block);
-    let magic = input.take(4)?;
-    let length = input.take(4).and_then(|_| input.u32())? as usize;
-    (*magic == COMMIT_MAGIC && length >= COMMIT_HEADER_BYTES).then_some(length)
+    StoredHeader::read(block)?.commit_length()
 }
 
 /// Returns the length of the commit at offset `at` of a slot, after verifying its checksum. `None` if there is no valid
@@ -141,10 +197,11 @@ pub(super) fn verified_length<D: Disk>(
 ) -> io::Result<Option<usize>> {
     let mut bytes = [0; VERIFY_STEP_BYTES];
     let read_bytes = disk.read(slot, at, &mut bytes)?;
-    let Some(length) = claimed_length(&bytes[..read_bytes]) else { return Ok(None) };
-    let expected = u32::from_le_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
+    let Some(header) = StoredHeader::read(&bytes[..read_bytes]) else { return Ok(None) };
+    let Some(length) = header.commit_length() else { return Ok(None) };
+    let expected = header.crc.get();
     let mut done = read_bytes.min(length);
-    let mut sum = crc32c::crc32c_append(seed, &bytes[8..done]);
+    let mut sum = crc32c::crc32c_append(seed, &bytes[CHECKED_FROM..done]);
     while done < length {
         let step = VERIFY_STEP_BYTES.min(length - done);
         if disk.read(slot, at + done as u64, &mut bytes[..step])? < step {
@@ -156,29 +213,35 @@ pub(super) fn verified_length<D: Disk>(
     Ok((sum == expected).then_some(length))
 }
 
-/// The fields of a commit header, read from a block that may not be one. Nothing is verified.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct ClaimedHeader {
-    /// Whether the block begins with the magic of a commit.
-    pub has_magic: bool,
-    /// The identity of the store.
-    pub identity: Identity,
-    /// Length of header and records in bytes.
-    pub length: usize,
-    /// See [`Commit::header`].
-    pub header: CommitHeader,
-}
+impl StoredHeader {
+    /// Returns the first bytes of `block` as a header, although the block may not begin with one. Returns `None` if the
+    /// block is too short.
+    pub(super) fn read(block: &[u8]) -> Option<&Self> {
+        bytemuck::try_from_bytes(block.get(..COMMIT_HEADER_BYTES)?).ok()
+    }
 
-impl ClaimedHeader {
-    /// Reads the fields from the start of `block`. Returns `None` if the block is too short.
-    pub(super) fn read(block: &[u8]) -> Option<Self> {
-        let mut input = Input::new(block);
-        let has_magic = *input.take(4)? == COMMIT_MAGIC;
-        input.u32()?;
-        let length = input.u32()? as usize;
-        let header = CommitHeader::read(&mut input)?;
-        let identity = Identity { id: input.take(16)?.try_into().ok()?, secret: input.u64()? };
-        Some(Self { has_magic, identity, length, header })
+    /// Returns the length of header and records in bytes. `None` if this is no commit header.
+    pub(super) fn commit_length(&self) -> Option<usize> {
+        let length = self.length.get() as usize;
+        (self.magic == COMMIT_MAGIC && length >= COMMIT_HEADER_BYTES).then_some(length)
+    }
+
+    pub(super) const fn fields(&self) -> CommitHeader {
+        let repeats = self.repeats.get();
+        CommitHeader {
+            epoch: self.epoch.get(),
+            number: self.number.get(),
+            segment: self.segment.get(),
+            time_ms: self.time_ms.get(),
+            records: self.records.get(),
+            repeats: repeats & !GROUP_BITS,
+            has_group: repeats & GROUP_BITS != 0,
+        }
+    }
+
+    pub(super) const fn owner(&self) -> Owner {
+        let identity = Identity { id: self.store_id, secret: self.secret.get() };
+        Owner { identity, segment_bytes: self.segment_bytes.get() }
     }
 }
 
@@ -187,14 +250,6 @@ impl CommitHeader {
     /// that is left over from an earlier use of the file cannot.
     pub(super) const fn follows(&self, segment: u64, epoch: u32, number: u64) -> bool {
         self.segment == segment && self.epoch >= epoch && self.number > number
-    }
-
-    /// Reads the fields from the epoch on.
-    fn read(input: &mut Input<'_>) -> Option<Self> {
-        let (epoch, number, segment, time_ms) = (input.u32()?, input.u64()?, input.u64()?, input.u64()?);
-        let (records, repeats) = (input.u32()?, input.u32()?);
-        let (has_group, repeats) = (repeats & GROUP_BITS != 0, repeats & !GROUP_BITS);
-        Some(Self { epoch, number, segment, time_ms, records, repeats, has_group })
     }
 }
 
@@ -220,25 +275,11 @@ pub(super) fn valid_commits(
 impl<'a> Commit<'a> {
     /// Parses the commit at the start of `bytes`. Returns `None` if the commit is incomplete or its checksum is wrong.
     pub(super) fn parse(bytes: &'a [u8], seed: u32) -> Option<Self> {
-        let length = claimed_length(bytes)?;
-        let commit = bytes.get(..length)?;
-        let mut input = Input::new(commit);
-        input.take(4)?;
-        let sum = input.u32()?;
-        if crc32c::crc32c_append(seed, input.rest()) != sum {
-            return None;
-        }
-        input.u32()?;
-        let header = CommitHeader::read(&mut input)?;
-        Some(Self { header, records: commit.get(COMMIT_HEADER_BYTES..)? })
-    }
-
-    /// Returns the store in the header of the commit at the start of `bytes`, without verifying the checksum. `None` if
-    /// `bytes` is too short.
-    pub(super) fn claimed_owner(bytes: &[u8]) -> Option<Owner> {
-        let mut input = Input::new(bytes.get(48..)?);
-        let identity = Identity { id: input.take(16)?.try_into().ok()?, secret: input.u64()? };
-        Some(Owner { identity, segment_bytes: input.u32()? })
+        let header = StoredHeader::read(bytes)?;
+        let commit = bytes.get(..header.commit_length()?)?;
+        let sum = crc32c::crc32c_append(seed, &commit[CHECKED_FROM..]);
+        let records = &commit[COMMIT_HEADER_BYTES..];
+        (sum == header.crc.get()).then(|| Self { header: header.fields(), records })
     }
 
     /// Returns the length of the commit in the segment in bytes, padding included.
@@ -277,7 +318,7 @@ mod tests {
         for (payload, blocks) in [(0, 1), (4020, 1), (4021, 2), (100_000, 25)] {
             let bytes = commit(payload);
             assert_eq!(bytes.len(), blocks * BLOCK_BYTES);
-            assert_eq!(Commit::claimed_owner(&bytes), Some(OWNER));
+            assert_eq!(StoredHeader::read(&bytes).map(StoredHeader::owner), Some(OWNER));
             let parsed = Commit::parse(&bytes, OWNER.identity.seed()).unwrap();
             assert_eq!((parsed.header, parsed.records.len(), parsed.bytes()), (HEADER, payload, bytes.len()));
         }
@@ -295,5 +336,39 @@ mod tests {
             assert!(Commit::parse(&damaged, seed).is_none(), "byte {at}");
         }
         assert!(Commit::parse(&[], seed).is_none() && Commit::parse(&[0; 4096], seed).is_none());
+    }
+
+    /// The bytes of a header, field by field as in the layout at the top of this file.
+    const STORED: [&[u8]; 12] = [
+        b"LVC2",
+        &[0xe4, 0x00, 0xfa, 0xa6],
+        &[82, 0, 0, 0],
+        &[3, 0, 0, 0],
+        &[8, 7, 6, 5, 4, 3, 2, 1],
+        &[9, 0, 0, 0, 0, 0, 0, 0],
+        &[0x40, 0xe2, 0x01, 0, 0, 0, 0, 0],
+        &[1, 0, 0, 0],
+        &[2, 0, 0, 0xc0],
+        b"0123456789abcdef",
+        &[5, 0, 0, 0, 0, 0, 0, 0],
+        &[0, 0, 0x10, 0],
+    ];
+
+    #[test]
+    fn the_bytes_of_a_header_never_change() {
+        let header = CommitHeader { number: 0x0102_0304_0506_0708, ..HEADER };
+        let mut buffer = Vec::new();
+        begin(&mut buffer);
+        buffer.extend(0..6);
+        finish(&mut buffer, &header, &OWNER);
+        assert_eq!(buffer[..COMMIT_HEADER_BYTES], STORED.concat());
+        let commit = Commit::parse(&buffer, OWNER.identity.seed()).unwrap();
+        assert_eq!((commit.header, commit.records), (header, &[0, 1, 2, 3, 4, 5][..]));
+        // The header is read from any address.
+        for offset in 1..8 {
+            let bytes = [vec![0; offset], buffer.clone()].concat();
+            let read = Commit::parse(&bytes[offset..], OWNER.identity.seed()).map(|commit| commit.header);
+            assert_eq!(read, Some(header));
+        }
     }
 }

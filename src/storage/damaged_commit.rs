@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use super::commit::{COMMIT_HEADER_BYTES, ClaimedHeader, CommitHeader, padded};
+use super::commit::{COMMIT_HEADER_BYTES, CommitHeader, StoredHeader, padded};
 use super::footer::Footer;
 use super::log::RecordLocation;
 use super::record::{Record, RecordError};
@@ -34,11 +34,11 @@ pub(super) struct DamagedCommit {
 /// Reads the damaged commit at the start of `bytes`. Returns `None` if its header is damaged too, if the header is
 /// not of this segment and the store with this seed, or if the commit contains a group.
 pub(super) fn read_damaged_commit(bytes: &[u8], seed: u32, segment: u64) -> Option<DamagedCommit> {
-    let claim = ClaimedHeader::read(bytes).filter(|claim| is_servable(claim, seed, segment))?;
-    let records = bytes.get(COMMIT_HEADER_BYTES..claim.length)?;
-    let found = walk_records(records, claim.header.records);
+    let stored = StoredHeader::read(bytes).filter(|stored| is_servable(stored, seed, segment))?;
+    let (header, length) = (stored.fields(), stored.commit_length()?);
+    let found = walk_records(bytes.get(COMMIT_HEADER_BYTES..length)?, header.records);
     let records = found.whole.into_iter().map(|(at, length)| (COMMIT_HEADER_BYTES + at, length)).collect();
-    Some(DamagedCommit { header: claim.header, bytes: padded(claim.length), records })
+    Some(DamagedCommit { header, bytes: padded(length), records })
 }
 
 /// Returns the good records of damaged commits with consecutive numbers, the first of them at offset `at` of `bytes`,
@@ -66,9 +66,11 @@ pub(super) fn servable_records(
 }
 
 /// Returns whether the good records of a commit with this header may be served.
-pub(super) fn is_servable(claim: &ClaimedHeader, seed: u32, segment: u64) -> bool {
-    let is_ours = claim.has_magic && claim.identity.seed() == seed && claim.header.segment == segment;
-    is_ours && !claim.header.has_group && claim.length >= COMMIT_HEADER_BYTES
+pub(super) fn is_servable(stored: &StoredHeader, seed: u32, segment: u64) -> bool {
+    let header = stored.fields();
+    // The length is checked first, because the seed costs more and most blocks are no commit headers.
+    let is_header = stored.commit_length().is_some() && !header.has_group;
+    is_header && header.segment == segment && stored.owner().identity.seed() == seed
 }
 
 /// The records found in a damaged commit.

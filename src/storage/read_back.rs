@@ -23,7 +23,7 @@
 
 use std::io;
 
-use super::commit::{BLOCK_BYTES, ClaimedHeader, Commit, claimed_length, verified_length};
+use super::commit::{BLOCK_BYTES, Commit, StoredHeader, claimed_length, verified_length};
 use super::commit_builder::ResizeZeroed;
 use super::damaged_commit::{is_servable, read_damaged_commit};
 use super::disk::Disk;
@@ -485,7 +485,7 @@ impl FetchJob {
     /// commit is not longer than usual, or if the secret identity in its header or its checksum is correct.
     fn may_buffer(&self, disk: &mut impl Disk, at: u32, length: usize, head: &[u8]) -> bool {
         length <= FETCH_BYTES + SPAN_BYTES_MAX
-            || ClaimedHeader::read(head).is_some_and(|claim| is_servable(&claim, self.seed, self.segment))
+            || StoredHeader::read(head).is_some_and(|stored| is_servable(stored, self.seed, self.segment))
             || matches!(verified_length(disk, self.slot, at.into(), self.seed), Ok(Some(_)))
     }
 

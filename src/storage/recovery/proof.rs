@@ -5,7 +5,7 @@
 
 use std::io;
 
-use crate::commit::{BLOCK_BYTES, ClaimedHeader, valid_commits};
+use crate::commit::{BLOCK_BYTES, StoredHeader, valid_commits};
 use crate::damage::ReadAround;
 use crate::disk::Disk;
 use crate::segment::{Headers, SegmentHeader, SegmentRef};
@@ -39,8 +39,11 @@ pub(super) fn synced_by_commit_headers(
 ) -> u64 {
     let (mut proven, mut headers, mut epoch) = (0, 0, chain.epoch);
     for at in (from..bytes.len()).step_by(BLOCK_BYTES) {
-        let claim = ClaimedHeader::read(&bytes[at..]).filter(|claim| claim.identity.seed() == seed);
-        let Some(ClaimedHeader { header, .. }) = claim else { continue };
+        let Some(stored) = StoredHeader::read(&bytes[at..]) else { continue };
+        if stored.owner().identity.seed() != seed {
+            continue;
+        }
+        let header = stored.fields();
         let repeats = header.repeats.max(u32::from(header.epoch > epoch));
         epoch = epoch.max(header.epoch);
         let most = chain.number + ((at - from) / BLOCK_BYTES) as u64 + 1;

@@ -4,7 +4,7 @@ use std::io;
 
 use leveret_core::mem::sort_by_key;
 
-use crate::commit::{BLOCK_BYTES, Commit, Owner, claimed_length, verified_length};
+use crate::commit::{BLOCK_BYTES, Owner, StoredHeader, verified_length};
 use crate::disk::Disk;
 use crate::segment::{FoundFile, HeaderRead, Headers, SEGMENT_BYTES_MAX, SegmentRef, is_segment_size};
 use crate::space::SlotUse;
@@ -47,9 +47,10 @@ fn first_owner<D: Disk>(disk: &mut D, slot: u32) -> io::Result<Option<Owner>> {
         if disk.read(slot, at, &mut bytes)? < BLOCK_BYTES {
             return Ok(None);
         }
-        let Some(length) = claimed_length(&bytes) else { continue };
-        let owner = Commit::claimed_owner(&bytes).filter(|owner| is_segment_size(owner.segment_bytes));
-        if let Some(owner) = owner.filter(|owner| length <= owner.segment_bytes as usize)
+        let Some(stored) = StoredHeader::read(&bytes) else { continue };
+        let (Some(length), owner) = (stored.commit_length(), stored.owner()) else { continue };
+        if is_segment_size(owner.segment_bytes)
+            && length <= owner.segment_bytes as usize
             && verified_length(disk, slot, at, owner.identity.seed())?.is_some()
         {
             return Ok(Some(owner));
