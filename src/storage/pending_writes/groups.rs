@@ -17,10 +17,11 @@
 use std::collections::VecDeque;
 
 use leveret_core::batch::Batch;
-use leveret_core::mem::{MessageFlags, Messages};
+use leveret_core::mem::Messages;
 
-use super::{Front, LogEntry, Mode, PendingWrites, Settled, TRANSIENT, Urgency, merge_settles};
-use crate::record::{CHUNK_BODY_BYTES, RANGE_BYTES_MAX, RECORD_OVERHEAD_BYTES_MAX, Target};
+use super::settlements::merge_settles;
+use super::{Cursor, Front, LogEntry, Mode, PendingWrites, Settled, TRANSIENT, Urgency};
+use crate::record::{RANGE_BYTES_MAX, RECORD_OVERHEAD_BYTES_MAX, Target};
 
 /// The flag of incarnations that identify a group, not a queue. They are used for groups that are too large
 /// for one commit.
@@ -46,30 +47,24 @@ pub(crate) struct Group {
     pub(super) batch: Batch,
 }
 
-/// A position among the pending messages.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub(crate) struct Cursor {
-    pub(super) number: u64,
-    /// Number of targets before this position, counted since the start.
-    pub(super) target: u64,
-}
-
 /// The waiting groups and the open one.
 #[derive(Debug)]
 pub(super) struct Groups {
-    pub(super) waiting: VecDeque<Group>,
+    waiting: VecDeque<Group>,
     /// Settlements of all waiting groups, in the order of the groups.
-    pub(super) settles: VecDeque<Settled>,
+    settles: VecDeque<Settled>,
     /// Number of settlements above which the broker should pause.
     settles_max: usize,
     /// Definitions of all waiting groups, in the order of the groups.
-    pub(super) entries: VecDeque<LogEntry>,
+    entries: VecDeque<LogEntry>,
+    /// Heap memory of `entries` in bytes.
+    entry_bytes: usize,
     /// The number of the first message of the open group; `None` if no group is open.
-    pub(super) open_first: Option<u64>,
+    open_first: Option<u64>,
     /// Settlements of the open group.
-    pub(super) open_settles: Vec<Settled>,
+    open_settles: Vec<Settled>,
     /// Definitions of the open group.
-    pub(super) open_entries: Vec<LogEntry>,
+    open_entries: Vec<LogEntry>,
 }
 
 impl Groups {
@@ -79,6 +74,7 @@ impl Groups {
             settles: VecDeque::new(),
             settles_max,
             entries: VecDeque::new(),
+            entry_bytes: 0,
             open_first: None,
             open_settles: Vec::new(),
             open_entries: Vec::new(),
@@ -87,6 +83,16 @@ impl Groups {
 
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
+    }
+
+    /// Returns the number of definitions of waiting groups.
+    pub(super) fn entry_count(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Returns the heap memory of the definitions of waiting groups in bytes.
+    pub(super) const fn entry_bytes(&self) -> usize {
+        self.entry_bytes
     }
 
     pub(super) fn is_crowded(&self) -> bool {
@@ -121,7 +127,7 @@ impl PendingWrites {
     /// [`Self::define_in_group`].
     pub fn begin_group(&mut self) {
         assert!(!self.groups.is_open(), "no group is within another");
-        self.groups.open_first = Some(self.first_number + self.pending.len() as u64);
+        self.groups.open_first = Some(self.messages.end_number());
     }
 
     /// Returns whether a group is open.
@@ -167,7 +173,7 @@ impl PendingWrites {
     /// Replaces the definition of the last waiting group by that of the open group, and ends the open group. Does
     /// nothing and returns `false` unless both groups only set the same definition.
     fn replace_last_definition(&mut self) -> bool {
-        let end = self.first_number + self.pending.len() as u64;
+        let end = self.messages.end_number();
         // The first group may be partly in a commit.
         let is_first = self.groups.waiting.len() == 1;
         let (Some(group), Some(last)) = (self.groups.waiting.back_mut(), self.groups.entries.back_mut())
@@ -175,14 +181,14 @@ impl PendingWrites {
             return false;
         };
         let is_replaceable = (group.first, group.end, group.settles, group.entries) == (end, end, 0, 1)
-            && group.batch == self.open_batch;
+            && group.batch == self.batches.open();
         let [entry] = &self.groups.open_entries[..] else { return false };
         if is_first || !is_replaceable || !last.can_be_replaced_by(entry) {
             return false;
         }
         let (before, now) = (last.bytes(), entry.bytes());
         group.bytes = group.bytes - before as u64 + now as u64;
-        self.entry_bytes = self.entry_bytes - before + now;
+        self.groups.entry_bytes = self.groups.entry_bytes - before + now;
         *last = self.groups.open_entries.pop().expect("it has one");
         self.groups.open_first = None;
         true
@@ -190,29 +196,28 @@ impl PendingWrites {
 
     /// Ends the group. It is written with this urgency. Returns the batch that makes it durable.
     ///
-    /// If the group has settlements, or a client waits for it, its messages are [`MessageFlags::WITHHELD`]
-    /// (not delivered) until that batch is durable. There are two reasons. If the power failed after their delivery and
-    /// before that batch was durable, the settled messages would exist again. They would create the messages of the
-    /// group a second time. And a consumer must not receive one message of a transaction if the others are lost.
+    /// If the group has settlements, or a client waits for it, its messages are withheld (not delivered) until that batch
+    /// is durable. There are two reasons. If the power failed after their delivery and before that batch was durable, the
+    /// settled messages would exist again. They would create the messages of the group a second time. And a consumer must not receive one message of a transaction if the others are lost.
     pub fn end_group(&mut self, messages: &mut Messages, urgency: Urgency) -> Batch {
         let first = self.groups.open_first.take().expect("a group was begun");
         let mut settles = core::mem::take(&mut self.groups.open_settles);
         merge_settles(&mut settles);
-        self.freed_count += settles.len() as u64;
-        let end = self.first_number + self.pending.len() as u64;
+        self.capacity.note_log_freed(settles.len() as u64);
+        let end = self.messages.end_number();
         let entries = self.groups.open_entries.len();
         let batch = if entries == 0 && (first == end || settles.is_empty() && first + 1 == end) {
             settles.iter().for_each(|settled| self.settle_stored(*settled));
             let batch =
-                if urgency == Urgency::Awaited { self.request_commit_of_all() } else { self.open_batch };
+                if urgency == Urgency::Awaited { self.request_commit_of_all() } else { self.batches.open() };
             if urgency == Urgency::Awaited {
-                self.withhold_until(messages, first, batch);
+                self.messages.withhold_until(messages, first, batch);
             }
             batch
         } else {
             let entry_bytes: usize = self.groups.open_entries.iter().map(LogEntry::bytes).sum();
             let bytes = settled_bytes(&settles)
-                + self.message_bytes(messages, first)
+                + self.messages.record_bytes(messages, first)
                 + entry_bytes as u64
                 + DEFINED_BYTES * entries as u64;
             let batch = self.request_commit(urgency);
@@ -227,11 +232,11 @@ impl PendingWrites {
             self.groups.settles.extend(&settles);
             if entries > 0 {
                 self.groups.entries.extend(self.groups.open_entries.drain(..));
-                self.entry_bytes += entry_bytes;
-                self.last_entry_batch = batch;
+                self.groups.entry_bytes += entry_bytes;
+                self.entries.note_group(batch);
             }
             if urgency == Urgency::Awaited || !settles.is_empty() {
-                self.withhold_until(messages, first, batch);
+                self.messages.withhold_until(messages, first, batch);
             }
             batch
         };
@@ -240,45 +245,11 @@ impl PendingWrites {
         batch
     }
 
-    /// Keeps the messages from number `first` on from being delivered until `batch` is durable.
-    fn withhold_until(&mut self, messages: &mut Messages, first: u64, batch: Batch) {
-        for pending in self.pending.range((first - self.first_number) as usize..) {
-            if pending.live > 0 {
-                messages.retain(pending.message);
-                messages.add_flags(pending.message, MessageFlags::WITHHELD);
-                self.withheld.push_back((batch, pending.message));
-            }
-        }
-    }
-
-    /// Allows the delivery of messages whose batch has become durable.
-    pub(super) fn release_withheld(&mut self, messages: &mut Messages) {
-        while let Some(&(batch, message)) = self.withheld.front() {
-            if batch > self.durable {
-                return;
-            }
-            self.withheld.pop_front();
-            messages.clear_flags(message, MessageFlags::WITHHELD);
-            messages.release(message);
-        }
-    }
-
-    /// Returns an upper bound of the bytes of the records of messages from `first` on, without bodies in chunks.
-    fn message_bytes(&self, messages: &Messages, first: u64) -> u64 {
-        let members = self.pending.range((first - self.first_number) as usize..);
-        let bytes = members.map(|pending| {
-            let body = if pending.live > 0 { messages.body_len(pending.message) } else { 0 };
-            let chunked = if body as usize > CHUNK_BODY_BYTES { body } else { 0 };
-            u64::from(pending.bytes).saturating_sub(chunked.into())
-        });
-        bytes.sum()
-    }
-
     /// Returns the group to write next; `None` if messages that were appended before it must be written first
     /// ([`Self::front`]), or if there is none.
     pub(crate) fn group(&self) -> Option<Group> {
         let group = self.groups.waiting.front()?;
-        (group.first <= self.first_number).then_some(*group)
+        (group.first <= self.messages.first_number()).then_some(*group)
     }
 
     /// Returns the next message of a group that must be written, at or after the cursor, and puts its targets
@@ -291,28 +262,12 @@ impl PendingWrites {
         cursor: &mut Cursor,
         targets: &mut Vec<Target>,
     ) -> Option<Front> {
-        if cursor.number < self.first_number {
-            *cursor = Cursor { number: self.first_number, target: self.targets_removed };
-        }
-        while cursor.number < group.end {
-            let pending = self.pending.get((cursor.number - self.first_number) as usize)?;
-            if pending.live > 0 {
-                let from = (cursor.target - self.targets_removed) as usize;
-                self.targets_of(cursor.number, from..from + pending.targets as usize, targets);
-                if !targets.is_empty() {
-                    return Some(Front { message: pending.message, number: cursor.number });
-                }
-            }
-            self.step(cursor);
-        }
-        None
+        self.messages.peek(cursor, group.end, targets)
     }
 
     /// Moves the cursor to the next message.
     pub(crate) fn step(&self, cursor: &mut Cursor) {
-        let at = cursor.number.checked_sub(self.first_number).and_then(|at| self.pending.get(at as usize));
-        cursor.number += 1;
-        cursor.target += at.map_or(0, |pending| u64::from(pending.targets));
+        self.messages.step(cursor);
     }
 
     /// Returns the settlements of the group to write next, ordered by queue, without the first `done`.
@@ -332,8 +287,8 @@ impl PendingWrites {
         if let Some(group) = self.groups.waiting.pop_front() {
             self.groups.settles.drain(..group.settles);
             let written = self.groups.entries.drain(..group.entries);
-            self.entry_bytes -= written.map(|entry| entry.bytes()).sum::<usize>();
-            self.capacity_freed += 1;
+            self.groups.entry_bytes -= written.map(|entry| entry.bytes()).sum::<usize>();
+            self.capacity.note_freed();
         }
     }
 }

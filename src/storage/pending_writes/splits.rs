@@ -120,9 +120,9 @@ impl PendingWrites {
         }
         let version = self.next_versions(definition.record_count().into());
         self.splits.bytes_left += definition.content.len() as u64;
-        let entries_before = self.entries_appended;
+        let entries_before = self.entries.appended();
         self.splits.waiting.push_back(Split { definition, version, entries_before, written_count: 0 });
-        self.note_change(Urgency::Awaited);
+        self.batches.note_change(Urgency::Awaited);
     }
 
     /// Withdraws the split definition with this key, unless the definition that names its parts is in a commit. Returns whether
@@ -142,7 +142,9 @@ impl PendingWrites {
         });
         let is_withdrawn = waiting.len() < before;
         // Its publisher waits no longer.
-        self.capacity_freed += u64::from(is_withdrawn);
+        if is_withdrawn {
+            self.capacity.note_freed();
+        }
         is_withdrawn
     }
 
@@ -161,7 +163,7 @@ impl PendingWrites {
     /// Returns the next record of the first split definition.
     pub(crate) fn next_split<'a>(&'a self, cursor: &'a mut SplitCursor) -> Option<SplitRecord<'a>> {
         let Split { definition, version, written_count, entries_before } = self.splits.waiting.front()?;
-        if self.entries_in_commit() < *entries_before {
+        if self.entries.in_commit() < *entries_before {
             return None;
         }
         let (written_count, version) = (*written_count, version + u64::from(*written_count));
@@ -200,6 +202,6 @@ impl PendingWrites {
         if split.written_count == split.definition.record_count() {
             self.splits.waiting.pop_front();
         }
-        self.capacity_freed += 1;
+        self.capacity.note_freed();
     }
 }
