@@ -88,29 +88,13 @@ impl Log {
                 None => unreadable.push(key.clone()),
             }
         }
-        let access = match &written {
-            _ if report.is_new => Access::New,
-            _ if report.is_lost => Access::InDoubt("no part of the store can be read"),
-            _ if !unreadable.is_empty() => Access::InDoubt("some of them cannot be read"),
-            _ if report.commits_lost_at_end >= LOST_COMMITS_MIN => {
-                Access::InDoubt("the end of the log, which may have changed them, cannot be read")
-            }
-            None | Some((_, DigestValue::Empty)) if report.is_damaged() => {
-                Access::InDoubt("the store is damaged, and too old to contain their number")
-            }
-            None if self.access.existed_before => Access::InDoubt("the log has lost all of them"),
-            None => Access::Silent,
-            Some((_, DigestValue::Empty)) => Access::Whole,
-            Some((_, DigestValue::Whole(digest))) if *digest == self.index.access() => Access::Whole,
-            Some((_, DigestValue::Whole(_))) => Access::InDoubt("they are not the last ones written"),
-            Some((_, DigestValue::InDoubt)) => DOUBTED,
-        };
+        let by_log = self.access_by_log(report, unreadable.is_empty(), written.map(|(_, digest)| digest));
         let kept = read_snapshot(disk).filter(|copy| copy.owner.identity == self.writer.identity);
         let kept = kept.map(|copy| copy.snapshot);
         let newest = written.map_or(0, |(version, _)| version);
-        let access = match &kept {
-            Some(kept) if kept.is_in_doubt && kept.version >= newest && access != Access::New => DOUBTED,
-            _ => access,
+        let by_log = match &kept {
+            Some(kept) if kept.is_in_doubt && kept.version >= newest && by_log != Access::New => DOUBTED,
+            _ => by_log,
         };
         let kept = kept.filter(|snapshot| !snapshot.is_in_doubt);
         let kept = kept.map(|kept| (self.differences(&kept, &unreadable), kept));
@@ -118,7 +102,6 @@ impl Log {
         let kept = kept.filter(|(restored, kept)| self.is_current(kept, restored, digest_value));
         let restored = kept.as_ref().map(|(restored, _)| restored.clone()).unwrap_or_default();
         is_thin |= !restored.is_empty();
-        let by_log = access;
         let access = if kept.is_some() { Access::Whole } else { by_log };
         let is_in_doubt = matches!(access, Access::InDoubt(_));
         let version = self.version_of_epoch();
@@ -135,6 +118,28 @@ impl Log {
         report.access = AccessReport { access, unreadable, is_thin, restored, definitions: read };
         report.access.take_restored();
         Ok(())
+    }
+
+    /// Decides whether the access definitions are complete, from the log alone. `is_readable` means that all definitions
+    /// found can be read; `written` is the digest in the log.
+    fn access_by_log(&self, report: &Report, is_readable: bool, written: Option<DigestValue>) -> Access {
+        match written {
+            _ if report.is_new => Access::New,
+            _ if report.is_lost => Access::InDoubt("no part of the store can be read"),
+            _ if !is_readable => Access::InDoubt("some of them cannot be read"),
+            _ if report.commits_lost_at_end >= LOST_COMMITS_MIN => {
+                Access::InDoubt("the end of the log, which may have changed them, cannot be read")
+            }
+            None | Some(DigestValue::Empty) if report.is_damaged() => {
+                Access::InDoubt("the store is damaged, and too old to contain their number")
+            }
+            None if self.access.existed_before => Access::InDoubt("the log has lost all of them"),
+            None => Access::Silent,
+            Some(DigestValue::Empty) => Access::Whole,
+            Some(DigestValue::Whole(digest)) if digest == self.index.access() => Access::Whole,
+            Some(DigestValue::Whole(_)) => Access::InDoubt("they are not the last ones written"),
+            Some(DigestValue::InDoubt) => DOUBTED,
+        }
     }
 
     /// Returns a version above all versions of earlier epochs.

@@ -171,7 +171,14 @@ impl Log {
         };
         self.counters.bytes_written += done.bytes() as u64;
         self.counters.syncs += done.syncs();
-        let CommitJob { seal, segment_header, commit, .. } = done.job;
+        self.apply_commit(in_flight, done.job);
+        self.start_drain();
+        Ok(self.durable)
+    }
+
+    /// Applies a durable commit to the index, and takes the buffers of its job back.
+    fn apply_commit(&mut self, in_flight: InFlight, job: CommitJob) {
+        let CommitJob { seal, segment_header, commit, .. } = job;
         // A commit is written to the active segment, which stays the same until the commit is done.
         let segment = self.space.active.sequence();
         let changes_segments = segment_header.is_some() || !in_flight.drained.is_empty();
@@ -218,8 +225,6 @@ impl Log {
             self.measure_index();
         }
         self.compactor.replication.is_due |= changes_segments | self.index.take_defined();
-        self.start_drain();
-        Ok(self.durable)
     }
 
     /// Builds the commit from everything pending. Returns `None` if there is no segment with space for it.
@@ -409,12 +414,11 @@ impl ActiveSegment {
     /// Creates the active segment from the state that a start found. No segment had a sequence above `sequence_max`.
     pub(super) fn new(
         segment: SegmentRef,
-        (segment_bytes, commit_bytes): (u32, u32),
+        segment_bytes: u32,
         tail: u32,
         footer: Footer,
         sequence_max: u64,
     ) -> Self {
-        let footer = footer.with_room(segment_bytes, commit_bytes);
         Self { segment, segment_bytes, tail, footer, sequence_max }
     }
 

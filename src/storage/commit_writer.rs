@@ -275,13 +275,7 @@ impl CommitWriter {
         if self.is_writing {
             return None;
         }
-        // The sync budget delays neither a full commit nor a clean stop. A clean stop also writes at once what the log has
-        // added itself, such as second copies of definitions.
-        let is_due = match self.is_flushing {
-            true => !pending_writes.is_empty() || self.log.has_pending_records(),
-            false => pending_writes.fills_commit() && !pending_writes.is_empty(),
-        };
-        if is_due && !self.is_blocked {
+        if self.must_commit_at_once(pending_writes) && !self.is_blocked {
             self.log.make_due();
         }
         if self.log.is_time(now) && !pending_writes.is_empty() {
@@ -322,6 +316,15 @@ impl CommitWriter {
         let job = self.log.next_prepare()?;
         self.is_writing = true;
         Some(Write::Prepare(job))
+    }
+
+    /// Returns whether the sync budget does not delay the next commit: it is full, or the broker stops. A clean stop also
+    /// writes at once what the log has added itself, such as second copies of definitions.
+    fn must_commit_at_once(&self, pending_writes: &PendingWrites) -> bool {
+        match self.is_flushing {
+            true => !pending_writes.is_empty() || self.log.has_pending_records(),
+            false => pending_writes.fills_commit() && !pending_writes.is_empty(),
+        }
     }
 
     /// Returns the next commit, including those for the time and for a clean stop.

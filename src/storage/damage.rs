@@ -39,6 +39,26 @@ impl Report {
                     .to_string(),
             );
         }
+        self.describe_files(&mut lines);
+        self.describe_parts(&mut lines);
+        if lines.is_empty() && self.commits_missing > 0 {
+            lines.push("commits of the log are missing".to_string());
+        }
+        if self.groups_damaged > 0 {
+            lines.push("a large transaction that a power cut interrupted is damaged".to_string());
+        }
+        if self.has_unfinished_repair {
+            lines.push(
+                "the file mending is left of a repair that an older version of Leveret did not finish: its segment may \
+                 be damaged; remove the file"
+                    .to_string(),
+            );
+        }
+        lines
+    }
+
+    /// Describes the files that cannot be opened, and the blocks that cannot be read.
+    fn describe_files(&self, lines: &mut Vec<String>) {
         for unopened in &self.unopened {
             lines.push(format!(
                 "the file {} cannot be opened ({})",
@@ -55,6 +75,10 @@ impl Report {
             };
             lines.push(format!("the disk refuses to read {count} of {slot:08}.seg"));
         }
+    }
+
+    /// Describes the parts of the log that were set aside, by segment.
+    fn describe_parts(&self, lines: &mut Vec<String>) {
         let mut parts: Vec<&SetAside> = self.set_aside.iter().collect();
         sort_by_key(&mut parts, |part| (part.segment, part.slot, part.from, part.to));
         parts.dedup();
@@ -86,20 +110,6 @@ impl Report {
             line.push_str(" cannot be read");
             lines.push(line);
         }
-        if lines.is_empty() && self.commits_missing > 0 {
-            lines.push("commits of the log are missing".to_string());
-        }
-        if self.groups_damaged > 0 {
-            lines.push("a large transaction that a power cut interrupted is damaged".to_string());
-        }
-        if self.has_unfinished_repair {
-            lines.push(
-                "the file mending is left of a repair that an older version of Leveret did not finish: its segment may \
-                 be damaged; remove the file"
-                    .to_string(),
-            );
-        }
-        lines
     }
 }
 

@@ -151,13 +151,9 @@ impl Log {
         let commit_bytes =
             (settings.commit_bytes as usize).max(padded(start.repeated_bytes.len() + BLOCK_BYTES));
         let slots = Slots::new(&start.slots, settings.segments_max, start.active.slot, start.cut);
-        let active = ActiveSegment::new(
-            start.active,
-            (settings.segment_bytes, settings.commit_bytes),
-            start.tail,
-            start.footer,
-            start.sequence_max,
-        );
+        let footer = start.footer.with_room(settings.segment_bytes, settings.commit_bytes);
+        let active =
+            ActiveSegment::new(start.active, settings.segment_bytes, start.tail, footer, start.sequence_max);
         Self {
             writer: start.writer,
             space: Space::new(&settings, slots, active, &start.index),
