@@ -67,8 +67,8 @@ impl Settlements {
         }
     }
 
-    /// Adds a settlement and merges it with the last one if they are adjacent. Returns whether so many wait that a
-    /// commit should be made at once.
+    /// Adds a settlement and merges it with the last one if they are adjacent. Returns whether a commit should be made at
+    /// once, because merging all settlements freed less than half of the buffer.
     #[inline]
     pub(super) fn add(&mut self, settled: Settled) -> bool {
         if let Some(last) = self.waiting.last_mut().filter(|last| last.queue == settled.queue) {

@@ -52,8 +52,8 @@ enum LossCause {
 }
 
 impl<D: Disk> Reader<'_, '_, D> {
-    /// Reports commits that are lost at the end of the log, does not reuse their numbers, and treats the newest segment
-    /// as full, so that the damage is not overwritten.
+    /// Reports commits that are lost at the end of the log, and keeps their numbers from being reused. The newest segment
+    /// counts as full, so that the damage is not overwritten.
     fn report_lost(&mut self, newest: &mut Newest, lost: LostCommits) {
         let LostCommits { cause, place, count } = lost;
         let is_of_newest = place.as_ref().is_some_and(|(segment, _)| *segment == newest.segment);
@@ -67,7 +67,7 @@ impl<D: Disk> Reader<'_, '_, D> {
             }
         }
         match cause {
-            // A proven number replaces the maximum number of commits in truncated files, which was reported before.
+            // The proven number replaces the maximum that was reported for truncated newer files.
             LossCause::Proven { last } => {
                 self.report.commits_missing += count;
                 self.report.commits_lost_at_end = count;

@@ -1,7 +1,7 @@
 //! Decides which commits were certainly synced, although they cannot be read.
 //!
-//! A commit is written only after the sync of the previous one, so each later write proves it: the header of the next
-//! segment, the next commit, and the footer of its own segment.
+//! A commit is written only after the sync of the previous one. So the header of the next commit proves it, even if the
+//! rest of that commit is damaged. The footer of its segment and the header of the next segment prove it as well.
 
 use std::io;
 
