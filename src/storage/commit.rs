@@ -16,8 +16,8 @@
 //!   store's secret. So no client can send a message whose body would be taken for a commit of this store.
 //! - `length` is the length of header and records in bytes, without the zeros.
 //! - `repeats` is the number of directly preceding commits whose records this one contains again. If those commits are
-//!   unreadable, nothing is lost. Only the first commit of an epoch repeats others: it is a copy of the last commit that
-//!   was found at the start of the broker, which may not have been synced.
+//!   unreadable, nothing is lost. Only the first commit of an epoch repeats others. It is a copy of the last commit that
+//!   the start of the broker found, because that one may not have been synced.
 //! - Every commit contains the store's identity, so that its messages can be recovered even if the segment's header is
 //!   lost.
 //! - The two highest bits of `repeats` are a flag: both are set if some records form a group. The flag matters only for

@@ -405,8 +405,8 @@ impl CommitWriter {
             return false;
         };
         let record = Record::Defined { version, key, value };
-        // A part waits for space on the disk like a message. What follows the parts may use the reserved space like other
-        // definitions: deletions free more than they take.
+        // A part waits for space on the disk like a message. The definition behind the parts may use the reserved
+        // space like other definitions: deletions free more than they take.
         let appended = match is_part {
             true => self.log.append(&record, Urgency::Awaited, now),
             false => self.log.append_reserved(&record, Urgency::Awaited, now),

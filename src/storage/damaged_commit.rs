@@ -13,8 +13,7 @@ use super::varint::Input;
 ///
 /// A commit is damaged if its checksum is wrong. Each record has a checksum of its own, so some of its records may be
 /// good. They are served if a later commit proves that the damaged commit was synced. The exception is a commit with
-/// a group (a transaction or a dead-lettering): a group counts as a whole or not at all, so no record of such a
-/// commit is served.
+/// a group, such as a transaction. A group counts as a whole or not at all, so no record of such a commit is served.
 ///
 /// # Invariants
 /// - No location is guessed. Message bodies come from clients and may look like records or commits, so a

@@ -5,16 +5,22 @@
 //! a user without write permission. While a broker writes, an inspection may read a half-written block and report it
 //! as damage. Damage is certain only if two consecutive inspections report it.
 
+use std::collections::BTreeSet;
 use std::io;
 
+use leveret_core::definition::{DAMAGE_KEY, is_access};
+
+use super::access::FoundAt;
 use super::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, Commit};
-use super::damage::ReadAround;
+use super::commit_builder::ResizeZeroed;
+use super::damage::{ReadAround, is_about_a_block};
 use super::damaged_commit::read_damaged_commit;
 use super::disk::Disk;
 use super::footer;
 use super::log::Log;
 use super::log::RecordLocation;
 use super::log::Settings;
+use super::queue_names::Names;
 use super::read_back::FETCH_BYTES;
 use super::record::{Message, Range, Record, Target};
 use super::recovery::OpenError;
@@ -51,6 +57,72 @@ pub struct SegmentSummary {
     pub used_bytes: u32,
     /// Whether the segment is full and has a footer.
     pub is_sealed: bool,
+}
+
+impl Log {
+    /// Reads the values of all definitions in the order of their keys, and returns the number of damaged ones. `each`
+    /// receives the key, the value, and whether only a footer still contains the definition.
+    ///
+    /// Access definitions and the reported damage are excluded; they are in the report of the start
+    /// ([`AccessReport`], [`Report::reported_damage`]).
+    ///
+    /// # Errors
+    /// The disk cannot be read.
+    pub fn read_definitions<D: Disk>(
+        &self,
+        disk: &mut D,
+        mut each: impl FnMut(&[u8], &[u8], bool),
+    ) -> io::Result<u64> {
+        let (mut bytes, mut damaged) = (Vec::new(), 0);
+        let definitions =
+            self.index.definitions().iter().filter(|(key, _)| !is_access(key) && ***key != DAMAGE_KEY);
+        for (key, definition) in definitions.filter(|(_, definition)| !definition.deleted) {
+            match self.read_definition(disk, key, definition, &mut bytes)? {
+                Some((value, place)) => each(key, value, place == FoundAt::Footer),
+                None => damaged += 1,
+            }
+        }
+        Ok(damaged)
+    }
+
+    /// Reads and verifies one record; returns `None` if it is damaged, or the disk refuses to read it.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn read_record<'b, D: Disk>(
+        &self,
+        disk: &mut D,
+        place: RecordLocation,
+        bytes: &'b mut Vec<u8>,
+    ) -> io::Result<Option<Record<'b>>> {
+        let Some(segment) = self.index.segments().get(&place.segment) else {
+            return Ok(None);
+        };
+        bytes.clear();
+        bytes.resize_zeroed(place.bytes as usize);
+        match disk.read(segment.slot, place.at.into(), bytes) {
+            Err(error) if is_about_a_block(&error) => return Ok(None),
+            read => read?,
+        };
+        Ok(Record::parse(bytes).ok().map(|(record, _)| record))
+    }
+
+    /// Returns where a message found in the log is still live: queues (incarnations), each with the message's offset.
+    pub fn live_targets(&self, message: &Message<'_>) -> impl Iterator<Item = (u64, u64)> {
+        message.targets.iter().filter_map(|target| {
+            let queue = self.index.queues().get(&target.queue)?;
+            queue.segment_of(target.offset).map(|_| (target.queue, target.offset))
+        })
+    }
+
+    /// Returns the names that the footers contain for these queues. If the footers contain two names for the same
+    /// queue, the newer one counts.
+    ///
+    /// # Errors
+    /// The disk cannot be read.
+    pub fn read_names<D: Disk>(&self, disk: &mut D, queues: &BTreeSet<u64>) -> io::Result<Names> {
+        self.footers().read_names(disk, queues)
+    }
 }
 
 impl Log {

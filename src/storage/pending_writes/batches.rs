@@ -2,7 +2,7 @@
 
 use leveret_core::batch::Batch;
 
-use super::latency::{LatencyHistogram, LatencyMeter};
+use super::latency::LatencyMeter;
 
 /// How long a change may wait for its commit.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -19,18 +19,18 @@ pub enum Urgency {
 #[derive(Debug)]
 pub(super) struct Batches {
     /// The open batch, to which changes are added, and the bytes of its messages.
-    open: Batch,
+    pub(super) open: Batch,
     open_bytes: u64,
     /// Whether the open batch contains something that must be written.
     is_open_used: bool,
     /// Maximum bytes of the messages of a batch.
-    bytes_max: u64,
+    pub(super) bytes_max: u64,
     /// The last durable batch.
-    durable: Batch,
-    /// The highest urgency of the changes since [`Self::take_urgency`].
-    urgency: Option<Urgency>,
-    change_count: u64,
-    latency: LatencyMeter,
+    pub(super) durable: Batch,
+    /// The highest urgency of the changes since [`super::PendingWrites::take_urgency`].
+    pub(super) urgency: Option<Urgency>,
+    pub(super) change_count: u64,
+    pub(super) latency: LatencyMeter,
 }
 
 impl Batches {
@@ -45,30 +45,6 @@ impl Batches {
             change_count: 0,
             latency: LatencyMeter::new(),
         }
-    }
-
-    pub(super) const fn open(&self) -> Batch {
-        self.open
-    }
-
-    pub(super) const fn durable(&self) -> Batch {
-        self.durable
-    }
-
-    pub(super) const fn bytes_max(&self) -> u64 {
-        self.bytes_max
-    }
-
-    pub(super) const fn set_bytes_max(&mut self, bytes_max: u64) {
-        self.bytes_max = bytes_max;
-    }
-
-    pub(super) const fn change_count(&self) -> u64 {
-        self.change_count
-    }
-
-    pub(super) const fn latency(&self) -> LatencyHistogram {
-        self.latency.histogram()
     }
 
     /// Adds a message of `bytes` bytes to the open batch, or to a new one if it does not fit. Returns its batch.
@@ -89,14 +65,6 @@ impl Batches {
         self.is_open_used |= urgency != Urgency::Lazy;
         self.change_count += 1;
         self.urgency = Some(self.urgency.map_or(urgency, |noted| noted.min(urgency)));
-    }
-
-    pub(super) const fn has_changes(&self) -> bool {
-        self.urgency.is_some()
-    }
-
-    pub(super) fn take_urgency(&mut self) -> Option<Urgency> {
-        self.urgency.take()
     }
 
     /// Returns the last batch that a commit completes. `first_left` is the first batch of which something is left. If

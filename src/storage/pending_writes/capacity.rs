@@ -36,15 +36,15 @@ pub(super) struct Capacity {
     /// `pending_max`.
     pending_with_transactions_max: usize,
     /// Bytes that may still be written, without subtracting pending messages; and the same for an empty log.
-    log_free_bytes: u64,
-    disk_bytes_max: u64,
-    is_file_system_full: bool,
+    pub(super) log_free_bytes: u64,
+    pub(super) disk_bytes_max: u64,
+    pub(super) is_file_system_full: bool,
     /// How much memory is left for the index of the log. It may be used up before the disk limit is reached.
     index: IndexCapacity,
     /// Rises whenever the buffer gains capacity, except by a removed message.
-    freed_count: u64,
+    pub(super) freed_count: u64,
     /// Rises with everything that frees bytes of the log, now or with the next compaction.
-    log_freed_count: u64,
+    pub(super) log_freed_count: u64,
 }
 
 impl Capacity {
@@ -70,36 +70,6 @@ impl Capacity {
     /// Returns whether transactions may make this number of messages pending.
     pub(super) const fn fits_transactions(&self, pending: usize) -> bool {
         pending <= self.pending_with_transactions_max
-    }
-
-    /// Returns the bytes that may still be written, without subtracting pending messages.
-    pub(super) const fn log_free_bytes(&self) -> u64 {
-        self.log_free_bytes
-    }
-
-    pub(super) const fn disk_bytes_max(&self) -> u64 {
-        self.disk_bytes_max
-    }
-
-    pub(super) const fn is_file_system_full(&self) -> bool {
-        self.is_file_system_full
-    }
-
-    pub(super) const fn freed_count(&self) -> u64 {
-        self.freed_count
-    }
-
-    pub(super) const fn log_freed_count(&self) -> u64 {
-        self.log_freed_count
-    }
-
-    pub(super) const fn note_freed(&mut self) {
-        self.freed_count += 1;
-    }
-
-    /// Notes `count` changes that free bytes of the log.
-    pub(super) const fn note_log_freed(&mut self, count: u64) {
-        self.log_freed_count += count;
     }
 
     pub(super) const fn can_define(&self) -> bool {

@@ -79,16 +79,16 @@ pub(super) struct Entries {
     repeats: VecDeque<(Batch, u64, LogEntry)>,
     repeats_ready: usize,
     /// Heap memory of `waiting` and `repeats` in bytes.
-    bytes: usize,
+    pub(super) bytes: usize,
     /// Batch of the last log entry, groups included.
-    last_batch: Batch,
+    pub(super) last_batch: Batch,
     /// Number of log entries that were appended since the start.
-    appended: u64,
+    pub(super) appended: u64,
     /// Number of log entries that are durable, since the start.
-    durable: u64,
+    pub(super) durable: u64,
     /// Number of log entries that are durable, since the start. An access definition, and all entries after it, count
     /// only when its second commit is durable.
-    safe: u64,
+    pub(super) safe: u64,
 }
 
 impl Entries {
@@ -114,27 +114,6 @@ impl Entries {
 
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty() && self.repeats.is_empty()
-    }
-
-    /// Returns the heap memory of the waiting entries in bytes.
-    pub(super) const fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    pub(super) const fn last_batch(&self) -> Batch {
-        self.last_batch
-    }
-
-    pub(super) const fn appended(&self) -> u64 {
-        self.appended
-    }
-
-    pub(super) const fn durable(&self) -> u64 {
-        self.durable
-    }
-
-    pub(super) const fn safe(&self) -> u64 {
-        self.safe
     }
 
     /// Returns the number of log entries that are in a commit, since the start. An access definition counts from its first
@@ -167,11 +146,6 @@ impl Entries {
         if let Some((of_last, _)) = self.waiting.back_mut() {
             *of_last = batch;
         }
-    }
-
-    /// Notes that a group of this batch has entries.
-    pub(super) const fn note_group(&mut self, batch: Batch) {
-        self.last_batch = batch;
     }
 
     /// Returns the next log entry for a commit. Entries that must be written a second time come first.

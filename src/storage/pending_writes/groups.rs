@@ -56,9 +56,9 @@ pub(super) struct Groups {
     /// Number of settlements above which the broker should pause.
     settles_max: usize,
     /// Definitions of all waiting groups, in the order of the groups.
-    entries: VecDeque<LogEntry>,
+    pub(super) entries: VecDeque<LogEntry>,
     /// Heap memory of `entries` in bytes.
-    entry_bytes: usize,
+    pub(super) entry_bytes: usize,
     /// The number of the first message of the open group; `None` if no group is open.
     open_first: Option<u64>,
     /// Settlements of the open group.
@@ -83,16 +83,6 @@ impl Groups {
 
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
-    }
-
-    /// Returns the number of definitions of waiting groups.
-    pub(super) fn entry_count(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Returns the heap memory of the definitions of waiting groups in bytes.
-    pub(super) const fn entry_bytes(&self) -> usize {
-        self.entry_bytes
     }
 
     pub(super) fn is_crowded(&self) -> bool {
@@ -181,7 +171,7 @@ impl PendingWrites {
             return false;
         };
         let is_replaceable = (group.first, group.end, group.settles, group.entries) == (end, end, 0, 1)
-            && group.batch == self.batches.open();
+            && group.batch == self.batches.open;
         let [entry] = &self.groups.open_entries[..] else { return false };
         if is_first || !is_replaceable || !last.can_be_replaced_by(entry) {
             return false;
@@ -197,19 +187,20 @@ impl PendingWrites {
     /// Ends the group. It is written with this urgency. Returns the batch that makes it durable.
     ///
     /// If the group has settlements, or a client waits for it, its messages are withheld (not delivered) until that batch
-    /// is durable. There are two reasons. If the power failed after their delivery and before that batch was durable, the
-    /// settled messages would exist again. They would create the messages of the group a second time. And a consumer must not receive one message of a transaction if the others are lost.
+    /// is durable. Otherwise a power cut could restore the settled messages after the delivery of the group's messages,
+    /// and they would create the messages of the group a second time. A consumer must also not receive one message of a
+    /// transaction if the others are lost.
     pub fn end_group(&mut self, messages: &mut Messages, urgency: Urgency) -> Batch {
         let first = self.groups.open_first.take().expect("a group was begun");
         let mut settles = core::mem::take(&mut self.groups.open_settles);
         merge_settles(&mut settles);
-        self.capacity.note_log_freed(settles.len() as u64);
+        self.capacity.log_freed_count += settles.len() as u64;
         let end = self.messages.end_number();
         let entries = self.groups.open_entries.len();
         let batch = if entries == 0 && (first == end || settles.is_empty() && first + 1 == end) {
             settles.iter().for_each(|settled| self.settle_stored(*settled));
             let batch =
-                if urgency == Urgency::Awaited { self.request_commit_of_all() } else { self.batches.open() };
+                if urgency == Urgency::Awaited { self.request_commit_of_all() } else { self.batches.open };
             if urgency == Urgency::Awaited {
                 self.messages.withhold_until(messages, first, batch);
             }
@@ -233,7 +224,7 @@ impl PendingWrites {
             if entries > 0 {
                 self.groups.entries.extend(self.groups.open_entries.drain(..));
                 self.groups.entry_bytes += entry_bytes;
-                self.entries.note_group(batch);
+                self.entries.last_batch = batch;
             }
             if urgency == Urgency::Awaited || !settles.is_empty() {
                 self.messages.withhold_until(messages, first, batch);
@@ -249,7 +240,7 @@ impl PendingWrites {
     /// ([`Self::front`]), or if there is none.
     pub(crate) fn group(&self) -> Option<Group> {
         let group = self.groups.waiting.front()?;
-        (group.first <= self.messages.first_number()).then_some(*group)
+        (group.first <= self.messages.first_number).then_some(*group)
     }
 
     /// Returns the next message of a group that must be written, at or after the cursor, and puts its targets
@@ -288,7 +279,7 @@ impl PendingWrites {
             self.groups.settles.drain(..group.settles);
             let written = self.groups.entries.drain(..group.entries);
             self.groups.entry_bytes -= written.map(|entry| entry.bytes()).sum::<usize>();
-            self.capacity.note_freed();
+            self.capacity.freed_count += 1;
         }
     }
 }

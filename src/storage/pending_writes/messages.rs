@@ -46,11 +46,11 @@ struct PendingMessage {
 pub(super) struct PendingMessages {
     waiting: VecDeque<PendingMessage>,
     /// Bytes of the records of all waiting messages.
-    bytes: u64,
+    pub(super) bytes: u64,
     /// Number of waiting messages that still have unsettled targets.
-    live: usize,
-    /// Number of the first waiting message, counted since the start.
-    first_number: u64,
+    pub(super) live: usize,
+    /// Number of the first waiting message: the number of messages removed since the start.
+    pub(super) first_number: u64,
     /// The targets of all waiting messages, in their order.
     targets: VecDeque<Target>,
     /// Number of targets removed since the start.
@@ -58,7 +58,7 @@ pub(super) struct PendingMessages {
     /// Deleted queues, each with the number of the first message that was appended after the deletion.
     deleted_queues: VecDeque<(u64, u64)>,
     /// Messages in a commit that is not durable yet.
-    in_commit: VecDeque<MessageId>,
+    pub(super) in_commit: VecDeque<MessageId>,
     /// Messages that must not be delivered until the batch is durable; see `end_group`.
     withheld: VecDeque<(Batch, MessageId)>,
 }
@@ -86,25 +86,6 @@ impl PendingMessages {
 
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
-    }
-
-    /// Returns the bytes of the records of all waiting messages.
-    pub(super) const fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Returns whether a waiting message must be written.
-    pub(super) const fn has_live(&self) -> bool {
-        self.live > 0
-    }
-
-    pub(super) fn is_commit_empty(&self) -> bool {
-        self.in_commit.is_empty()
-    }
-
-    /// Returns the number of the first waiting message: the number of messages removed since the start.
-    pub(super) const fn first_number(&self) -> u64 {
-        self.first_number
     }
 
     /// Returns the number of the message that is appended next.
@@ -313,11 +294,6 @@ impl PendingMessages {
             messages.clear_flags(message, MessageFlags::WITHHELD);
             messages.release(message);
         }
-    }
-
-    #[cfg(test)]
-    pub(super) fn set_first_number(&mut self, number: u64) {
-        self.first_number = number;
     }
 }
 

@@ -145,6 +145,7 @@ impl Appended {
 
 /// Upper bound of the bytes of a message's record without targets, names, properties and body.
 const RECORD_BYTES: u64 = 48;
+
 /// The pending-write buffer: everything that waits for a commit.
 #[derive(Debug)]
 pub struct PendingWrites {
@@ -183,13 +184,13 @@ impl PendingWrites {
 
     /// Returns how long publishers waited for the disk until their messages were durable.
     pub const fn latency(&self) -> LatencyHistogram {
-        self.batches.latency()
+        self.batches.latency.histogram()
     }
 
     /// Returns a count that rises when a message is settled, a queue is deleted, the log has more free bytes, or its
     /// limit changes.
     pub const fn freed(&self) -> u64 {
-        self.capacity.log_freed_count()
+        self.capacity.log_freed_count
     }
 
     /// Returns the memory of a buffer for `messages_max` messages, in bytes, for the memory table.
@@ -214,7 +215,7 @@ impl PendingWrites {
         self.mode = if is_writable { Mode::On } else { Mode::Unwritable };
         // Versions of this epoch are higher than those of all earlier epochs.
         self.last_version = u64::from(epoch) << 32;
-        self.batches.set_bytes_max(batch_bytes_max);
+        self.batches.bytes_max = batch_bytes_max;
     }
 
     /// Returns whether the buffer is in use.
@@ -247,47 +248,47 @@ impl PendingWrites {
 
     /// Returns the last batch that is durable.
     pub const fn durable(&self) -> Batch {
-        self.batches.durable()
+        self.batches.durable
     }
 
     /// Returns the open batch, to which a change made now belongs.
     pub const fn batch(&self) -> Batch {
-        self.batches.open()
+        self.batches.open
     }
 
     /// Returns a count that rises with each change that must be written.
     pub const fn change_count(&self) -> u64 {
-        self.batches.change_count()
+        self.batches.change_count
     }
 
     /// Returns the bytes that may still be written before the disk limit, pending messages subtracted.
     pub const fn log_free_bytes(&self) -> u64 {
-        self.capacity.log_free_bytes().saturating_sub(self.messages.bytes() + self.splits.bytes_left())
+        self.capacity.log_free_bytes.saturating_sub(self.messages.bytes + self.splits.bytes_left())
     }
 
     /// Returns the bytes that may be written while the log is empty; 0 without a limit.
     pub const fn disk_bytes_max(&self) -> u64 {
-        self.capacity.disk_bytes_max()
+        self.capacity.disk_bytes_max
     }
 
     /// Returns a count that rises whenever the buffer gains capacity.
     pub const fn capacity_freed(&self) -> u64 {
         // Each message that is removed gives capacity, too.
-        self.capacity.freed_count() + self.messages.first_number()
+        self.capacity.freed_count + self.messages.first_number
     }
 
     /// Returns whether the broker should pause because too many log entries, or settlements of groups, wait. Other
     /// settlements request a commit themselves.
     pub fn is_crowded(&self) -> bool {
-        self.entries.bytes() + self.groups.entry_bytes() > ENTRY_BYTES_MAX
-            || self.entries.len() + self.groups.entry_count() > ENTRIES_MAX
+        self.entries.bytes + self.groups.entry_bytes > ENTRY_BYTES_MAX
+            || self.entries.len() + self.groups.entries.len() > ENTRIES_MAX
             || self.groups.is_crowded()
     }
 
     /// Returns whether the waiting messages fill a commit, or publishers must wait for one. Delaying such a commit would
     /// save no sync.
     pub(crate) fn fills_commit(&self) -> bool {
-        self.messages.bytes() + self.splits.bytes_left() >= self.batches.bytes_max()
+        self.messages.bytes + self.splits.bytes_left() >= self.batches.bytes_max
             || self.capacity.is_full(self.messages.len())
     }
 
@@ -300,7 +301,7 @@ impl PendingWrites {
     /// early deliveries, do not count: they are written with a later commit.
     pub fn is_empty(&self) -> bool {
         let has_definitions = !self.entries.is_empty() || !self.splits.is_empty();
-        let has_changes = self.messages.has_live() || has_definitions || self.settlements.has_stored();
+        let has_changes = self.messages.live > 0 || has_definitions || self.settlements.has_stored;
         !has_changes && self.groups.is_empty()
     }
 
@@ -326,7 +327,7 @@ impl PendingWrites {
         let chunk_bytes = CHUNK_BODY_BYTES as u64;
         let part = if body_bytes < chunk_bytes { body_bytes } else { chunk_bytes };
         let bytes = bytes - body_bytes + part + 6 * RECORD_BYTES + (TARGET_BYTES_MAX * targets) as u64;
-        matches!(self.mode, Mode::Unwritable) || bytes <= self.batches.bytes_max()
+        matches!(self.mode, Mode::Unwritable) || bytes <= self.batches.bytes_max
     }
 
     /// Returns whether a transaction with `messages` messages can be appended now. Transactions may exceed the number
@@ -342,7 +343,7 @@ impl PendingWrites {
 
     /// Returns whether the file system is full before the disk limit is reached.
     pub const fn is_file_system_full(&self) -> bool {
-        self.capacity.is_file_system_full()
+        self.capacity.is_file_system_full
     }
 
     /// Returns the configuration key that limits the log at present.
@@ -402,7 +403,7 @@ impl PendingWrites {
 
     /// Requests a commit at once, because a client waits for capacity in the buffer.
     pub fn request_commit_now(&mut self) {
-        if self.mode == Mode::On && self.messages.has_live() {
+        if self.mode == Mode::On && self.messages.live > 0 {
             self.batches.note_change(Urgency::Awaited);
         }
     }
@@ -413,7 +414,7 @@ impl PendingWrites {
             return Batch::NONE;
         }
         self.batches.note_change(urgency);
-        self.batches.open()
+        self.batches.open
     }
 
     /// Requests a commit of everything appended so far. Returns the batch to wait for.
@@ -432,8 +433,8 @@ impl PendingWrites {
 impl PendingWrites {
     /// Returns the batch that makes all log entries appended so far durable.
     pub fn last_entry_batch(&self) -> Batch {
-        let last = self.entries.last_batch();
-        if last > self.batches.durable() { last } else { Batch::NONE }
+        let last = self.entries.last_batch;
+        if last > self.batches.durable { last } else { Batch::NONE }
     }
 
     /// Appends that a definition was created, changed or (without a value) deleted; see [`Definition`]. Returns
@@ -444,7 +445,7 @@ impl PendingWrites {
     pub fn define(&mut self, key: Box<[u8]>, value: Option<Box<[u8]>>) -> Batch {
         let version = self.next_version();
         let entry = LogEntry::Defined { version, key, value };
-        match self.entries.replace_last(self.batches.open(), entry) {
+        match self.entries.replace_last(self.batches.open, entry) {
             Ok(()) => self.request_commit(Urgency::Awaited),
             Err(entry) => self.append_entry(entry),
         }
@@ -460,7 +461,7 @@ impl PendingWrites {
     /// The publishers of these messages receive their confirms when the deletion is durable. Otherwise, after
     /// a power cut, the queue could exist again without confirmed messages.
     pub fn append_queue_deleted(&mut self, queue: u64) -> Batch {
-        self.capacity.note_log_freed(1);
+        self.capacity.log_freed_count += 1;
         if self.mode == Mode::On {
             self.messages.note_queue_deleted(queue);
         }
@@ -481,7 +482,7 @@ impl PendingWrites {
     /// wait for space that only deliveries can free.
     pub fn set_delivered_watermark(&mut self, queue: u64, offset: u64) -> u64 {
         self.append_entry(LogEntry::DeliveredWatermark { queue, offset });
-        self.entries.appended()
+        self.entries.appended
     }
 
     /// Appends, at a clean stop, that no message from `offset` on was delivered, although some of them are
@@ -492,18 +493,18 @@ impl PendingWrites {
 
     /// Returns how many log entries are durable.
     pub const fn entries_durable(&self) -> u64 {
-        self.entries.durable()
+        self.entries.durable
     }
 
     /// Returns the number of log entries appended since the start. A caller may wait until [`Self::entries_durable`]
     /// reaches this number. A batch would also contain messages, which wait for space on a full disk.
     pub const fn entries_appended(&self) -> u64 {
-        self.entries.appended()
+        self.entries.appended
     }
 
     /// Returns how many log entries are durable in one commit, or for access definitions in two.
     pub const fn entries_safe(&self) -> u64 {
-        self.entries.safe()
+        self.entries.safe
     }
 
     /// Appends a log entry to the open batch. Returns the batch to wait for.
@@ -511,7 +512,7 @@ impl PendingWrites {
         if self.mode != Mode::On {
             return Batch::NONE;
         }
-        self.entries.push(self.batches.open(), entry);
+        self.entries.push(self.batches.open, entry);
         self.request_commit(Urgency::Awaited)
     }
 }
@@ -538,7 +539,7 @@ impl PendingWrites {
     pub fn drop_target(&mut self, messages: &mut Messages, message: MessageId) -> bool {
         let is_dropped = self.messages.drop_target(messages, message);
         if is_dropped {
-            self.capacity.note_freed();
+            self.capacity.freed_count += 1;
         }
         is_dropped
     }
@@ -548,7 +549,7 @@ impl PendingWrites {
         if self.groups.is_open() {
             self.groups.settle(settled);
         } else if self.mode == Mode::On {
-            self.settlements.note_stored();
+            self.settlements.has_stored = true;
             self.batches.note_change(Urgency::Lazy);
             self.settle_range(settled);
         }
@@ -556,7 +557,7 @@ impl PendingWrites {
 
     #[inline]
     fn settle_range(&mut self, settled: Settled) {
-        self.capacity.note_log_freed(1);
+        self.capacity.log_freed_count += 1;
         if self.settlements.add(settled) {
             self.batches.note_change(Urgency::Awaited);
         }
@@ -565,7 +566,7 @@ impl PendingWrites {
     /// Requests a commit of all settlements so far. Returns the batch to wait for.
     pub fn await_settles(&mut self) -> Batch {
         if self.mode == Mode::On {
-            self.settlements.note_awaited(self.batches.open());
+            self.settlements.note_awaited(self.batches.open);
         }
         self.request_commit(Urgency::Awaited)
     }
@@ -576,12 +577,12 @@ impl PendingWrites {
 impl PendingWrites {
     /// Returns the highest urgency of the changes since the last call; `None` if there were none.
     pub fn take_urgency(&mut self) -> Option<Urgency> {
-        self.batches.take_urgency()
+        self.batches.urgency.take()
     }
 
     /// Returns whether something changed since the last call of [`Self::take_urgency`].
     pub const fn has_changes(&self) -> bool {
-        self.batches.has_changes()
+        self.batches.urgency.is_some()
     }
 
     /// Returns the next log entry for a commit. Entries that must be written a second time come first.
@@ -592,7 +593,7 @@ impl PendingWrites {
     /// Removes the entry that [`Self::next_entry`] returned: it is in a commit.
     pub fn pop_entry(&mut self) {
         self.entries.pop();
-        self.capacity.note_freed();
+        self.capacity.freed_count += 1;
     }
 
     /// Calls `each` with all settlements, merged and sorted, and removes them.
@@ -625,7 +626,7 @@ impl PendingWrites {
         self.messages.drop_settled();
         let message = self.messages.first_batch();
         let (entry, group) = (self.entries.end_commit(), self.groups.batch());
-        let first = [message, entry, group, self.settlements.awaited()].into_iter().flatten().min();
+        let first = [message, entry, group, self.settlements.awaited].into_iter().flatten().min();
         self.batches.end_commit(first)
     }
 
@@ -635,27 +636,27 @@ impl PendingWrites {
         self.note_durable(messages, batch);
         self.splits.note_durable();
         self.entries.note_durable();
-        self.capacity.note_freed();
+        self.capacity.freed_count += 1;
     }
 
     /// Marks everything up to `batch` as durable. Returns whether the durable batch changed.
     fn note_durable(&mut self, messages: &mut Messages, batch: Batch) -> bool {
         let is_changed = self.batches.note_durable(batch, self.time_ms);
-        self.messages.release_withheld(messages, self.batches.durable());
+        self.messages.release_withheld(messages, self.batches.durable);
         is_changed
     }
 
     /// Advances the durable batch without a commit, past batches that need none any more because their messages were
     /// settled. Called while no commit is being written. Returns whether the durable batch changed.
     pub(crate) fn advance(&mut self, messages: &mut Messages) -> bool {
-        if self.mode != Mode::On || !self.messages.is_commit_empty() {
+        if self.mode != Mode::On || !self.messages.in_commit.is_empty() {
             return false;
         }
-        let settles_left = self.settlements.awaited().is_some();
+        let settles_left = self.settlements.awaited.is_some();
         let batch = self.cover(settles_left);
         let is_advanced = self.note_durable(messages, batch);
         if is_advanced {
-            self.capacity.note_freed();
+            self.capacity.freed_count += 1;
         }
         is_advanced
     }

@@ -26,10 +26,10 @@ pub(super) const fn settles_max(pending_max: usize) -> usize {
 #[derive(Debug)]
 pub(super) struct Settlements {
     waiting: Vec<Settled>,
-    /// Whether some settlements are those of messages in the log.
-    has_stored: bool,
+    /// Whether some settlements are those of messages in the log, so that they require a commit.
+    pub(super) has_stored: bool,
     /// The first batch whose confirm or reply waits for settlements.
-    awaited: Option<Batch>,
+    pub(super) awaited: Option<Batch>,
     /// Watermarks (queue, offset) for messages that were delivered before their commit. They are written in
     /// the next commit.
     watermarks: Vec<(u64, u64)>,
@@ -43,21 +43,6 @@ impl Settlements {
             awaited: None,
             watermarks: Vec::with_capacity(256),
         }
-    }
-
-    /// Returns whether some settlements are those of messages in the log, so that they require a commit.
-    pub(super) const fn has_stored(&self) -> bool {
-        self.has_stored
-    }
-
-    /// Returns the first batch whose confirm or reply waits for settlements.
-    pub(super) const fn awaited(&self) -> Option<Batch> {
-        self.awaited
-    }
-
-    /// Notes that the settlement added next is that of messages in the log.
-    pub(super) const fn note_stored(&mut self) {
-        self.has_stored = true;
     }
 
     /// Lets a batch wait for the settlements of messages in the log, if there are some.

@@ -120,7 +120,7 @@ impl PendingWrites {
         }
         let version = self.next_versions(definition.record_count().into());
         self.splits.bytes_left += definition.content.len() as u64;
-        let entries_before = self.entries.appended();
+        let entries_before = self.entries.appended;
         self.splits.waiting.push_back(Split { definition, version, entries_before, written_count: 0 });
         self.batches.note_change(Urgency::Awaited);
     }
@@ -143,7 +143,7 @@ impl PendingWrites {
         let is_withdrawn = waiting.len() < before;
         // Its publisher waits no longer.
         if is_withdrawn {
-            self.capacity.note_freed();
+            self.capacity.freed_count += 1;
         }
         is_withdrawn
     }
@@ -202,6 +202,6 @@ impl PendingWrites {
         if split.written_count == split.definition.record_count() {
             self.splits.waiting.pop_front();
         }
-        self.capacity.note_freed();
+        self.capacity.freed_count += 1;
     }
 }

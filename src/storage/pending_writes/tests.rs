@@ -161,7 +161,7 @@ fn a_pending_message_is_found_by_its_mark_when_numbers_pass_32_bits() {
     for width in [16, 31, 32, 33] {
         for before in 0..4 {
             let mut world = Fixture::new();
-            world.pending_writes.messages.set_first_number((1_u64 << width) - before);
+            world.pending_writes.messages.first_number = (1_u64 << width) - before;
             let published: Vec<_> = (0..6).map(|_| world.publish(&[5], Urgency::Window)).collect();
             for one in &published {
                 assert!(

@@ -41,14 +41,10 @@ enum LossCause {
     Proven { last: u64 },
     /// The segment's file is shorter than a segment.
     Truncated,
-    /// Only the header copy is left of the segment.
-    HeaderCopyOnly,
-    /// Files that may be newer segments cannot be opened or read.
-    Unopened,
+    /// A file or some of its blocks cannot be read, and the commits may be there.
+    Unreadable,
     /// Files are missing, such as in a partial copy of the directory.
     FilesMissing,
-    /// The disk refuses to read blocks behind the last whole commit.
-    Refused,
 }
 
 impl<D: Disk> Reader<'_, '_, D> {
@@ -79,7 +75,7 @@ impl<D: Disk> Reader<'_, '_, D> {
                 self.chain.number += count;
             }
             LossCause::Truncated if is_of_newest => self.report.commits_lost_at_end += count,
-            LossCause::Truncated | LossCause::HeaderCopyOnly | LossCause::Unopened | LossCause::Refused => {
+            LossCause::Truncated | LossCause::Unreadable => {
                 self.report.commits_lost_at_end += count;
                 self.chain.number += count;
             }
@@ -136,9 +132,8 @@ impl<D: Disk> Reader<'_, '_, D> {
         Ok(())
     }
 
-    /// Searches for the segment that follows the newest readable segment, and whose segment header and commits are
-    /// all damaged. Sets its file aside. Returns the number of the newest commit that its commit headers prove to have
-    /// been synced; 0 if there is none.
+    /// Searches for the next segment, if its segment header and all its commits are damaged. Sets its file aside.
+    /// Returns the number of the newest commit that its commit headers prove to have been synced, or 0.
     ///
     /// Its file may have the header of an older segment again. If the newest readable segment is so full that another
     /// one may follow, the first [`LOOK_BYTES`] of such files are searched, too; see [`may_have_next`].
@@ -176,8 +171,8 @@ impl<D: Disk> Reader<'_, '_, D> {
     }
 
     /// Checks the newest segment against the header copy beside the log. The header copy proves that the header was
-    /// synced and the file had its full length. If the header is damaged or the file is shorter now, and no commit of
-    /// the segment can be found, the maximum number of commits of a segment counts as lost.
+    /// synced and the file had its full length. If no commit of that segment was found, and its header is damaged or
+    /// its file too short, the maximum number of commits of a segment counts as lost.
     pub(super) fn check_header_copy(&mut self, newest: &mut Newest) -> io::Result<()> {
         let Some(copied) = self.header_copy.filter(|copied| copied.sequence >= newest.segment.sequence)
         else {
@@ -191,7 +186,7 @@ impl<D: Disk> Reader<'_, '_, D> {
         }
         let (end, length) = (self.segment_bytes, self.disk.read(copied.slot, 0, &mut self.bytes)? as u32);
         let (cause, from) = match self.is_only_in_header_copy {
-            true => (LossCause::HeaderCopyOnly, 0),
+            true => (LossCause::Unreadable, 0),
             false if length == end => return Ok(()),
             false => (LossCause::Truncated, length),
         };
@@ -231,7 +226,7 @@ impl<D: Disk> Reader<'_, '_, D> {
         }
         self.newer_missing = unopened;
         let count = u64::from(unopened) * self.segment_commits_max();
-        self.report_lost(newest, LostCommits { cause: LossCause::Unopened, place: None, count });
+        self.report_lost(newest, LostCommits { cause: LossCause::Unreadable, place: None, count });
     }
 
     /// Detects missing files, such as in a partial copy of the directory.
@@ -280,7 +275,7 @@ impl<D: Disk> Reader<'_, '_, D> {
         };
         if count > 0 && sequence > 0 {
             let place = Some((newest.segment, newest.tail..self.segment_bytes));
-            self.report_lost(newest, LostCommits { cause: LossCause::Refused, place, count });
+            self.report_lost(newest, LostCommits { cause: LossCause::Unreadable, place, count });
             self.index.forget_watermark_resets();
         }
     }

@@ -123,9 +123,9 @@ pub(super) struct Lister<'l, 'r, D> {
 impl<D: Disk> Lister<'_, '_, D> {
     /// Lists the segments, from the newest header behind which a commit was durable.
     ///
-    /// The flash may return the header of another file, or an old one of this file. Of headers with the same sequence, those
-    /// without a commit are removed from `headers`. An old header whose file a newer header lists stays there, and is
-    /// skipped. The commits in both kinds of files are read nevertheless.
+    /// The flash may return the header of another file, or an old one of this file. If headers have the same sequence,
+    /// those without a commit are removed from `headers`. If a newer header lists the file of an old header as a newer
+    /// segment, the old header is skipped. The commits in both kinds of files are read nevertheless.
     pub(super) fn list(
         &mut self,
         headers: &mut Vec<FoundHeader<'_>>,
@@ -158,7 +158,7 @@ impl<D: Disk> Lister<'_, '_, D> {
         Ok(listing)
     }
 
-    /// Of headers with the same sequence, removes those without a commit of that segment behind them.
+    /// If several headers have the same sequence, removes those without a commit of that segment behind them.
     fn drop_misplaced(
         &mut self,
         headers: &mut Vec<FoundHeader<'_>>,

@@ -37,22 +37,18 @@ mod report;
 mod scan;
 mod unreadable;
 
-use std::collections::BTreeSet;
 use std::io;
 
-use leveret_core::definition::{DAMAGE_KEY, is_access};
 use leveret_core::time::Now;
 
-use crate::access::{self, FoundAt};
+use crate::access;
 use crate::commit::{BLOCK_BYTES, Owner};
-use crate::commit_builder::{ResizeZeroed, StepResult};
+use crate::commit_builder::StepResult;
 use crate::damage::{READ_ATTEMPTS_MAX, REFUSED_IN_FILE_MAX, ReadAround, is_about_a_block};
 use crate::disk::{Disk, REPAIR_SLOT, is_full};
 use crate::file_disk::FileDisk;
 use crate::group;
-use crate::log::{Log, RecordLocation, RecoveredState, Settings, WriterState};
-use crate::queue_names::Names;
-use crate::record::{Message, Record};
+use crate::log::{Log, RecoveredState, Settings, WriterState};
 use crate::segment::{FoundFile, FoundHeader, HeaderRead, Headers, Identity, SegmentRef, is_segment_size};
 use crate::space::SlotUse;
 
@@ -258,70 +254,6 @@ impl Log {
         Ok(())
     }
 
-    /// Reads the values of all definitions in the order of their keys, and returns the number of damaged ones. `each`
-    /// receives the key, the value, and whether only a footer still contains the definition.
-    ///
-    /// Access definitions and the reported damage are excluded; they are in the report of the start
-    /// ([`AccessReport`], [`Report::reported_damage`]).
-    ///
-    /// # Errors
-    /// The disk cannot be read.
-    pub fn read_definitions<D: Disk>(
-        &self,
-        disk: &mut D,
-        mut each: impl FnMut(&[u8], &[u8], bool),
-    ) -> io::Result<u64> {
-        let (mut bytes, mut damaged) = (Vec::new(), 0);
-        let definitions =
-            self.index.definitions().iter().filter(|(key, _)| !is_access(key) && ***key != DAMAGE_KEY);
-        for (key, definition) in definitions.filter(|(_, definition)| !definition.deleted) {
-            match self.read_definition(disk, key, definition, &mut bytes)? {
-                Some((value, place)) => each(key, value, place == FoundAt::Footer),
-                None => damaged += 1,
-            }
-        }
-        Ok(damaged)
-    }
-
-    /// Reads and verifies one record; returns `None` if it is damaged, or the disk refuses to read it.
-    ///
-    /// # Errors
-    /// The file cannot be read.
-    pub fn read_record<'b, D: Disk>(
-        &self,
-        disk: &mut D,
-        place: RecordLocation,
-        bytes: &'b mut Vec<u8>,
-    ) -> io::Result<Option<Record<'b>>> {
-        let Some(segment) = self.index.segments().get(&place.segment) else {
-            return Ok(None);
-        };
-        bytes.clear();
-        bytes.resize_zeroed(place.bytes as usize);
-        match disk.read(segment.slot, place.at.into(), bytes) {
-            Err(error) if is_about_a_block(&error) => return Ok(None),
-            read => read?,
-        };
-        Ok(Record::parse(bytes).ok().map(|(record, _)| record))
-    }
-
-    /// Returns where a message found in the log is still live: queues (incarnations), each with the message's offset.
-    pub fn live_targets(&self, message: &Message<'_>) -> impl Iterator<Item = (u64, u64)> {
-        message.targets.iter().filter_map(|target| {
-            let queue = self.index.queues().get(&target.queue)?;
-            queue.segment_of(target.offset).map(|_| (target.queue, target.offset))
-        })
-    }
-
-    /// Returns the names that the footers contain for these queues. Of two names for the same queue, the newer one
-    /// counts.
-    ///
-    /// # Errors
-    /// The disk cannot be read.
-    pub fn read_names<D: Disk>(&self, disk: &mut D, queues: &BTreeSet<u64>) -> io::Result<Names> {
-        self.footers().read_names(disk, queues)
-    }
-
     /// Opens a store in files; see [`Self::open`].
     ///
     /// # Errors
@@ -503,9 +435,11 @@ impl<D: Disk> Reader<'_, '_, D> {
     fn check_refusals(&self) -> io::Result<()> {
         let has_found_nothing = self.report.is_lost || self.report.is_new;
         if has_found_nothing && self.disk.refused.len() > REFUSED_IN_FILE_MAX {
-            return Err(io::Error::other(
-                "the disk refuses to read so many blocks that no part of the log can be found",
-            ));
+            return Err(io::Error::other(format!(
+                "no part of the log can be found, because the disk refuses to read at least {} blocks: restore a backup, or start \
+                 with a copy of the data directory on another disk",
+                self.disk.refused.len()
+            )));
         }
         Ok(())
     }

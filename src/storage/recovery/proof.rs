@@ -12,18 +12,16 @@ use crate::segment::{Headers, SegmentHeader, SegmentRef};
 
 use super::scan::Chain;
 
-/// Returns the number of the newest commit that good segment headers prove to have been synced; 0 if there is none.
+/// Returns the number of the newest commit that good segment headers prove to have been synced, or 0.
 pub(super) fn synced_by_headers(headers: &Headers<'_>) -> u64 {
     headers.iter().map(|(_, _, header)| header.commits).max().unwrap_or(0)
 }
 
-/// Returns the number of the newest commit that commit headers prove to have been synced; 0 if there is none.
+/// Returns the number of the newest commit that commit headers prove to have been synced, or 0.
 ///
-/// A commit is written only after the sync of the previous commit. A commit header therefore proves the previous
-/// commit, even if its own commit is torn or damaged. Of several headers, each except the last proves its own commit
-/// too. Headers are searched in `bytes` from offset `from` on. They must contain the identity of the store with this
+/// Headers are searched in `bytes` from offset `from` on. They must contain the identity of the store with this
 /// `seed` and the segment `sequence`, and follow `chain`. The identity is secret, so no message body can imitate a
-/// header.
+/// header. If there are several headers, each except the last proves its own commit too.
 ///
 /// A torn or forged header cannot prove an arbitrarily high number: at most one commit per block is accepted.
 ///
@@ -117,10 +115,10 @@ mod tests {
     /// A kill tears the header of an epoch's first commit. The rest of the header is from an older use of the
     /// file.
     #[test]
-    fn the_first_head_of_a_life_proves_nothing_of_the_commit_that_it_repeats() {
+    fn the_first_header_of_an_epoch_does_not_prove_the_commit_that_it_repeats() {
         let owner =
             Owner { identity: Identity { id: *b"0123456789abcdef", secret: 5 }, segment_bytes: 1 << 20 };
-        let head = |epoch, number| {
+        let header = |epoch, number| {
             let (time_ms, records, repeats, has_group) = (1, 1, 0, false);
             let header = CommitHeader { epoch, number, segment: 15, time_ms, records, repeats, has_group };
             let mut buffer = Vec::new();
@@ -131,9 +129,9 @@ mod tests {
         let chain = Chain { number: 158, epoch: 4, ..Chain::default() };
         let proven = |bytes: &[u8]| synced_by_commit_headers(bytes, 0, 15, &chain, owner.identity.seed());
         let lost = vec![0; BLOCK_BYTES];
-        assert_eq!(proven(&[lost.clone(), head(5, 160)].concat()), 158);
-        assert_eq!(proven(&[head(4, 159), head(5, 160)].concat()), 158);
-        assert_eq!(proven(&[lost, head(5, 160), head(5, 161)].concat()), 160);
-        assert_eq!(proven(&[head(4, 159), head(4, 160)].concat()), 159);
+        assert_eq!(proven(&[lost.clone(), header(5, 160)].concat()), 158);
+        assert_eq!(proven(&[header(4, 159), header(5, 160)].concat()), 158);
+        assert_eq!(proven(&[lost, header(5, 160), header(5, 161)].concat()), 160);
+        assert_eq!(proven(&[header(4, 159), header(4, 160)].concat()), 159);
     }
 }
