@@ -79,7 +79,7 @@ const _: () = assert!(COMMIT_HEADER_BYTES == 76 && align_of::<StoredHeader>() ==
 #[repr(transparent)]
 struct U32Le([u8; 4]);
 
-/// See [`U32Le`].
+/// A little-endian integer without alignment.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(transparent)]
 struct U64Le([u8; 8]);

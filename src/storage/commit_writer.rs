@@ -318,7 +318,7 @@ impl CommitWriter {
         Some(Write::Prepare(job))
     }
 
-    /// Returns whether the sync budget does not delay the next commit: it is full, or the broker stops. A clean stop also
+    /// Returns whether the sync budget does not delay the next commit: the commit is full, or the broker stops. A clean stop also
     /// writes at once what the log has added itself, such as second copies of definitions.
     fn must_commit_at_once(&self, pending_writes: &PendingWrites) -> bool {
         match self.is_flushing {

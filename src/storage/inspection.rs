@@ -1,4 +1,4 @@
-//! Reading a store without changing it: for `leveret check`, `inspect`, `restore` and tests.
+//! Reading a store without changing it: for `leveret check`, `inspect`, `restore`, tests, and the definitions at a start.
 //!
 //! An inspection reads the store with the same code as a start, so it finds what a start would find. It takes no lock
 //! and writes nothing. It therefore works while a broker uses the store, on a file system mounted read-only, and for
@@ -64,7 +64,7 @@ impl Log {
     /// receives the key, the value, and whether only a footer still contains the definition.
     ///
     /// Access definitions and the reported damage are excluded; they are in the report of the start
-    /// ([`AccessReport`], [`Report::reported_damage`]).
+    /// ([`Report::access`], [`Report::reported_damage`]).
     ///
     /// # Errors
     /// The disk cannot be read.

@@ -68,7 +68,7 @@ impl Batches {
     }
 
     /// Returns the last batch that a commit completes. `first_left` is the first batch of which something is left. If
-    /// nothing is left, the open batch is closed.
+    /// nothing is left, the open batch is closed, unless only lazy changes belong to it.
     pub(super) fn end_commit(&mut self, first_left: Option<Batch>) -> Batch {
         match first_left {
             Some(batch) => batch.before(),

@@ -35,8 +35,9 @@ pub(super) struct Capacity {
     /// Maximum number of pending messages. Only transactions, which are appended whole or not at all, may exceed
     /// `pending_max`.
     pending_with_transactions_max: usize,
-    /// Bytes that may still be written, without subtracting pending messages; and the same for an empty log.
+    /// Bytes that may still be written. Pending messages are not subtracted.
     pub(super) log_free_bytes: u64,
+    /// `log_free_bytes` of an empty log.
     pub(super) disk_bytes_max: u64,
     pub(super) is_file_system_full: bool,
     /// How much memory is left for the index of the log. It may be used up before the disk limit is reached.

@@ -175,7 +175,7 @@ impl Entries {
     /// Returns the first batch with an entry that must still be written, at the end of a commit.
     pub(super) fn end_commit(&mut self) -> Option<Batch> {
         self.repeats_ready = self.repeats.len();
-        // A deleted queue is of the batch of a message before it, so batches do not rise.
+        // The deletion of a queue belongs to the batch of its messages, so the batches of entries do not rise.
         let waiting = self.waiting.iter().map(|(batch, _)| *batch).min();
         let repeat = self.repeats.front().map(|(batch, _, _)| *batch);
         [waiting, repeat].into_iter().flatten().min()

@@ -1,6 +1,7 @@
-//! Messages that wait for their commit.
+//! Messages that wait for their commit, that are in a commit which is not durable yet, or that are withheld until one is.
 //!
-//! Messages are numbered since the start. A message in memory has a mark, from which its number follows.
+//! Messages are numbered since the start. While a message waits for its commit, it has a mark in memory, from which its
+//! number follows.
 
 use core::ops::Range;
 use std::collections::VecDeque;
@@ -284,7 +285,7 @@ impl PendingMessages {
         }
     }
 
-    /// Allows the delivery of messages whose batch is not behind `durable`.
+    /// Allows the delivery of messages whose batch is `durable` or older.
     pub(super) fn release_withheld(&mut self, messages: &mut Messages, durable: Batch) {
         while let Some(&(batch, message)) = self.withheld.front() {
             if batch > durable {

@@ -45,7 +45,7 @@ impl Settlements {
         }
     }
 
-    /// Lets a batch wait for the settlements of messages in the log, if there are some.
+    /// Lets a batch wait for the settlements of messages in the log, if there are some and no earlier batch waits.
     pub(super) fn note_awaited(&mut self, batch: Batch) {
         if self.has_stored {
             self.awaited.get_or_insert(batch);
@@ -82,7 +82,7 @@ impl Settlements {
         self.waiting.drain(..).for_each(each);
     }
 
-    /// Ends a commit: no batch waits for settlements any more unless some are left.
+    /// Ends a commit. No batch waits for settlements any more, unless some are left here, or `are_some_left` in groups.
     pub(super) const fn end_commit(&mut self, are_some_left: bool) {
         if !are_some_left && !self.has_stored {
             self.awaited = None;

@@ -29,7 +29,7 @@ use super::unreadable::{LOOK_BYTES, has_content};
 /// Commits at the end of the log that were synced, or may have been, and cannot be read.
 struct LostCommits {
     cause: LossCause,
-    /// The segment of the commits and the bytes that are set aside; `None` if no file of the commits is known.
+    /// The segment of the commits and the bytes that are set aside; `None` if no bytes are to be set aside.
     place: Option<(SegmentRef, Range<u32>)>,
     /// The number of commits, or the maximum if the number is not known.
     count: u64,
@@ -41,15 +41,16 @@ enum LossCause {
     Proven { last: u64 },
     /// The segment's file is shorter than a segment.
     Truncated,
-    /// A file or some of its blocks cannot be read, and the commits may be there.
+    /// A file or some of its blocks cannot be read, or only the header copy names the segment, and the commits may be
+    /// there.
     Unreadable,
     /// Files are missing, such as in a partial copy of the directory.
     FilesMissing,
 }
 
 impl<D: Disk> Reader<'_, '_, D> {
-    /// Reports commits that are lost at the end of the log, and keeps their numbers from being reused. The newest segment
-    /// counts as full, so that the damage is not overwritten.
+    /// Reports commits that are lost at the end of the log. Their numbers are not used again, except those of a truncated
+    /// newest segment. The newest segment counts as full, so that the damage is not overwritten.
     fn report_lost(&mut self, newest: &mut Newest, lost: LostCommits) {
         let LostCommits { cause, place, count } = lost;
         let is_of_newest = place.as_ref().is_some_and(|(segment, _)| *segment == newest.segment);
@@ -63,7 +64,7 @@ impl<D: Disk> Reader<'_, '_, D> {
             }
         }
         match cause {
-            // The proven number replaces the maximum that was reported for truncated newer files.
+            // The proven number replaces an estimate made for truncated or unreadable files.
             LossCause::Proven { last } => {
                 self.report.commits_missing += count;
                 self.report.commits_lost_at_end = count;

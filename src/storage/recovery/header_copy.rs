@@ -1,4 +1,4 @@
-//! The header copy: the newest segment's header once more, in the file `newest` beside the log.
+//! Reads, checks and encodes the [`HeaderCopy`].
 
 use std::io;
 

@@ -436,8 +436,8 @@ impl<D: Disk> Reader<'_, '_, D> {
         let has_found_nothing = self.report.is_lost || self.report.is_new;
         if has_found_nothing && self.disk.refused.len() > REFUSED_IN_FILE_MAX {
             return Err(io::Error::other(format!(
-                "no part of the log can be found, because the disk refuses to read at least {} blocks: restore a backup, or start \
-                 with a copy of the data directory on another disk",
+                "no part of the log can be found, because the disk refuses to read at least {} blocks: restore a \
+                 backup, or start with a copy of the data directory on another disk",
                 self.disk.refused.len()
             )));
         }

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use crate::commit::{BLOCK_BYTES, StoredHeader, valid_commits};
+use crate::commit::{BLOCK_BYTES, COMMIT_HEADER_BYTES, StoredHeader, valid_commits};
 use crate::damage::ReadAround;
 use crate::disk::Disk;
 use crate::segment::{Headers, SegmentHeader, SegmentRef};
@@ -20,7 +20,7 @@ pub(super) fn synced_by_headers(headers: &Headers<'_>) -> u64 {
 /// Returns the number of the newest commit that commit headers prove to have been synced, or 0.
 ///
 /// Headers are searched in `bytes` from offset `from` on. They must contain the identity of the store with this
-/// `seed` and the segment `sequence`, and follow `chain`. The identity is secret, so no message body can imitate a
+/// `seed`, and the segment `sequence` or a number that can follow `chain`. The identity is secret, so no message body can imitate a
 /// header. If there are several headers, each except the last proves its own commit too.
 ///
 /// A torn or forged header cannot prove an arbitrarily high number: at most one commit per block is accepted.
@@ -37,7 +37,11 @@ pub(super) fn synced_by_commit_headers(
 ) -> u64 {
     let (mut proven, mut headers, mut epoch) = (0, 0, chain.epoch);
     for at in (from..bytes.len()).step_by(BLOCK_BYTES) {
-        let Some(stored) = StoredHeader::read(&bytes[at..]) else { continue };
+        // A truncated file may end inside the last field of a header, which is not needed here.
+        let mut header = [0; COMMIT_HEADER_BYTES];
+        let present = &bytes[at..bytes.len().min(at + COMMIT_HEADER_BYTES)];
+        header[..present.len()].copy_from_slice(present);
+        let Some(stored) = StoredHeader::read(&header) else { continue };
         if stored.owner().identity.seed() != seed {
             continue;
         }
@@ -132,6 +136,10 @@ mod tests {
         assert_eq!(proven(&[lost.clone(), header(5, 160)].concat()), 158);
         assert_eq!(proven(&[header(4, 159), header(5, 160)].concat()), 158);
         assert_eq!(proven(&[lost, header(5, 160), header(5, 161)].concat()), 160);
-        assert_eq!(proven(&[header(4, 159), header(4, 160)].concat()), 159);
+        let two = [header(4, 159), header(4, 160)].concat();
+        assert_eq!(proven(&two), 159);
+        // The file is truncated inside the second header: after the identity of the store, and before its secret.
+        assert_eq!(proven(&two[..BLOCK_BYTES + 72]), 159);
+        assert_eq!(proven(&two[..BLOCK_BYTES + 64]), 158);
     }
 }

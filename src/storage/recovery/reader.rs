@@ -438,7 +438,7 @@ impl<'d, 'r, D: Disk> Reader<'d, 'r, D> {
             return Ok(None);
         }
         index.set_bytes(segment.sequence, self.segment_bytes - lengths.footer() as u32);
-        self.chain = Chain::behind(&trailer);
+        self.chain = Chain::after(&trailer);
         Ok(Some(lengths))
     }
 

@@ -20,7 +20,7 @@ pub(super) struct Chain {
 
 impl Chain {
     /// Returns the state after the last commit of a segment with this trailer.
-    pub(super) const fn behind(trailer: &Trailer) -> Self {
+    pub(super) const fn after(trailer: &Trailer) -> Self {
         let Trailer { epoch, sequence: segment, number, time_ms } = *trailer;
         Self { segment, epoch, number, is_known: true, time_ms, repeats: 0 }
     }

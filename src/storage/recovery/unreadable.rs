@@ -1,4 +1,5 @@
-//! Files that have no readable segment header: which segment each of them is, and whether it may be reused.
+//! Files that have no readable segment header: which segment each of them is, and whether it may be reused. Also reads
+//! which store the first commits of such files name.
 
 use std::io;
 
@@ -62,10 +63,10 @@ fn first_owner<D: Disk>(disk: &mut D, slot: u32) -> io::Result<Option<Owner>> {
 /// Returns the value that occurs most often; the first of them in case of a tie, `None` if there are no values.
 pub(super) fn most_frequent<T: Copy + PartialEq>(named: impl IntoIterator<Item = T>) -> Option<T> {
     let mut counted: Vec<(T, usize)> = Vec::new();
-    for owner in named {
-        match counted.iter_mut().find(|(other, _)| *other == owner) {
+    for value in named {
+        match counted.iter_mut().find(|(other, _)| *other == value) {
             Some((_, count)) => *count += 1,
-            None => counted.push((owner, 1)),
+            None => counted.push((value, 1)),
         }
     }
     let most = counted.iter().map(|(_, count)| *count).max()?;

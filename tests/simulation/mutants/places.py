@@ -172,7 +172,7 @@ PLACES = [
         "        let settled = Settled { queue: target.queue, start: target.offset, end: target.offset + 1 };\n"
         "        if self.groups.is_open() && PLANTED(\"settlement-ahead-of-its-message\") {\n"
         "            if !self.drop_target(messages, message) {\n"
-        "                self.settlements.note_stored();\n"
+        "                self.settlements.has_stored = true;\n"
         "                self.batches.note_change(Urgency::Lazy);\n"
         "            }\n"
         "            return self.settle_range(settled);\n"
