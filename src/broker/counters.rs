@@ -6,7 +6,7 @@ use leveret_queues::Reason;
 ///
 /// # Invariants
 /// - Counters only rise. Each event is counted once.
-/// - A message that is published again after `Outcome::Wait` counts once.
+/// - A message that is published again after `PublishAnswer::Wait` counts once.
 /// - Messages that the broker itself moves (dead letters, messages read back from the log) count neither as
 ///   received nor as delivered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -17,7 +17,7 @@
 use leveret_amqp::field::{Table, Value};
 use leveret_amqp::reply_text::inequivalent_flag;
 use leveret_core::command::{
-    AppliedPolicies, BindingId, ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, VhostId,
+    AppliedPolicies, BindingId, ChannelId, ConnectionId, DefinitionAnswer, ExchangeId, QueueId, VhostId,
 };
 use leveret_core::definition::DestinationName;
 use leveret_core::error::{Fault, ReplyCode};
@@ -101,11 +101,11 @@ impl Broker {
         cx: &mut Context<'_>,
         vhost: VhostId,
         name: &str,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<(), Fault> {
         refuse_default(name)?;
         let exchange = self.require_exchange(vhost, name)?;
         cx.await_defined(self.topology.exchange(exchange).definition_batch);
-        Ok(Outcome::Done)
+        Ok(())
     }
 
     pub(crate) fn declare_exchange(
@@ -114,13 +114,13 @@ impl Broker {
         connection: ConnectionId,
         vhost: VhostId,
         declaration: &ExchangeDeclaration<'_>,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<(), Fault> {
         let name = declaration.exchange;
         declaration.check_type_and_name()?;
         self.check(cx.work, connection, vhost, Right::Configure, Resource::Exchange(name))?;
         if let Some(exchange) = self.topology.find_exchange(vhost, name) {
             self.topology.compare_exchange(cx, self.access.vhost_name(vhost), exchange, declaration)?;
-            return Ok(Outcome::Done);
+            return Ok(());
         }
         declaration.check_name()?;
         if let Some(alternate) = declaration.alternate(self.access.vhost_name(vhost))? {
@@ -136,7 +136,7 @@ impl Broker {
         cx: &mut Context<'_>,
         vhost: VhostId,
         declaration: &ExchangeDeclaration<'_>,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<(), Fault> {
         declaration.check_name()?;
         declaration.new_kind()?;
         declaration.alternate(self.access.vhost_name(vhost))?;
@@ -149,7 +149,7 @@ impl Broker {
         }
         let exchange = self.add_exchange(cx, vhost, declaration, version)?;
         self.topology.append_exchange(cx, self.access.vhost_name(vhost), exchange, true);
-        Ok(Outcome::Done)
+        Ok(())
     }
 
     /// Adds a checked exchange under its name, with its hidden queue and its policies.
@@ -187,14 +187,14 @@ impl Broker {
         vhost: VhostId,
         name: &str,
         if_unused: bool,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<(), Fault> {
         check_deletable_name(self.access.exchange_text(vhost, name))?;
         self.check(cx.work, connection, vhost, Right::Configure, Resource::Exchange(name))?;
         let Some(exchange) = self.topology.find_exchange(vhost, name) else {
             if !self.delete_left_out(cx, vhost, DestinationName::Exchange(name), if_unused)? {
                 cx.await_all_changes();
             }
-            return Ok(Outcome::Done);
+            return Ok(());
         };
         if if_unused && self.topology.is_source(exchange) {
             return Err(Fault::new(
@@ -205,7 +205,7 @@ impl Broker {
         check_deletable(cx.pending_writes, self.topology.exchange(exchange).version != 0)?;
         self.retire_exchange(cx, exchange);
         self.begin_job(connection, Job::Exchange(exchange));
-        Ok(Outcome::Done)
+        Ok(())
     }
 
     /// Frees the name of a deleted exchange. The record is freed when its bindings are cleared.
@@ -302,20 +302,35 @@ impl Broker {
     }
 
     /// Handles `exchange.bind` and `queue.bind`, for a source and destination that were found.
-    pub(crate) fn bind(&mut self, cx: &mut Context<'_>, new: &BindingIdentity<'_>) -> Result<Outcome, Fault> {
+    pub(crate) fn bind(&mut self, cx: &mut Context<'_>, new: &BindingIdentity<'_>) -> Result<(), Fault> {
         let vhost = self.access.vhost_name(self.topology.exchange(new.source).vhost);
-        self.topology.bind(cx, vhost, &mut self.quota, self.queues.records_mut(), new)?;
-        Ok(Outcome::Done)
+        self.topology.bind(cx, vhost, &mut self.quota, self.queues.records_mut(), new)
+    }
+
+    pub(crate) fn bind_exchange(
+        &mut self,
+        cx: &mut Context<'_>,
+        connection: ConnectionId,
+        vhost: VhostId,
+        destination: &str,
+        spec: &BindingSpec<'_>,
+    ) -> Result<(), Fault> {
+        self.check_bind(cx.work, connection, vhost, Resource::Exchange(destination), spec)?;
+        let source = self.require_exchange(vhost, spec.source)?;
+        let destination = Destination::Exchange(self.require_exchange(vhost, destination)?);
+        self.bind(cx, &spec.between(source, destination))
     }
 
     /// Handles `exchange.unbind`. A missing binding, exchange or queue is not an error.
     pub(crate) fn unbind_exchange(
         &mut self,
         cx: &mut Context<'_>,
+        connection: ConnectionId,
         vhost: VhostId,
         destination: &str,
         spec: &BindingSpec<'_>,
     ) -> Result<(), Fault> {
+        self.check_bind(cx.work, connection, vhost, Resource::Exchange(destination), spec)?;
         let destination = self.topology.find_exchange(vhost, destination).map(Destination::Exchange);
         match destination.and_then(|to| self.topology.find_binding(vhost, spec, to)) {
             Some(binding) => self.unbind(cx, binding)?,
@@ -422,7 +437,7 @@ impl Broker {
         connection: ConnectionId,
         vhost: VhostId,
         name: &str,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<DefinitionAnswer, Fault> {
         if name.starts_with(REPLY_TO) {
             return self.check_reply_queue(vhost, name);
         }
@@ -434,10 +449,14 @@ impl Broker {
 
     /// Handles `queue.declare` of a reply queue, by which a client checks whether a consumer still waits for
     /// the reply.
-    fn check_reply_queue(&self, vhost: VhostId, name: &str) -> Result<Outcome, Fault> {
+    fn check_reply_queue(&self, vhost: VhostId, name: &str) -> Result<DefinitionAnswer, Fault> {
         let exists = name == REPLY_TO || self.queues.records().find_queue(vhost, name).is_some();
         if exists {
-            return Ok(Outcome::QueueDeclared { queue: name.into(), message_count: 0, consumer_count: 1 });
+            return Ok(DefinitionAnswer::QueueDeclared {
+                queue: name.into(),
+                message_count: 0,
+                consumer_count: 1,
+            });
         }
         Err(Fault::new(ReplyCode::NotFound, format_args!("no {}", self.queue_text(vhost, name))))
     }
@@ -448,7 +467,7 @@ impl Broker {
         connection: ConnectionId,
         vhost: VhostId,
         declaration: &QueueDeclaration<'_>,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<DefinitionAnswer, Fault> {
         if declaration.queue.starts_with(REPLY_TO) {
             return self.check_reply_queue(vhost, declaration.queue);
         }
@@ -504,7 +523,7 @@ impl Broker {
         connection: ConnectionId,
         vhost: VhostId,
         declaration: &QueueDeclaration<'_>,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<DefinitionAnswer, Fault> {
         self.check_dead_letters(cx.work, connection, vhost, declaration)?;
         self.check_not_of_session(vhost, declaration)?;
         let queue = self.create_checked(cx, Some(connection), vhost, declaration)?;
@@ -552,7 +571,7 @@ impl Broker {
         vhost: VhostId,
         queue: QueueId,
         declaration: &QueueDeclaration<'_>,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<DefinitionAnswer, Fault> {
         let record = self.queues.at(queue);
         let is_owner = record.declared.exclusive_owner == Some(connection);
         if record.declared.exclusive_owner.is_some() && !is_owner
@@ -600,9 +619,9 @@ impl Broker {
         self.queues.records().ready_in(queue).saturating_add(self.recovery.adopted_count(queue))
     }
 
-    fn declared(&self, queue: QueueId) -> Outcome {
+    fn declared(&self, queue: QueueId) -> DefinitionAnswer {
         let record = self.queues.at(queue);
-        Outcome::QueueDeclared {
+        DefinitionAnswer::QueueDeclared {
             queue: record.name.clone(),
             message_count: self.ready_or_adopted(queue),
             consumer_count: record.queue_consumers.len(),
@@ -698,7 +717,7 @@ impl Broker {
         vhost: VhostId,
         queue: &str,
         spec: &BindingSpec<'_>,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<(), Fault> {
         self.check_bind(cx.work, connection, vhost, Resource::Queue(queue), spec)?;
         let source = self.require_exchange(vhost, spec.source)?;
         let queue = self.require_queue(connection, vhost, queue)?;
@@ -713,7 +732,7 @@ impl Broker {
         vhost: VhostId,
         queue: &str,
         spec: &BindingSpec<'_>,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<(), Fault> {
         self.check_bind(cx.work, connection, vhost, Resource::Queue(queue), spec)?;
         if let Some(queue) = self.queues.records().find_queue(vhost, queue)
             && let Some(binding) = self.topology.find_binding(vhost, spec, Destination::Queue(queue))
@@ -723,7 +742,7 @@ impl Broker {
         } else {
             cx.await_all_changes();
         }
-        Ok(Outcome::Done)
+        Ok(())
     }
 
     pub(crate) fn purge_queue(
@@ -732,12 +751,12 @@ impl Broker {
         connection: ConnectionId,
         vhost: VhostId,
         name: &str,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<u32, Fault> {
         self.check(cx.work, connection, vhost, Right::Read, Resource::Queue(name))?;
         let queue = self.require_queue(connection, vhost, name)?;
         let (count, drop_jobs) = self.purge(queue);
         drop_jobs.into_iter().for_each(|job| self.begin_job(connection, job));
-        Ok(Outcome::MessageCount(count))
+        Ok(count)
     }
 
     /// Takes all ready messages out of a queue, including adopted ones. Returns their number, and the jobs
@@ -756,7 +775,7 @@ impl Broker {
         vhost: VhostId,
         name: &str,
         only_if: DeleteIf,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<u32, Fault> {
         self.check(cx.work, connection, vhost, Right::Configure, Resource::Queue(name))?;
         if self.queues.records().find_queue(vhost, name).is_none() {
             if !self.delete_left_out(
@@ -767,13 +786,13 @@ impl Broker {
             )? {
                 cx.await_all_changes();
             }
-            return Ok(Outcome::MessageCount(0));
+            return Ok(0);
         }
         let queue = self.require_queue(connection, vhost, name)?;
         let count = self.check_queue_deletable(cx.pending_writes, queue, only_if)?;
         self.retire_queue(cx, queue);
         self.begin_job(connection, Job::Queue(queue));
-        Ok(Outcome::MessageCount(count))
+        Ok(count)
     }
 
     /// Checks whether a queue may be deleted now, under these conditions. Returns the number of its ready

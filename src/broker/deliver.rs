@@ -18,7 +18,7 @@
 
 use leveret_core::batch::Batch;
 use leveret_core::command::{
-    ChannelId, ConnectionId, Delivery, DeliveryKind, MatchedSubscription, Outbox, Outcome, QueueId,
+    ChannelId, ConnectionId, Delivery, DeliveryKind, GetAnswer, MatchedSubscription, Outbox, QueueId,
     ReplyOrder, SubscriptionDelivery,
 };
 use leveret_core::error::{Fault, ReplyCode, no_memory_for};
@@ -431,17 +431,17 @@ impl Broker {
         channel: ChannelId,
         queue: QueueId,
         no_ack: bool,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<GetAnswer, Fault> {
         match self.get_now(cx, channel, queue, no_ack)? {
-            Some(true) => Ok(Outcome::GetQueued),
-            Some(false) => Ok(Outcome::GetEmpty),
+            Some(true) => Ok(GetAnswer::Queued),
+            Some(false) => Ok(GetAnswer::Empty),
             None => {
                 let connection = self.consumers.connection_of(channel);
                 self.consumers.connection_mut(connection).jobs += 1;
                 let serial = self.queues.at(queue).serial;
                 let outcome = None;
                 self.queues.gets_mut().push(Getting { connection, channel, queue, serial, no_ack, outcome });
-                Ok(Outcome::Later)
+                Ok(GetAnswer::Later)
             }
         }
     }
@@ -547,17 +547,18 @@ impl Broker {
         }
     }
 
-    /// Returns the reply to the connection's waiting `basic.get` (for which [`Outcome::Later`] was returned);
-    /// `None` while it must wait. Called when the connection is not busy any more.
-    pub fn take_late_reply(&mut self, connection: ConnectionId) -> Option<(Outcome, ReplyOrder)> {
+    /// Returns the answer to the connection's waiting `basic.get` (for which [`GetAnswer::Later`] was returned), and its
+    /// position among the deliveries; `None` while it must wait. Called when the connection is not busy any more.
+    pub fn take_late_get(
+        &mut self,
+        connection: ConnectionId,
+    ) -> Option<(Result<GetAnswer, Fault>, ReplyOrder)> {
         let getting =
             self.queues.gets_mut().remove(|get| get.connection == connection && get.outcome.is_some())?;
-        let outcome = match getting.outcome? {
-            Ok(true) => Outcome::GetQueued,
-            Ok(false) => Outcome::GetEmpty,
-            Err(fault) => Outcome::Fault(fault),
-        };
-        Some((outcome, self.consumers.reply_order(connection, Some(getting.channel))))
+        let has_delivery = getting.outcome?;
+        let answer =
+            has_delivery.map(|is_queued| if is_queued { GetAnswer::Queued } else { GetAnswer::Empty });
+        Some((answer, self.consumers.reply_order(connection, Some(getting.channel))))
     }
 
     /// Returns the consumer record for this channel's `basic.get`s from this queue; adds it if there is none.

@@ -27,7 +27,8 @@
 //! | `wills` | the will messages of MQTT clients |
 //! | `settle`, `deliver` | settles deliveries and clears closed or deleted objects; delivers messages |
 //! | `publish` | publishes messages, one by one or with `tx.commit` |
-//! | `apply` | applies commands: changes the state and returns the reply |
+//! | `apply` | applies commands: changes the state and returns the answer |
+//! | `own_connections` | the connections of bridges and of the management API |
 //! | `move_messages` | moves or copies selected messages of a queue for an operator; shows routes |
 //! | `operator` | changes by an operator |
 //! | `recovery` | restores everything from the log at start |
@@ -89,6 +90,7 @@ mod objects;
 mod operator;
 mod operator_fault;
 mod orphans;
+mod own_connections;
 mod parameters;
 mod policy;
 mod publish;
@@ -103,7 +105,7 @@ mod views;
 mod wills;
 
 pub use access::{Access, PATTERN_BYTES_MAX, UserView, VHOST_METADATA_BYTES_MAX, VhostChange, VhostView};
-pub use apply::DeliverySource;
+pub use apply::{ChannelRequest, ConnectionRequest};
 pub use counters::{ChannelCounters, Counters};
 pub use definitions::{DeleteIf, QueueDeclaration};
 pub use deliver::OutboxView;
@@ -115,6 +117,7 @@ pub use objects::{Objects, objects};
 pub use operator::Declared;
 pub use operator_fault::OperatorFault;
 pub use orphans::{Orphan, Recovery};
+pub use own_connections::DeliverySource;
 pub use parameters::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, SHOVEL};
 pub use policy::AppliedView;
 pub use recovery::{First, restore, restore_messages};

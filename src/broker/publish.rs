@@ -19,7 +19,7 @@ use leveret_amqp::Writer;
 use leveret_amqp::field::{Table, Value};
 use leveret_amqp::props::{BLIND_BYTES_MAX, Edit, HeadersEdit, Properties, PropertyEdit};
 use leveret_amqp::reply_text::Lossy;
-use leveret_core::command::{ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, VhostId};
+use leveret_core::command::{ChannelId, ConnectionId, ExchangeId, PublishAnswer, QueueId, VhostId};
 use leveret_core::error::{Fault, ReplyCode, no_memory_for, out_of};
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
 use leveret_core::work::Work;
@@ -120,19 +120,19 @@ fn not_transactional() -> Fault {
 
 impl Broker {
     /// Handles `basic.publish` with its content. Takes ownership of the message, unless it returns
-    /// [`Outcome::Wait`].
+    /// [`PublishAnswer::Wait`].
     pub(crate) fn publish(
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
         message: MessageId,
         mandatory: bool,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<PublishAnswer, Fault> {
         let mut targets = core::mem::take(&mut self.publishing.targets);
         let result = self.publish_with_buffer(cx, channel, (message, mandatory), &mut targets);
         self.publishing.targets = targets;
         #[cfg(debug_assertions)]
-        self.note_watched_publish(channel, matches!(result, Err(_) | Ok(Outcome::PublishRefused)));
+        self.note_watched_publish(channel, matches!(result, Err(_) | Ok(PublishAnswer::Refused)));
         result
     }
 
@@ -164,7 +164,7 @@ impl Broker {
         channel: ChannelId,
         (message, mandatory): (MessageId, bool),
         targets: &mut Vec<QueueId>,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<PublishAnswer, Fault> {
         // What an earlier publish waited for does not matter any more.
         let connection = self.consumers.connection_of(channel);
         let waiting = self.consumers.connection_mut(connection);
@@ -233,8 +233,10 @@ impl Broker {
             };
             self.deliver_to_targets(cx, routed, targets, &publish)
         };
-        let is_taken =
-            matches!(result, Ok(Outcome::Published | Outcome::PublishedNowhere | Outcome::PublishRefused));
+        let is_taken = matches!(
+            result,
+            Ok(PublishAnswer::Published | PublishAnswer::PublishedNowhere | PublishAnswer::Refused)
+        );
         match copy {
             Some(copy) if is_taken => self.republisher().publish_trace(cx, channel, copy),
             Some(copy) => cx.messages.discard(copy),
@@ -246,7 +248,8 @@ impl Broker {
             let revision = self.revision();
             let record = self.consumers.channel_mut(channel);
             count_up(&mut record.counters.published);
-            let is_accepted = matches!(result, Ok(Outcome::Published | Outcome::PublishedNowhere));
+            let is_accepted =
+                matches!(result, Ok(PublishAnswer::Published | PublishAnswer::PublishedNowhere));
             if is_accepted && matches!(record.mode, Mode::Confirm) {
                 count_up(&mut record.counters.confirmed);
             }
@@ -260,7 +263,7 @@ impl Broker {
         if routed != message {
             match result {
                 // The connection keeps the original message and publishes it again later.
-                Ok(Outcome::Wait) => cx.messages.discard(routed),
+                Ok(PublishAnswer::Wait) => cx.messages.discard(routed),
                 _ => cx.messages.release(message),
             }
         }
@@ -268,14 +271,14 @@ impl Broker {
     }
 
     /// Pushes a message to the queues that routing chose, except those that refuse it. Takes ownership of the
-    /// message, unless it returns [`Outcome::Wait`].
+    /// message, unless it returns [`PublishAnswer::Wait`].
     pub(crate) fn deliver_to_targets(
         &mut self,
         cx: &mut Context<'_>,
         message: MessageId,
         targets: &mut Vec<QueueId>,
         publish: &Publish,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<PublishAnswer, Fault> {
         if targets.is_empty() {
             return self.unroutable(cx.messages, message, publish);
         }
@@ -327,8 +330,8 @@ impl Broker {
                 }
                 cx.messages.release(message);
                 Ok(match refused_by {
-                    RefusedBy::NoQueue => Outcome::Published,
-                    RefusedBy::LengthLimit | RefusedBy::Sessions => Outcome::PublishRefused,
+                    RefusedBy::NoQueue => PublishAnswer::Published,
+                    RefusedBy::LengthLimit | RefusedBy::Sessions => PublishAnswer::Refused,
                 })
             }
             Err(hindrance) => self.wait_or_refuse(cx, message, targets, publish.channel, hindrance),
@@ -383,7 +386,7 @@ impl Broker {
         targets: &[QueueId],
         channel: Option<ChannelId>,
         hindrance: CannotPublish,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<PublishAnswer, Fault> {
         match hindrance {
             CannotPublish::Wait(shortage) => {
                 self.publishing.shortage = shortage;
@@ -392,7 +395,7 @@ impl Broker {
                 }
                 // The publisher may be waiting for the pending commit.
                 cx.pending_writes.request_commit_now();
-                Ok(Outcome::Wait)
+                Ok(PublishAnswer::Wait)
             }
             CannotPublish::Fault(fault) => {
                 cx.messages.release(message);
@@ -732,26 +735,26 @@ impl Broker {
         messages: &mut Messages,
         message: MessageId,
         publish: &Publish,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<PublishAnswer, Fault> {
         let Some(channel) = publish.channel.filter(|_| publish.mandatory) else {
             self.counters.unroutable_dropped += 1;
             if let Some(channel) = publish.channel {
                 count_up(&mut self.consumers.channel_mut(channel).counters.dropped);
             }
             messages.release(message);
-            return Ok(Outcome::PublishedNowhere);
+            return Ok(PublishAnswer::PublishedNowhere);
         };
         let connection = self.consumers.connection_of(channel);
         let crowded = self.consumers.is_output_full(connection, 2);
         if crowded && publish.may_wait {
             // A client that does not read basic.return waits only for itself.
             self.publishing.shortage = Shortage::Returns;
-            return Ok(Outcome::Wait);
+            return Ok(PublishAnswer::Wait);
         }
         if self.queues.deliveries().free_count() == 0 {
             if publish.share == Share::Ordinary {
                 self.publishing.shortage = Shortage::Pool(Pool::Unacknowledged);
-                return Ok(Outcome::Wait);
+                return Ok(PublishAnswer::Wait);
             }
             messages.release(message);
             return Err(no_memory_for("another unacknowledged delivery"));
@@ -774,7 +777,7 @@ impl Broker {
                 no_ack: true,
             },
         );
-        Ok(Outcome::Published)
+        Ok(PublishAnswer::Published)
     }
 
     /// Adds a message and its route to the channel's transaction. As in RabbitMQ, a message is routed when it
@@ -787,13 +790,13 @@ impl Broker {
         channel: ChannelId,
         (message, mandatory): (MessageId, bool),
         route: Option<&[QueueId]>,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<PublishAnswer, Fault> {
         let result = self.add_to_transaction(cx.messages, channel, message, route);
         match result {
             Ok(()) => cx.messages.set_mandatory(message, mandatory),
             Err(_) => cx.messages.release(message),
         }
-        result.map(|()| Outcome::Published)
+        result.map(|()| PublishAnswer::Published)
     }
 
     fn add_to_transaction(
@@ -830,7 +833,7 @@ impl Broker {
         Ok(())
     }
 
-    pub(crate) fn commit(&mut self, cx: &mut Context<'_>, channel: ChannelId) -> Result<Outcome, Fault> {
+    pub(crate) fn commit(&mut self, cx: &mut Context<'_>, channel: ChannelId) -> Result<(), Fault> {
         if !matches!(self.consumers.channel(channel).mode, Mode::Transaction(_)) {
             return Err(not_transactional());
         }
@@ -847,7 +850,7 @@ impl Broker {
         cx: &mut Context<'_>,
         channel: ChannelId,
         removal: Option<&Removal<'_>>,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<(), Fault> {
         let mut targets = core::mem::take(&mut self.publishing.targets);
         let result = self.commit_with_buffer(cx, channel, removal, &mut targets);
         self.publishing.targets = targets;
@@ -860,7 +863,7 @@ impl Broker {
         channel: ChannelId,
         removal: Option<&Removal<'_>>,
         targets: &mut Vec<QueueId>,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<(), Fault> {
         let reservation = self.check_commit_fits(cx, channel, targets)?;
         let chunks = removal.map_or(0, |removal| removal.chunks);
         // The chunks are touched now, because copies of the messages (dead letters, the firehose) could take their extents
@@ -895,7 +898,7 @@ impl Broker {
         cx: &mut Context<'_>,
         channel: ChannelId,
         targets: &mut Vec<QueueId>,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<(), Fault> {
         let transaction = self.take_transaction(channel);
         let (mut next, mut is_refused) = (transaction.first, false);
         while let Some((message, route)) = take_published(cx.messages, &mut next) {
@@ -915,8 +918,8 @@ impl Broker {
                 urgency: Urgency::Awaited,
             };
             let outcome = self.deliver_to_targets(cx, message, targets, &publish)?;
-            assert!(outcome != Outcome::Wait, "tx.commit checked the capacity, so no message waits");
-            is_refused |= outcome == Outcome::PublishRefused;
+            assert!(outcome != PublishAnswer::Wait, "tx.commit checked the capacity, so no message waits");
+            is_refused |= outcome == PublishAnswer::Refused;
         }
         self.republish.set_reservation(CommitReservation::default());
         let mut settlements = transaction.settlements;
@@ -927,15 +930,15 @@ impl Broker {
         while let Some((index, settlement)) = self.queues.deliveries_mut().next_settlement(&mut settlements) {
             self.settle_one(cx, index, settlement);
         }
-        if is_refused { Err(partly_completed()) } else { Ok(Outcome::Done) }
+        if is_refused { Err(partly_completed()) } else { Ok(()) }
     }
 
-    pub(crate) fn rollback(&mut self, messages: &mut Messages, channel: ChannelId) -> Result<Outcome, Fault> {
+    pub(crate) fn rollback(&mut self, messages: &mut Messages, channel: ChannelId) -> Result<(), Fault> {
         if !matches!(self.consumers.channel(channel).mode, Mode::Transaction(_)) {
             return Err(not_transactional());
         }
         self.abandon_transaction(messages, channel);
-        Ok(Outcome::Done)
+        Ok(())
     }
 
     /// Finds the target queues of a message of the transaction, as far as they still exist.
@@ -1050,7 +1053,7 @@ pub(crate) struct Publishing {
     /// Buffer for the target queues of a message. Empty while a message is routed and pushed, because the
     /// code that does so has taken the buffer.
     pub(crate) targets: Vec<QueueId>,
-    /// The cause for which the publish that last returned [`Outcome::Wait`] waits.
+    /// The cause for which the publish that last returned [`PublishAnswer::Wait`] waits.
     pub(crate) shortage: Shortage,
 }
 

@@ -14,7 +14,7 @@
 //! - As in RabbitMQ, a channel is overdue because of its oldest delivery or an open transaction. No channel
 //!   is closed early, and none more than a minute late.
 
-use leveret_core::command::{BindingId, ChannelId, ConnectionId, ExchangeId, Outcome, QueueId, Settlement};
+use leveret_core::command::{BindingId, ChannelId, ConnectionId, ExchangeId, QueueId, Settlement};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::Messages;
 use leveret_core::time::{Deadline, Now};
@@ -60,7 +60,7 @@ impl Broker {
         tag: u64,
         multiple: bool,
         settlement: Settlement,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<(), Fault> {
         if multiple && tag == 0 {
             return self.settle_through(cx, channel, u64::MAX, settlement);
         }
@@ -84,7 +84,7 @@ impl Broker {
             self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
             self.settle_one(cx, index, settlement);
         }
-        Ok(Outcome::Done)
+        Ok(())
     }
 
     fn settle_through(
@@ -93,18 +93,18 @@ impl Broker {
         channel: ChannelId,
         through: u64,
         settlement: Settlement,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<(), Fault> {
         if let Mode::Transaction(_) = self.consumers.channel(channel).mode {
             while let Some(index) = self.consumers.first_sent(&self.queues, channel, through) {
                 self.decide(channel, index, settlement);
             }
-            return Ok(Outcome::Done);
+            return Ok(());
         }
         if settlement == Settlement::Requeue {
             self.catch_up_channel(cx, channel);
         }
         self.settle_now(channel, through, settlement);
-        Ok(Outcome::Done)
+        Ok(())
     }
 
     /// Handles `basic.recover`, which is never part of a transaction, whatever the channel's mode.

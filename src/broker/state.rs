@@ -280,7 +280,7 @@ impl Broker {
         self.counters
     }
 
-    /// Returns what was missing for the last publish with the outcome `Outcome::Wait`.
+    /// Returns what was missing for the last publish with the answer `PublishAnswer::Wait`.
     pub const fn last_shortage(&self) -> Shortage {
         self.publishing.shortage
     }

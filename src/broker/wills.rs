@@ -25,7 +25,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use leveret_amqp::Properties;
 use leveret_amqp::field::Table;
-use leveret_core::command::{ChannelId, Outcome, QueueId, SessionId, SessionWill, VhostId};
+use leveret_core::command::{ChannelId, PublishAnswer, QueueId, SessionId, SessionWill, VhostId};
 use leveret_core::definition::{self, Definition};
 use leveret_core::error::{Fault, no_memory_for};
 use leveret_core::mem::{MessageFlags, MessageId, Share};
@@ -302,12 +302,12 @@ impl Broker {
             }
             false => {
                 cx.messages.release(will.message);
-                Ok(Outcome::PublishedNowhere)
+                Ok(PublishAnswer::PublishedNowhere)
             }
         };
         targets.clear();
         self.publishing.targets = targets;
-        let must_wait = outcome == Ok(Outcome::Wait);
+        let must_wait = outcome == Ok(PublishAnswer::Wait);
         if !must_wait {
             self.counters.received += 1;
             self.counters.wills_dropped += dropped_count as u64;

@@ -2,7 +2,7 @@
 
 use leveret_amqp::field::Table;
 use leveret_core::batch::Batch;
-use leveret_core::command::{ConnectionId, Outbox, Outcome, ReplyOrder};
+use leveret_core::command::{Answer, ConnectionId, Outbox, ReplyOrder};
 use leveret_core::error::Fault;
 use leveret_core::limits::FRAME_BYTES_MIN;
 use leveret_core::time::{Deadline, Now};
@@ -68,10 +68,16 @@ impl Client {
 
     /// See [`Connection::answer`].
     #[inline]
-    pub fn answer(&mut self, context: &mut Context<'_>, outcome: Outcome, order: ReplyOrder, batch: Batch) {
+    pub fn answer(
+        &mut self,
+        context: &mut Context<'_>,
+        answer: Result<Answer, Fault>,
+        order: ReplyOrder,
+        batch: Batch,
+    ) {
         match self {
-            Self::Amqp(connection) => connection.answer(context, outcome, order, batch),
-            Self::Mqtt(connection) => connection.answer(context, outcome, batch),
+            Self::Amqp(connection) => connection.answer(context, answer, order, batch),
+            Self::Mqtt(connection) => connection.answer(context, answer, batch),
         }
     }
 
@@ -148,7 +154,7 @@ impl Client {
         of_either!(self, connection => connection.defer_login(now));
     }
 
-    /// Returns whether the outcome of the last command is pending and still needed.
+    /// Returns whether the answer to the last command is pending and still needed.
     pub fn expects_answer(&self) -> bool {
         of_either!(self, connection => connection.expects_answer())
     }

@@ -281,7 +281,7 @@ impl Connection {
             negotiated: Negotiated { frame_max: FRAME_BYTES_MIN, channel_max: 0, heartbeat_ms: 0 },
             channels: OwnChannels::NONE,
             input: Input {
-                pending: Pending::NOTHING,
+                pending: Pending::Nothing,
                 release: None,
                 retry_publish: NONE,
                 body: BodyFrame::NONE,

@@ -27,16 +27,17 @@ use leveret_amqp::{
     FRAME_OVERHEAD, Frame, FrameError, FrameKind, Full, Method, Opening, PROTOCOL_HEADER, Writer,
     classify_opening, next_frame,
 };
-use leveret_core::command::{Command, Name};
+use leveret_core::command::{Command, LoginCommand, Name, OpenVhost};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::FRAME_BYTES_MIN;
 use leveret_core::log_limiter::LogKind;
 use leveret_core::password::Secret;
 
+use super::channel::NONE;
 use super::connection::{Capabilities, Connection, Context, Names, Phase, SOCKET_CLOSE_TIMEOUT_MS, Settings};
 use super::input::InputStep;
 use super::input::{fault_of_frame, fault_of_method, hard_fault, unexpected_method};
-use super::methods::{CommandKind, Mechanism, Pending};
+use super::methods::{Mechanism, Pending};
 use super::timeouts;
 
 impl Mechanism {
@@ -139,12 +140,12 @@ impl Connection {
             if let Some(step) = self.handle_handshake_frame(context, frame) {
                 return step;
             }
-            if self.input.pending.is_login(Mechanism::External) {
+            if self.input.pending == Pending::Login(Mechanism::External) {
                 names.queue =
                     Name::try_from(self.certificate_name.as_deref().unwrap_or_default()).unwrap_or_default();
                 let from_loopback = self.peer.from_loopback;
-                let command = Command::LoginExternal { user: &names.queue, from_loopback };
-                return InputStep::Command { channel: None, command };
+                let command = LoginCommand::External { user: &names.queue, from_loopback };
+                return InputStep::Command(Command::Login(command));
             }
         }
         self.step_over(context, input, at)
@@ -188,11 +189,8 @@ impl Connection {
                 None
             }
             (Phase::Opening { .. }, Method::ConnectionOpen { virtual_host }) => {
-                self.input.pending = Pending::on_connection(CommandKind::OpenVhost, method.id());
-                Some(InputStep::Command {
-                    channel: None,
-                    command: Command::OpenVhost { vhost: virtual_host },
-                })
+                self.input.pending = Pending::method(method.id(), NONE, false);
+                Some(InputStep::Command(Command::OpenVhost(OpenVhost { vhost: virtual_host })))
             }
             (Phase::Opening { .. }, _) => {
                 let fault = unexpected_method("opening");
@@ -221,8 +219,7 @@ impl Connection {
             "AMQPLAIN" => Mechanism::AmqPlain,
             "EXTERNAL" if self.certificate_name.is_some() => {
                 self.mechanism = Mechanism::External.name();
-                self.input.pending =
-                    Pending::on_connection(CommandKind::Login(Mechanism::External), (10, 11));
+                self.input.pending = Pending::Login(Mechanism::External);
                 return None;
             }
             _ => {
@@ -242,10 +239,10 @@ impl Connection {
                 return None;
             }
         };
-        self.input.pending = Pending::on_connection(CommandKind::Login(supported), (10, 11));
+        self.input.pending = Pending::Login(supported);
         let (password, from_loopback) = (Secret(password), self.peer.from_loopback);
-        let command = Command::Login { user, password, from_loopback };
-        Some(InputStep::Command { channel: None, command })
+        let command = LoginCommand::Password { user, password, from_loopback };
+        Some(InputStep::Command(Command::Login(command)))
     }
 
     /// Sends connection.tune after the broker has accepted the login.

@@ -14,7 +14,7 @@ use leveret_amqp::{
     FRAME_END, FRAME_HEADER_LEN, FRAME_OVERHEAD, Frame, FrameError, FrameHeader, FrameKind, Method,
     MethodError, Properties, WireError, next_frame,
 };
-use leveret_core::command::{ChannelId, Command, ReplyOrder, Settlement};
+use leveret_core::command::{ChannelCommand, ChannelId, Command, PublishCommand, ReplyOrder, Settlement};
 use leveret_core::error::{Fault, ReplyCode, Scope};
 use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::{MessageFlags, PoolFull};
@@ -23,7 +23,7 @@ use super::channel::{ChannelState, ConfirmList, ConfirmListKind, NONE, Slot};
 use super::client::UnhandledMessages;
 use super::connection::{Connection, Context, Names, Phase, SOCKET_CLOSE_TIMEOUT_MS};
 use super::erlang::{BadEnd, FrameSnippet, Numbers};
-use super::methods::{CommandKind, Pending};
+use super::methods::{OpenSlot, Pending};
 use super::output::Blocked;
 use super::publish::misplaced_body;
 use super::publish::{Content, PublishFlags, message_flags};
@@ -47,7 +47,7 @@ impl Connection {
         match step {
             InputStep::NeedMore => self.note_progress(context, *at > start, input.len() - *at),
             InputStep::Suspended(_) => self.input.is_suspended = true,
-            InputStep::Command { .. } | InputStep::Finished => {}
+            InputStep::Command(_) | InputStep::Finished => {}
         }
         step
     }
@@ -81,8 +81,8 @@ impl Connection {
     /// requeues the channel's deliveries.
     fn step_release(&mut self) -> Option<InputStep<'static>> {
         let (_, channel) = self.input.release.take()?;
-        self.input.pending = Pending::on_connection(CommandKind::Release, (0, 0));
-        Some(InputStep::Command { channel: Some(channel), command: Command::CloseChannel })
+        self.input.pending = Pending::Release;
+        Some(InputStep::Command(Command::Channel(channel, ChannelCommand::CloseChannel)))
     }
 
     fn step_open<'a>(
@@ -92,7 +92,7 @@ impl Connection {
         input: &'a [u8],
         at: &mut usize,
     ) -> InputStep<'a> {
-        let (slot, method) = loop {
+        let (channel, method) = loop {
             if self.phase != Phase::Open {
                 return self.step_over(context, input, at);
             }
@@ -131,9 +131,9 @@ impl Connection {
             match self.handle_frame(context, frame) {
                 FrameResult::Done => *at += frame.input_len(),
                 FrameResult::Wait(suspension) => return InputStep::Suspended(suspension),
-                FrameResult::Named(slot, method) => {
+                FrameResult::Named(channel, method) => {
                     *at += frame.input_len();
-                    break (slot, method);
+                    break (channel, method);
                 }
                 result => {
                     *at += frame.input_len();
@@ -143,27 +143,13 @@ impl Connection {
                 }
             }
         };
-        match self.command(context, names, slot, method) {
-            Ok(command) => self.command_step(context, slot, command),
+        match self.command(context, names, channel, method) {
+            Ok(command) => InputStep::Command(command),
             // `command` returns only errors that close the channel, so there is a channel that the broker must close.
             Err(fault) => self
-                .conclude(context, FrameResult::Fault(fault, method.id(), slot))
+                .conclude(context, FrameResult::Fault(fault, method.id(), channel.slot))
                 .unwrap_or(InputStep::NeedMore),
         }
-    }
-
-    /// Returns the step that passes a command to the broker, on the broker's channel for `slot`.
-    pub(super) fn command_step<'a>(
-        &self,
-        context: &Context<'_>,
-        slot: Slot,
-        command: Command<'a>,
-    ) -> InputStep<'a> {
-        let channel = match context.pools.channels[slot].state {
-            ChannelState::Open(channel) => Some(channel),
-            ChannelState::Opening | ChannelState::Closing | ChannelState::Ended => None,
-        };
-        InputStep::Command { channel, command }
     }
 
     /// Converts the result of a frame into the step for the caller. Returns `None` if the next input can be handled.
@@ -501,7 +487,7 @@ impl Connection {
     /// Enters a phase after which no more commands are passed to the broker.
     fn begin_end(&mut self, context: &mut Context<'_>, phase: Phase) {
         self.phase = phase;
-        self.input.pending = Pending::NOTHING;
+        self.input.pending = Pending::Nothing;
         self.input.release = None;
         self.input.is_suspended = false;
         self.output.is_heartbeat_due = false;
@@ -589,13 +575,13 @@ impl Connection {
         let payload: &[u8; ACK_PAYLOAD_LEN] = payload.try_into().ok()?;
         let [_, _, _, _, tag @ .., bits] = *payload;
         let (slot, channel) = self.idle_channel(context, number)?;
-        self.input.pending = Pending::on_channel(CommandKind::Silent, (60, 80), slot, true);
-        let command = Command::Settle {
+        self.input.pending = Pending::method((60, 80), slot, true);
+        let command = ChannelCommand::Settle {
             delivery_tag: u64::from_be_bytes(tag),
             multiple: bits & 1 != 0,
             settlement: Settlement::Ack,
         };
-        Some((ACK_PAYLOAD_LEN + FRAME_OVERHEAD, InputStep::Command { channel: Some(channel), command }))
+        Some((ACK_PAYLOAD_LEN + FRAME_OVERHEAD, InputStep::Command(Command::Channel(channel, command))))
     }
 
     /// The fast path for a publish.
@@ -632,9 +618,9 @@ impl Connection {
         context.pools.channels[slot].content = Content::Complete { message, flags };
         self.channels.contents += 1;
         self.blocked.wants_notification = self.capabilities.connection_blocked;
-        self.input.pending = Pending::on_channel(CommandKind::Publish, PUBLISH, slot, true);
-        let command = Command::Publish { message, mandatory };
-        Some((publish.input_len, InputStep::Command { channel: Some(channel), command }))
+        self.input.pending = Pending::method(PUBLISH, slot, true);
+        let command = PublishCommand::Publish { message, mandatory };
+        Some((publish.input_len, InputStep::Command(Command::Publish(channel, command))))
     }
 
     /// Returns the channel with this number if it is open and no content is arriving on it.
@@ -791,14 +777,9 @@ pub enum Suspension {
 pub enum InputStep<'a> {
     /// Every complete frame was handled: more input is needed.
     NeedMore,
-    /// Pass the command to the broker, call [`super::Connection::answer`] with the outcome, and then
+    /// Pass the command to the broker, call [`super::Connection::answer`] with the answer, and then
     /// [`super::Connection::next`] again.
-    Command {
-        /// The broker's channel; `None` for commands of the connection itself.
-        channel: Option<ChannelId>,
-        /// The command.
-        command: Command<'a>,
-    },
+    Command(Command<'a>),
     /// Call [`super::Connection::next`] again when the reason no longer applies.
     Suspended(Suspension),
     /// No more input is handled. Send the pending output, and then close the socket.
@@ -814,7 +795,7 @@ pub(super) enum FrameResult<'a> {
     /// The frame was handled, and the caller must handle this step.
     InputStep(InputStep<'a>),
     /// A method on an open channel that is to be converted by [`Connection::command`], which needs a [`Names`].
-    Named(Slot, Method<'a>),
+    Named(OpenSlot, Method<'a>),
     /// An error of the client, with class and method number, and the channel or [`NONE`].
     Fault(Fault, (u16, u16), Slot),
 }

@@ -30,7 +30,7 @@
 //! The server uses a connection like this, once per turn:
 //!
 //! ```text
-//!   loop { next() ─ Command → the broker ─ Outcome → answer()
+//!   loop { next() ─ Command → the broker ─ Answer → answer()
 //!                 ─ NeedMore, Suspended, Finished → done }
 //!   fill() → the socket; the caller stores bytes that the socket does not accept
 //! ```

@@ -9,7 +9,9 @@
 //! - A command is completed before the input from which it borrows is released.
 
 use leveret_amqp::Method;
-use leveret_core::command::{Command, Name, Settlement};
+use leveret_core::command::{
+    ChannelCommand, ChannelId, Command, DefinitionCommand, GetCommand, Name, OpenChannel, Settlement,
+};
 use leveret_core::error::{Fault, ReplyCode};
 
 use super::channel::{ChannelState, NONE, Slot};
@@ -59,10 +61,12 @@ impl Connection {
             (ChannelState::Open(_), Method::BasicPublish { exchange, routing_key, mandatory, immediate }) => {
                 self.begin_publish(context, slot, exchange, routing_key, (mandatory, immediate))
             }
-            (ChannelState::Open(_), Method::BasicAck { delivery_tag, multiple }) => {
-                self.settle(context, slot, method, delivery_tag, multiple, Settlement::Ack)
+            (ChannelState::Open(id), Method::BasicAck { delivery_tag, multiple }) => {
+                let settlement = Settlement::Ack;
+                let command = ChannelCommand::Settle { delivery_tag, multiple, settlement };
+                self.pass_command(OpenSlot { slot, id }, method, command)
             }
-            (ChannelState::Open(_), _) => self.handle_method(context, slot, method),
+            (ChannelState::Open(id), _) => self.handle_method(context, OpenSlot { slot, id }, method),
             (ChannelState::Opening, _) => FrameResult::Done,
             (ChannelState::Closing | ChannelState::Ended, _) => {
                 self.handle_while_closing(context, slot, method)
@@ -90,8 +94,8 @@ impl Connection {
             );
             return FrameResult::hard(ReplyCode::ResourceError, text, method.id());
         };
-        self.input.pending = Pending::on_channel(CommandKind::OpenChannel, method.id(), slot, false);
-        FrameResult::InputStep(InputStep::Command { channel: None, command: Command::OpenChannel { number } })
+        self.input.pending = Pending::method(method.id(), slot, false);
+        FrameResult::InputStep(InputStep::Command(Command::OpenChannel(OpenChannel { number })))
     }
 
     /// Handles a method on a channel that the broker has closed. Everything is ignored except
@@ -149,88 +153,64 @@ impl Connection {
     fn handle_method<'a>(
         &mut self,
         context: &mut Context<'_>,
-        slot: Slot,
+        at: OpenSlot,
         method: Method<'a>,
     ) -> FrameResult<'a> {
-        match method {
+        let command = match method {
             Method::BasicNack { delivery_tag, multiple, requeue } => {
-                self.settle(context, slot, method, delivery_tag, multiple, refusal(requeue))
+                let settlement = refusal(requeue);
+                return self.pass_command(
+                    at,
+                    method,
+                    ChannelCommand::Settle { delivery_tag, multiple, settlement },
+                );
             }
             Method::BasicReject { delivery_tag, requeue } => {
-                self.settle(context, slot, method, delivery_tag, false, refusal(requeue))
+                let (multiple, settlement) = (false, refusal(requeue));
+                return self.pass_command(
+                    at,
+                    method,
+                    ChannelCommand::Settle { delivery_tag, multiple, settlement },
+                );
             }
-            _ if !self.has_reply_room() => FrameResult::Wait(Suspension::ReplySpace),
-            Method::ChannelOpen {} => FrameResult::hard(
-                ReplyCode::ChannelError,
-                format_args!("second 'channel.open' seen"),
-                method.id(),
-            ),
-            Method::ChannelClose { .. } => {
-                self.pass_command(context, slot, method, CommandKind::CloseChannel, Command::CloseChannel)
+            _ if !self.has_reply_room() => return FrameResult::Wait(Suspension::ReplySpace),
+            Method::ChannelOpen {} => {
+                let text = format_args!("second 'channel.open' seen");
+                return FrameResult::hard(ReplyCode::ChannelError, text, method.id());
             }
             Method::ChannelFlow { active: true } => {
-                self.reply_now(context, slot, &Method::ChannelFlowOk { active: true })
+                return self.reply_now(context, at.slot, &Method::ChannelFlowOk { active: true });
             }
             Method::AccessRequest { .. } => {
-                self.reply_now(context, slot, &Method::AccessRequestOk { ticket: 1 })
+                return self.reply_now(context, at.slot, &Method::AccessRequestOk { ticket: 1 });
             }
-            Method::BasicQos { prefetch_size: 0, prefetch_count, global } => self.pass_command(
-                context,
-                slot,
-                method,
-                CommandKind::Plain,
-                Command::Qos { prefetch_count, global },
-            ),
-            Method::BasicRecover { requeue: true } => {
-                self.pass_command(context, slot, method, CommandKind::Plain, Command::Recover)
+            Method::ChannelClose { .. } => ChannelCommand::CloseChannel,
+            Method::BasicQos { prefetch_size: 0, prefetch_count, global } => {
+                ChannelCommand::Qos { prefetch_count, global }
             }
-            Method::BasicRecoverAsync { requeue: true } => {
-                self.pass_command(context, slot, method, CommandKind::Silent, Command::Recover)
+            Method::BasicRecover { requeue: true } | Method::BasicRecoverAsync { requeue: true } => {
+                ChannelCommand::Recover
             }
-            Method::ConfirmSelect { .. } => {
-                self.pass_command(context, slot, method, CommandKind::ConfirmSelect, Command::ConfirmSelect)
-            }
-            Method::TxSelect {} => {
-                self.pass_command(context, slot, method, CommandKind::Plain, Command::TxSelect)
-            }
-            Method::TxCommit {} => {
-                self.pass_command(context, slot, method, CommandKind::Plain, Command::TxCommit)
-            }
-            Method::TxRollback {} => {
-                self.pass_command(context, slot, method, CommandKind::Plain, Command::TxRollback)
-            }
-            _ if has_names(&method) => FrameResult::Named(slot, method),
-            _ => FrameResult::Fault(not_implemented(&method), method.id(), NONE),
-        }
-    }
-
-    /// Handles basic.ack, basic.nack and basic.reject, which have no reply and contain no names.
-    #[inline]
-    fn settle<'a>(
-        &mut self,
-        context: &Context<'_>,
-        slot: Slot,
-        method: Method<'_>,
-        delivery_tag: u64,
-        multiple: bool,
-        settlement: Settlement,
-    ) -> FrameResult<'a> {
-        let command = Command::Settle { delivery_tag, multiple, settlement };
-        self.pass_command(context, slot, method, CommandKind::Silent, command)
+            Method::ConfirmSelect { .. } => ChannelCommand::ConfirmSelect,
+            Method::TxSelect {} => ChannelCommand::TxSelect,
+            Method::TxCommit {} => ChannelCommand::TxCommit,
+            Method::TxRollback {} => ChannelCommand::TxRollback,
+            _ if has_names(&method) => return FrameResult::Named(at, method),
+            _ => return FrameResult::Fault(not_implemented(&method), method.id(), NONE),
+        };
+        self.pass_command(at, method, command)
     }
 
     /// Returns the step with a command that needs no [`Names`].
     #[inline]
     fn pass_command<'a>(
         &mut self,
-        context: &Context<'_>,
-        slot: Slot,
+        at: OpenSlot,
         method: Method<'_>,
-        kind: CommandKind,
-        command: Command<'a>,
+        command: ChannelCommand<'a>,
     ) -> FrameResult<'a> {
-        self.input.pending = Pending::on_channel(kind, method.id(), slot, no_wait(&method));
-        FrameResult::InputStep(self.command_step(context, slot, command))
+        self.input.pending = Pending::method(method.id(), at.slot, no_wait(&method));
+        FrameResult::InputStep(InputStep::Command(Command::Channel(at.id, command)))
     }
 
     /// Stores a reply that needs no command for the broker.
@@ -253,39 +233,36 @@ impl Connection {
         &mut self,
         context: &mut Context<'_>,
         names: &'a mut Names,
-        slot: Slot,
+        at: OpenSlot,
         method: Method<'a>,
     ) -> Result<Command<'a>, Fault> {
-        let kind = match method {
-            Method::QueueDeclare { .. } => CommandKind::QueueDeclare,
-            Method::QueuePurge { .. } | Method::QueueDelete { .. } => CommandKind::Count,
-            Method::BasicConsume { .. } => CommandKind::Consume,
-            Method::BasicCancel { .. } => CommandKind::Cancel,
-            Method::BasicGet { .. } => CommandKind::Get,
-            _ => CommandKind::Plain,
-        };
-        self.input.pending = Pending::on_channel(kind, method.id(), slot, no_wait(&method));
+        self.input.pending = Pending::method(method.id(), at.slot, no_wait(&method));
         if let Method::BasicCancel { consumer_tag, .. } = method {
             store(&mut context.pools.cancelled_tag, consumer_tag);
         }
-        let last_queue = &context.pools.channels[slot].last_queue;
-        match method {
+        let last_queue = &context.pools.channels[at.slot].last_queue;
+        Ok(match method {
+            Method::BasicConsume { queue, consumer_tag: tag, no_ack, exclusive, arguments, .. } => {
+                let queue = queue_or_last(queue, last_queue, &mut names.queue)?;
+                let arguments = arguments.as_bytes();
+                Command::Channel(at.id, ChannelCommand::Consume { queue, tag, no_ack, exclusive, arguments })
+            }
+            Method::BasicCancel { consumer_tag: tag, .. } => {
+                Command::Channel(at.id, ChannelCommand::Cancel { tag })
+            }
+            Method::BasicGet { queue, no_ack } => {
+                let queue = queue_or_last(queue, last_queue, &mut names.queue)?;
+                Command::Get(at.id, GetCommand { queue, no_ack })
+            }
             Method::QueueDeclare { .. }
             | Method::QueueBind { .. }
             | Method::QueueUnbind { .. }
             | Method::QueuePurge { .. }
-            | Method::QueueDelete { .. } => queue_command(last_queue, names, method),
-            Method::BasicConsume { queue, consumer_tag: tag, no_ack, exclusive, arguments, .. } => {
-                let queue = queue_or_last(queue, last_queue, &mut names.queue)?;
-                Ok(Command::Consume { queue, tag, no_ack, exclusive, arguments: arguments.as_bytes() })
+            | Method::QueueDelete { .. } => {
+                Command::Definition(at.id, queue_command(last_queue, names, method)?)
             }
-            Method::BasicGet { queue, no_ack } => {
-                let queue = queue_or_last(queue, last_queue, &mut names.queue)?;
-                Ok(Command::Get { queue, no_ack })
-            }
-            Method::BasicCancel { consumer_tag: tag, .. } => Ok(Command::Cancel { tag }),
-            _ => exchange_command(names, method),
-        }
+            _ => Command::Definition(at.id, exchange_command(names, method)?),
+        })
     }
 }
 
@@ -294,37 +271,37 @@ fn queue_command<'a>(
     last_queue: &Name,
     names: &'a mut Names,
     method: Method<'a>,
-) -> Result<Command<'a>, Fault> {
+) -> Result<DefinitionCommand<'a>, Fault> {
     Ok(match method {
         Method::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments, .. } => {
             let queue = strip(queue, &mut names.queue);
             let arguments = arguments.as_bytes();
-            Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments }
+            DefinitionCommand::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments }
         }
         Method::QueueBind { queue, exchange, routing_key, arguments, .. } => {
             let (queue, routing_key) = queue_and_key(queue, routing_key, last_queue, &mut names.queue)?;
             let exchange = strip(exchange, &mut names.exchange);
-            Command::QueueBind { queue, exchange, routing_key, arguments: arguments.as_bytes() }
+            DefinitionCommand::QueueBind { queue, exchange, routing_key, arguments: arguments.as_bytes() }
         }
         Method::QueueUnbind { queue, exchange, routing_key, arguments } => {
             let (queue, routing_key) = queue_and_key(queue, routing_key, last_queue, &mut names.queue)?;
             let exchange = strip(exchange, &mut names.exchange);
-            Command::QueueUnbind { queue, exchange, routing_key, arguments: arguments.as_bytes() }
+            DefinitionCommand::QueueUnbind { queue, exchange, routing_key, arguments: arguments.as_bytes() }
         }
         Method::QueueDelete { queue, if_unused, if_empty, .. } => {
             let queue = queue_or_last(queue, last_queue, &mut names.queue)?;
-            Command::QueueDelete { queue, if_unused, if_empty }
+            DefinitionCommand::QueueDelete { queue, if_unused, if_empty }
         }
         Method::QueuePurge { queue, .. } => {
             let queue = queue_or_last(queue, last_queue, &mut names.queue)?;
-            Command::QueuePurge { queue }
+            DefinitionCommand::QueuePurge { queue }
         }
         _ => return Err(not_implemented(&method)),
     })
 }
 
 /// Returns the command for a method of class `exchange`.
-fn exchange_command<'a>(names: &'a mut Names, method: Method<'a>) -> Result<Command<'a>, Fault> {
+fn exchange_command<'a>(names: &'a mut Names, method: Method<'a>) -> Result<DefinitionCommand<'a>, Fault> {
     Ok(match method {
         Method::ExchangeDeclare {
             exchange,
@@ -338,19 +315,29 @@ fn exchange_command<'a>(names: &'a mut Names, method: Method<'a>) -> Result<Comm
         } => {
             let exchange = strip(exchange, &mut names.exchange);
             let arguments = arguments.as_bytes();
-            Command::ExchangeDeclare { exchange, kind, passive, durable, auto_delete, internal, arguments }
+            DefinitionCommand::ExchangeDeclare {
+                exchange,
+                kind,
+                passive,
+                durable,
+                auto_delete,
+                internal,
+                arguments,
+            }
         }
         Method::ExchangeDelete { exchange, if_unused, .. } => {
-            Command::ExchangeDelete { exchange: strip(exchange, &mut names.exchange), if_unused }
+            DefinitionCommand::ExchangeDelete { exchange: strip(exchange, &mut names.exchange), if_unused }
         }
-        Method::ExchangeBind { destination, source, routing_key, arguments, .. } => Command::ExchangeBind {
-            destination: strip(destination, &mut names.queue),
-            source: strip(source, &mut names.exchange),
-            routing_key,
-            arguments: arguments.as_bytes(),
-        },
+        Method::ExchangeBind { destination, source, routing_key, arguments, .. } => {
+            DefinitionCommand::ExchangeBind {
+                destination: strip(destination, &mut names.queue),
+                source: strip(source, &mut names.exchange),
+                routing_key,
+                arguments: arguments.as_bytes(),
+            }
+        }
         Method::ExchangeUnbind { destination, source, routing_key, arguments, .. } => {
-            Command::ExchangeUnbind {
+            DefinitionCommand::ExchangeUnbind {
                 destination: strip(destination, &mut names.queue),
                 source: strip(source, &mut names.exchange),
                 routing_key,
@@ -487,58 +474,38 @@ impl Mechanism {
     }
 }
 
-/// The type of a command, which determines how its outcome is handled.
+/// A channel that is open at the broker.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OpenSlot {
+    pub(super) slot: Slot,
+    /// The broker's channel.
+    pub(super) id: ChannelId,
+}
+
+/// The command that the broker has not answered yet. A connection has at most one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum CommandKind {
+pub(super) enum Pending {
     /// There is no command.
     Nothing,
     Login(Mechanism),
-    OpenVhost,
-    OpenChannel,
-    /// The client closes the channel.
-    CloseChannel,
     /// The broker must close the channel after an error. channel.close was already sent to the client.
     Release,
-    Publish,
-    /// A method without a reply; only an error is sent.
-    Silent,
-    /// The reply is the method's "ok", which has no arguments.
-    Plain,
-    ConfirmSelect,
-    QueueDeclare,
-    /// queue.purge and queue.delete, whose replies contain a number of messages.
-    Count,
-    Consume,
-    Cancel,
-    Get,
+    /// The command of a method.
+    Method(PendingMethod),
 }
 
-/// The command whose outcome the broker has not returned yet. A connection has at most one.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Pending {
-    pub(super) kind: CommandKind,
+/// A method whose command the broker has not answered yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct PendingMethod {
     /// Class and method number, for an error and for the "ok".
     pub(super) id: (u16, u16),
+    /// [`NONE`] for connection.open.
     pub(super) slot: Slot,
     pub(super) no_wait: bool,
 }
 
 impl Pending {
-    pub(super) const NOTHING: Self = Self::on_connection(CommandKind::Nothing, (0, 0));
-
-    pub(super) const fn on_connection(kind: CommandKind, id: (u16, u16)) -> Self {
-        Self { kind, id, slot: NONE, no_wait: false }
-    }
-
-    pub(super) fn is_something(self) -> bool {
-        self.kind != CommandKind::Nothing
-    }
-
-    pub(super) fn is_login(self, mechanism: Mechanism) -> bool {
-        self.kind == CommandKind::Login(mechanism)
-    }
-
-    pub(super) const fn on_channel(kind: CommandKind, id: (u16, u16), slot: Slot, no_wait: bool) -> Self {
-        Self { kind, id, slot, no_wait }
+    pub(super) const fn method(id: (u16, u16), slot: Slot, no_wait: bool) -> Self {
+        Self::Method(PendingMethod { id, slot, no_wait })
     }
 }

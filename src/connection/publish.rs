@@ -13,14 +13,14 @@
 //!   connections could wait for memory that the incomplete contents of the others occupy.
 
 use leveret_amqp::{BASIC_CLASS, ContentHeader, Properties, WireError};
-use leveret_core::command::Command;
+use leveret_core::command::{Command, PublishCommand};
 use leveret_core::error::{Advice, Fault, ReplyCode};
 use leveret_core::mem::{MessageFlags, MessageId, PoolFull, Share};
 
 use super::channel::{ChannelState, NONE, Slot};
 use super::connection::{Connection, Context};
 use super::input::{FrameResult, InputStep, PUBLISH, Suspension};
-use super::methods::{CommandKind, Pending};
+use super::methods::Pending;
 
 impl Connection {
     /// Handles basic.publish on an open channel on which no content is arriving.
@@ -216,9 +216,9 @@ impl Connection {
         else {
             return None;
         };
-        self.input.pending = Pending::on_channel(CommandKind::Publish, PUBLISH, slot, true);
-        let command = Command::Publish { message, mandatory: flags.mandatory };
-        Some(InputStep::Command { channel: Some(channel), command })
+        self.input.pending = Pending::method(PUBLISH, slot, true);
+        let command = PublishCommand::Publish { message, mandatory: flags.mandatory };
+        Some(InputStep::Command(Command::Publish(channel, command)))
     }
 
     /// Returns the step that passes a complete message to the broker again, if the broker had no capacity for one.

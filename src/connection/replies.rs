@@ -1,4 +1,4 @@
-//! Converts the outcomes of commands to reply methods, and stores them until they may be written.
+//! Converts the answers of the broker to reply methods, and stores them until they may be written.
 //!
 //! ```text
 //!   a connection's replies: | order (8) | length (2) | frame | order | length | frame | ...
@@ -15,12 +15,15 @@
 use super::channel::{ChannelState, ConfirmList, ConfirmListKind, NONE, Slot};
 use super::connection::Context;
 use super::connection::{Connection, Phase};
-use super::methods::{CommandKind, Pending};
+use super::input::PUBLISH;
+use super::methods::{Pending, PendingMethod};
 use super::timeouts;
 use leveret_amqp::{Method, Writer};
 use leveret_core::batch::Batch;
-use leveret_core::command::{Name, Outcome, ReplyOrder};
-use leveret_core::error::{Fault, ReplyCode};
+use leveret_core::command::{
+    Answer, ChannelAnswer, DefinitionAnswer, GetAnswer, Name, PublishAnswer, ReplyOrder,
+};
+use leveret_core::error::Fault;
 use leveret_core::limits::REPLIES_BYTES_MAX;
 use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::BLOCK_UNIT_BYTES;
@@ -32,48 +35,48 @@ pub(super) const RECORD_HEAD_BYTES: usize = 10;
 const RECORD_BYTES_MAX: usize = RECORD_HEAD_BYTES + 7 + 4 + 256 + 8 + 1;
 
 impl Connection {
-    /// Handles the outcome of the command that [`Self::next`] returned last.
+    /// Handles the answer to the command that [`Self::next`] returned last.
     ///
     /// The reply to the client, a confirm or a channel.close is sent after the deliveries up to `order`. A
-    /// confirm is sent only after `batch` is durable. For all other outcomes, the caller waits until the
+    /// confirm is sent only after `batch` is durable. For all other answers, the caller waits until the
     /// batch is durable before it calls this function.
-    pub fn answer(&mut self, context: &mut Context<'_>, outcome: Outcome, order: ReplyOrder, batch: Batch) {
-        let pending = core::mem::replace(&mut self.input.pending, Pending::NOTHING);
-        // The two most frequent cases are handled without moving the outcome, which is large.
-        match (pending.kind, &outcome) {
-            (CommandKind::Publish, Outcome::Published) => {
-                self.published(context, pending.slot, false, (order, batch));
-            }
-            (CommandKind::Silent, Outcome::Done) => {}
-            _ => self.answer_other(context, pending, outcome, (order, batch)),
-        }
-    }
-
-    fn answer_other(
+    pub fn answer(
         &mut self,
         context: &mut Context<'_>,
-        pending: Pending,
-        outcome: Outcome,
-        (order, batch): (ReplyOrder, Batch),
+        answer: Result<Answer, Fault>,
+        order: ReplyOrder,
+        batch: Batch,
     ) {
-        match (pending.kind, outcome) {
-            (CommandKind::Publish, Outcome::PublishedNowhere) => {
-                self.published(context, pending.slot, false, (order, batch));
+        match (core::mem::replace(&mut self.input.pending, Pending::Nothing), &answer) {
+            (Pending::Method(method), Ok(Answer::Publish(published))) => {
+                let is_refused = match published {
+                    PublishAnswer::Published
+                    | PublishAnswer::PublishedNowhere
+                    | PublishAnswer::NotRetained { .. } => false,
+                    PublishAnswer::Refused => true,
+                    PublishAnswer::NotPublished => return,
+                    PublishAnswer::Wait => {
+                        self.input.retry_publish = method.slot;
+                        self.input.is_suspended = true;
+                        return;
+                    }
+                };
+                self.published(context, method.slot, is_refused, (order, batch));
             }
-            (CommandKind::Publish, Outcome::PublishRefused) => {
-                self.published(context, pending.slot, true, (order, batch));
+            // Acknowledgements are frequent. They return here without moving the answer, which is large.
+            (
+                Pending::Method(PendingMethod { no_wait: true, .. }),
+                Ok(Answer::Channel(ChannelAnswer::Done)),
+            ) => {}
+            (Pending::Method(method), _) => match answer {
+                Ok(answer) => self.answer_method(context, method, answer, order),
+                Err(fault) => self.answer_fault(context, method, &fault, order),
+            },
+            (Pending::Login(_), Ok(_)) => self.tune(context),
+            (Pending::Login(mechanism), Err(fault)) => {
+                self.refuse_login(context, mechanism, format_args!("{fault}"));
             }
-            (CommandKind::Publish, Outcome::Wait) => {
-                self.input.retry_publish = pending.slot;
-                self.input.is_suspended = true;
-            }
-            (CommandKind::Nothing | CommandKind::Release, _) => {}
-            (_, Outcome::Fault(fault)) => self.answer_fault(context, pending, &fault, order),
-            (_, Outcome::Wait) => {
-                let text = format_args!("no memory for this now; try again later");
-                self.answer_fault(context, pending, &Fault::new(ReplyCode::ResourceError, text), order);
-            }
-            (_, outcome) => self.answer_done(context, pending, outcome, order),
+            (Pending::Nothing | Pending::Release, _) => {}
         }
     }
 
@@ -92,89 +95,111 @@ impl Connection {
         }
     }
 
-    /// Handles an error of the broker.
     fn answer_fault(
         &mut self,
         context: &mut Context<'_>,
-        pending: Pending,
+        method: PendingMethod,
         fault: &Fault,
         order: ReplyOrder,
     ) {
-        match pending.kind {
-            CommandKind::Login(mechanism) => self.refuse_login(context, mechanism, format_args!("{fault}")),
-            CommandKind::OpenVhost => self.close_connection(context, fault, pending.id),
-            CommandKind::Publish => {
-                self.clear_content(context, pending.slot);
-                self.fail(context, pending.slot, fault, pending.id, order);
-            }
-            _ => self.fail(context, pending.slot, fault, pending.id, order),
+        if method.slot == NONE {
+            return self.close_connection(context, fault, method.id);
         }
+        if method.id == PUBLISH {
+            self.clear_content(context, method.slot);
+        }
+        self.fail(context, method.slot, fault, method.id, order);
     }
 
-    /// Handles the outcome of a successful command.
-    fn answer_done(
+    fn answer_method(
         &mut self,
         context: &mut Context<'_>,
-        pending: Pending,
-        outcome: Outcome,
+        method: PendingMethod,
+        answer: Answer,
         order: ReplyOrder,
     ) {
-        match (pending.kind, outcome) {
-            (CommandKind::Login(_), Outcome::Done) => self.tune(context),
-            (CommandKind::OpenVhost, _) => {
+        match answer {
+            Answer::OpenVhost => {
                 self.phase = Phase::Open;
                 self.push_reply(context, 0, &Method::ConnectionOpenOk {}, order);
             }
-            (CommandKind::OpenChannel, Outcome::ChannelOpened(channel)) => {
-                context.pools.channels[pending.slot].state = ChannelState::Open(channel);
-                self.reply(context, pending, &Method::ChannelOpenOk {}, order);
+            Answer::OpenChannel(channel) => {
+                context.pools.channels[method.slot].state = ChannelState::Open(channel);
+                self.reply(context, method, &Method::ChannelOpenOk {}, order);
             }
-            (CommandKind::CloseChannel, _) => {
-                self.flush_confirms(context, pending.slot);
-                self.reply(context, pending, &Method::ChannelCloseOk {}, order);
-                self.drop_channel(context, pending.slot);
-            }
-            (CommandKind::ConfirmSelect, _) => {
-                context.pools.channels[pending.slot].confirms.select();
-                self.reply(context, pending, &Method::ConfirmSelectOk {}, order);
-            }
-            (CommandKind::Plain, _) => {
-                if let Some(ok) = plain_ok(pending.id) {
-                    self.reply(context, pending, &ok, order);
+            Answer::Channel(answer) => self.answer_channel(context, method, answer, order),
+            Answer::Get(GetAnswer::Empty) => self.reply(context, method, &Method::BasicGetEmpty {}, order),
+            Answer::Get(GetAnswer::Queued | GetAnswer::Later) => {}
+            Answer::Definition(answer) => self.answer_definition(context, method, answer, order),
+            // No method of AMQP leads to the commands that are answered with these.
+            Answer::LoggedIn | Answer::Publish(_) | Answer::OpenSession(_) | Answer::Mqtt(_) => {}
+        }
+    }
+
+    fn answer_channel(
+        &mut self,
+        context: &mut Context<'_>,
+        method: PendingMethod,
+        answer: ChannelAnswer,
+        order: ReplyOrder,
+    ) {
+        match answer {
+            ChannelAnswer::Done => {
+                if let Some(ok) = plain_ok(method.id) {
+                    self.reply(context, method, &ok, order);
                 }
             }
-            (CommandKind::QueueDeclare, Outcome::QueueDeclared { queue, message_count, consumer_count }) => {
-                let ok = Method::QueueDeclareOk { queue: &queue, message_count, consumer_count };
-                self.reply(context, pending, &ok, order);
-                context.pools.channels[pending.slot].last_queue = Name::try_from(&*queue).unwrap_or_default();
+            ChannelAnswer::Closed => {
+                self.flush_confirms(context, method.slot);
+                self.reply(context, method, &Method::ChannelCloseOk {}, order);
+                self.drop_channel(context, method.slot);
             }
-            (CommandKind::Count, Outcome::MessageCount(message_count)) => {
-                let ok = match pending.id {
-                    (50, 30) => Method::QueuePurgeOk { message_count },
-                    _ => Method::QueueDeleteOk { message_count },
-                };
-                self.reply(context, pending, &ok, order);
+            ChannelAnswer::ConfirmsSelected => {
+                context.pools.channels[method.slot].confirms.select();
+                self.reply(context, method, &Method::ConfirmSelectOk {}, order);
             }
-            (CommandKind::Consume, Outcome::Consuming { tag }) => {
-                self.reply(context, pending, &Method::BasicConsumeOk { consumer_tag: &tag }, order);
+            ChannelAnswer::Consuming { tag } => {
+                self.reply(context, method, &Method::BasicConsumeOk { consumer_tag: &tag }, order);
             }
-            (CommandKind::Cancel, _) => {
+            ChannelAnswer::Cancelled => {
                 let tag: Name = context.pools.cancelled_tag.clone();
-                self.reply(context, pending, &Method::BasicCancelOk { consumer_tag: &tag }, order);
+                self.reply(context, method, &Method::BasicCancelOk { consumer_tag: &tag }, order);
             }
-            (CommandKind::Get, Outcome::GetEmpty) => {
-                self.reply(context, pending, &Method::BasicGetEmpty {}, order)
+        }
+    }
+
+    fn answer_definition(
+        &mut self,
+        context: &mut Context<'_>,
+        method: PendingMethod,
+        answer: DefinitionAnswer,
+        order: ReplyOrder,
+    ) {
+        match answer {
+            DefinitionAnswer::Done => {
+                if let Some(ok) = plain_ok(method.id) {
+                    self.reply(context, method, &ok, order);
+                }
             }
-            (CommandKind::Get, Outcome::GetQueued) | (CommandKind::Silent, _) => {}
-            (kind, outcome) => panic!("{outcome:?} is no answer to {kind:?}"),
+            DefinitionAnswer::QueueDeclared { queue, message_count, consumer_count } => {
+                let ok = Method::QueueDeclareOk { queue: &queue, message_count, consumer_count };
+                self.reply(context, method, &ok, order);
+                context.pools.channels[method.slot].last_queue = Name::try_from(&*queue).unwrap_or_default();
+            }
+            DefinitionAnswer::QueuePurged(message_count) => {
+                self.reply(context, method, &Method::QueuePurgeOk { message_count }, order);
+            }
+            DefinitionAnswer::QueueDeleted(message_count) => {
+                self.reply(context, method, &Method::QueueDeleteOk { message_count }, order);
+            }
         }
     }
 
     /// Stores the reply to a command, unless the client has set `no-wait`.
-    fn reply(&mut self, context: &mut Context<'_>, pending: Pending, method: &Method<'_>, order: ReplyOrder) {
-        if !pending.no_wait {
-            let number = context.pools.channels[pending.slot].number();
-            self.push_reply(context, number, method, order);
+    fn reply(&mut self, context: &mut Context<'_>, to: PendingMethod, reply: &Method<'_>, order: ReplyOrder) {
+        if !to.no_wait {
+            let number = context.pools.channels[to.slot].number();
+            self.push_reply(context, number, reply, order);
         }
     }
 
@@ -277,7 +302,7 @@ impl Connection {
 
     /// Closes a channel because of an error that no method of the client has caused. Returns `true` if the
     /// channel is closed now or was closed before. Returns `false` if the close is not possible now, because
-    /// there is no capacity for it or the outcome of a command is pending.
+    /// there is no capacity for it or the answer to a command is pending.
     ///
     /// The caller must then call [`Self::next`], which returns the command that closes the channel in the broker.
     pub fn close_channel(&mut self, context: &mut Context<'_>, number: u16, fault: &Fault) -> bool {
@@ -317,7 +342,7 @@ impl Connection {
 
     /// Returns whether the command that [`Self::next`] returned last has no reply.
     pub const fn wants_no_answer(&self) -> bool {
-        self.input.pending.no_wait
+        matches!(self.input.pending, Pending::Method(PendingMethod { no_wait: true, .. }))
     }
 
     /// Notes that [`Self::answer`] will be called later for the command that [`Self::next`] returned last.
@@ -332,10 +357,10 @@ impl Connection {
         self.phase = Phase::Start { due: now.after_ms(timeouts::LOGIN_TIMEOUT_MS) };
     }
 
-    /// Returns whether the outcome of the last command is pending and still needed. It is not needed if the
+    /// Returns whether the answer to the last command is pending and still needed. It is not needed if the
     /// connection was closed meanwhile.
     pub fn expects_answer(&self) -> bool {
-        self.input.pending.is_something() && matches!(self.phase, Phase::Start { .. } | Phase::Open)
+        self.input.pending != Pending::Nothing && matches!(self.phase, Phase::Start { .. } | Phase::Open)
     }
 }
 

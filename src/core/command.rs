@@ -87,34 +87,304 @@ pub struct AppliedPolicies {
     pub operator: Option<PolicyId>,
 }
 
-/// A request of a client to the broker.
+/// A command of a client, with the type of its answer.
 ///
-/// `arguments` are the bytes of a field table without its length, already validated.
+/// A command is answered once, or refused with a [`Fault`].
+pub trait TypedCommand {
+    /// What the broker answers if it accepts the command.
+    type Answer;
+}
+
+macro_rules! answered_with {
+    ($($command:ty => $answer:ty;)*) => {$(
+        impl TypedCommand for $command {
+            type Answer = $answer;
+        }
+    )*};
+}
+
+answered_with! {
+    LoginCommand<'_> => LoginAnswer;
+    OpenVhost<'_> => ();
+    OpenChannel => ChannelId;
+    OpenSession<'_> => SessionOpened;
+    PublishCommand => PublishAnswer;
+    ChannelCommand<'_> => ChannelAnswer;
+    GetCommand<'_> => GetAnswer;
+    DefinitionCommand<'_> => DefinitionAnswer;
+    MqttCommand<'_> => MqttAnswer;
+}
+
+/// The next command of a connection, with the channel that it concerns.
 #[derive(Clone, Copy, PartialEq, Debug)]
-#[allow(missing_docs, reason = "fields are those of the AMQP method of the same name")]
 pub enum Command<'a> {
-    /// SASL PLAIN or AMQPLAIN credentials.
-    Login {
+    /// The login.
+    Login(LoginCommand<'a>),
+    /// The choice of the virtual host.
+    OpenVhost(OpenVhost<'a>),
+    /// channel.open.
+    OpenChannel(OpenChannel),
+    /// CONNECT of MQTT.
+    OpenSession(OpenSession<'a>),
+    /// A message.
+    Publish(ChannelId, PublishCommand),
+    /// Consumers, acknowledgements, transactions and the end of a channel.
+    Channel(ChannelId, ChannelCommand<'a>),
+    /// basic.get.
+    Get(ChannelId, GetCommand<'a>),
+    /// Exchanges, queues and bindings.
+    Definition(ChannelId, DefinitionCommand<'a>),
+    /// Subscriptions and acknowledgements of MQTT, and the end of a session.
+    Mqtt(ChannelId, MqttCommand<'a>),
+}
+
+/// The answer to a [`Command`]: that of its [`TypedCommand`].
+#[derive(PartialEq, Debug)]
+#[allow(missing_docs, reason = "each variant has the answer to the command of the same name")]
+pub enum Answer {
+    /// [`LoginCommand`]: the user is logged in.
+    LoggedIn,
+    OpenVhost,
+    OpenChannel(ChannelId),
+    OpenSession(SessionOpened),
+    Publish(PublishAnswer),
+    Channel(ChannelAnswer),
+    Get(GetAnswer),
+    Definition(DefinitionAnswer),
+    Mqtt(MqttAnswer),
+}
+
+/// The result of a command.
+#[derive(PartialEq, Debug)]
+pub enum Outcome {
+    /// The command is done, or the client has made a mistake.
+    Answer(Result<Answer, Fault>),
+    /// [`LoginCommand`]: the caller must make this check, and pass its result to the broker. The broker then returns the
+    /// answer.
+    Check(Box<PasswordCheck>),
+    /// [`GetAnswer::Later`]: the answer follows; until then the connection is busy.
+    Later,
+}
+
+/// SASL, or the login with CONNECT of MQTT.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum LoginCommand<'a> {
+    /// With a password: PLAIN or AMQPLAIN.
+    Password {
+        /// The user.
         user: &'a str,
+        /// Its password.
         password: Secret<'a>,
+        /// The client is on this machine.
         from_loopback: bool,
     },
-    /// SASL EXTERNAL: the transport authenticated the user.
-    LoginExternal {
+    /// EXTERNAL: the transport has authenticated the user.
+    External {
+        /// The user.
         user: &'a str,
+        /// The client is on this machine.
         from_loopback: bool,
     },
-    /// connection.open.
-    OpenVhost {
-        vhost: &'a str,
+}
+
+/// The answer to [`LoginCommand`].
+#[derive(PartialEq, Debug)]
+pub enum LoginAnswer {
+    /// The user is logged in.
+    LoggedIn,
+    /// The caller must make this check, and pass its result to the broker.
+    Check(Box<PasswordCheck>),
+}
+
+/// connection.open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OpenVhost<'a> {
+    /// The name of the virtual host.
+    pub vhost: &'a str,
+}
+
+/// channel.open: the broker creates a channel record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OpenChannel {
+    /// The channel number.
+    pub number: u16,
+}
+
+/// CONNECT of MQTT, after the login and the virtual host. A connection with the same client identifier loses its
+/// session and is closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OpenSession<'a> {
+    /// The client identifier. If it is empty, the broker assigns one.
+    pub client_id: &'a str,
+    /// An earlier session of the client is deleted.
+    pub clean_start: bool,
+    /// How long the session is kept after its connection, in seconds; 0: it ends with it.
+    pub expiry_s: u32,
+    /// Maximum number of deliveries that the client has not acknowledged; not 0.
+    pub in_flight_max: u16,
+    /// The largest packet that the client accepts, in bytes.
+    pub packet_len_max: u32,
+    /// The will.
+    pub will: Option<SessionWill>,
+}
+
+/// The answer to [`OpenSession`].
+#[derive(PartialEq, Eq, Debug)]
+pub struct SessionOpened {
+    /// The channel on which the session publishes and consumes.
+    pub channel: ChannelId,
+    /// The client identifier, also one that the broker has assigned.
+    pub client_id: Box<str>,
+    /// The broker has assigned the client identifier.
+    pub is_assigned: bool,
+    /// The session existed before.
+    pub is_present: bool,
+    /// How long the session is kept after its connection, in seconds; not more than the client requested.
+    pub expiry_s: u32,
+    /// The packet identifiers for which PUBREL was sent and PUBCOMP has not arrived.
+    pub released: Box<[NonZeroU16]>,
+}
+
+/// A complete message. The broker takes ownership of it, except with [`PublishAnswer::Wait`]: then the connection keeps
+/// the message and retries.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PublishCommand {
+    /// basic.publish, or PUBLISH of MQTT with QoS 0 or 1.
+    Publish {
+        /// The message.
+        message: MessageId,
+        /// The message is returned if it is routed to no queue.
+        mandatory: bool,
     },
-    /// channel.open: the broker creates a channel record.
-    OpenChannel {
-        number: u16,
+    /// PUBLISH with QoS 2. Like [`Self::Publish`], but a message whose packet identifier is not released is not published
+    /// again.
+    PublishOnce {
+        /// The message.
+        message: MessageId,
+        /// The packet identifier.
+        packet_id: NonZeroU16,
     },
+    /// PUBLISH with RETAIN. Like [`Self::Publish`], or with a packet identifier like [`Self::PublishOnce`]. A message with a
+    /// payload becomes the retained message of its topic, unless it exceeds a limit. One without a payload deletes it.
+    PublishRetained {
+        /// The message.
+        message: MessageId,
+        /// The packet identifier of a message with QoS 2.
+        packet_id: Option<NonZeroU16>,
+        /// If the message cannot be retained, it is refused. Otherwise it is published nevertheless.
+        is_refusable: bool,
+    },
+    /// A message with QoS 2 is to be refused before it reaches the broker, for example for lack of memory. The answer is
+    /// [`PublishAnswer::Published`] if it was published before and its packet identifier is not released, and otherwise
+    /// [`PublishAnswer::NotPublished`].
+    FindPublished {
+        /// The packet identifier.
+        packet_id: NonZeroU16,
+    },
+}
+
+/// The answer to [`PublishCommand`].
+#[derive(PartialEq, Eq, Debug)]
+pub enum PublishAnswer {
+    /// The message is published: a confirm may be sent, after the channel's returns.
+    Published,
+    /// Like [`Self::Published`], and the message was routed to no queue.
+    PublishedNowhere,
+    /// Like [`Self::Published`], but the message was not retained.
+    NotRetained {
+        /// The configuration key of the limit that the message exceeds.
+        limit: &'static str,
+        /// The topic.
+        topic: Box<str>,
+    },
+    /// A queue's overflow policy refused the message: a nack is sent.
+    Refused,
+    /// [`PublishCommand::FindPublished`]: the message was not published.
+    NotPublished,
+    /// Nothing was done because memory is short now. The caller retries when it is notified.
+    Wait,
+}
+
+/// Consumers, acknowledgements, transactions and the end of a channel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "fields are those of the AMQP method of the same name")]
+pub enum ChannelCommand<'a> {
     /// channel.close by the client, or by the broker after a fault. Consumers, transaction and deliveries of
     /// the channel are released.
     CloseChannel,
+    Qos {
+        prefetch_count: u16,
+        global: bool,
+    },
+    /// `arguments` are the bytes of a field table without its length, already validated.
+    Consume {
+        queue: &'a str,
+        tag: &'a str,
+        no_ack: bool,
+        exclusive: bool,
+        arguments: &'a [u8],
+    },
+    Cancel {
+        tag: &'a str,
+    },
+    /// basic.ack, basic.nack or basic.reject, according to `settlement`.
+    Settle {
+        delivery_tag: u64,
+        multiple: bool,
+        settlement: Settlement,
+    },
+    /// basic.recover with requeue = true.
+    Recover,
+    ConfirmSelect,
+    TxSelect,
+    TxCommit,
+    TxRollback,
+}
+
+/// The answer to [`ChannelCommand`].
+#[derive(PartialEq, Eq, Debug)]
+pub enum ChannelAnswer {
+    /// The command is done. The reply is the method's "ok", if it has one.
+    Done,
+    /// [`ChannelCommand::CloseChannel`].
+    Closed,
+    /// [`ChannelCommand::Consume`].
+    Consuming {
+        /// The consumer tag, also one that the broker has generated.
+        tag: Box<str>,
+    },
+    /// [`ChannelCommand::Cancel`].
+    Cancelled,
+    /// [`ChannelCommand::ConfirmSelect`].
+    ConfirmsSelected,
+}
+
+/// basic.get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GetCommand<'a> {
+    /// The name of the queue.
+    pub queue: &'a str,
+    /// The message needs no acknowledgement.
+    pub no_ack: bool,
+}
+
+/// The answer to [`GetCommand`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GetAnswer {
+    /// get-empty.
+    Empty,
+    /// A [`Delivery`] with get-ok is in the outbox.
+    Queued,
+    /// The message is being read back from the disk. The answer follows.
+    Later,
+}
+
+/// Exchanges, queues and bindings.
+///
+/// `arguments` are the bytes of a field table without its length, already validated.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "fields are those of the AMQP method of the same name")]
+pub enum DefinitionCommand<'a> {
     ExchangeDeclare {
         exchange: &'a str,
         kind: &'a str,
@@ -168,64 +438,38 @@ pub enum Command<'a> {
         if_unused: bool,
         if_empty: bool,
     },
-    Qos {
-        prefetch_count: u16,
-        global: bool,
+}
+
+/// The answer to [`DefinitionCommand`].
+#[derive(PartialEq, Eq, Debug)]
+pub enum DefinitionAnswer {
+    /// The command is done. The reply is the method's plain "ok".
+    Done,
+    /// [`DefinitionCommand::QueueDeclare`]: the name (server-generated ones included) and the counts for declare-ok.
+    QueueDeclared {
+        /// The queue's name.
+        queue: Box<str>,
+        /// Number of ready messages.
+        message_count: u32,
+        /// Number of consumers.
+        consumer_count: u32,
     },
-    Consume {
-        queue: &'a str,
-        tag: &'a str,
-        no_ack: bool,
-        exclusive: bool,
-        arguments: &'a [u8],
-    },
-    Cancel {
-        tag: &'a str,
-    },
-    /// A complete message. The broker takes ownership of it, except with [`Outcome::Wait`]: then the
-    /// connection keeps the message and retries.
-    Publish {
-        message: MessageId,
-        mandatory: bool,
-    },
-    Get {
-        queue: &'a str,
-        no_ack: bool,
-    },
-    /// basic.ack, basic.nack or basic.reject, according to `settlement`.
-    Settle {
-        delivery_tag: u64,
-        multiple: bool,
-        settlement: Settlement,
-    },
-    /// basic.recover with requeue = true.
-    Recover,
-    ConfirmSelect,
-    TxSelect,
-    TxCommit,
-    TxRollback,
-    /// CONNECT of MQTT, after the login and the virtual host. A connection with the same client identifier loses its
-    /// session and is closed.
-    OpenSession {
-        /// The client identifier. If it is empty, the broker assigns one.
-        client_id: &'a str,
-        /// An earlier session of the client is deleted.
-        clean_start: bool,
-        /// How long the session is kept after its connection, in seconds; 0: it ends with it.
-        expiry_s: u32,
-        /// Maximum number of deliveries that the client has not acknowledged; not 0.
-        in_flight_max: u16,
-        /// The largest packet that the client accepts, in bytes.
-        packet_len_max: u32,
-        /// The will.
-        will: Option<SessionWill>,
-    },
+    /// [`DefinitionCommand::QueuePurge`]: the number of messages that were ready.
+    QueuePurged(u32),
+    /// [`DefinitionCommand::QueueDelete`]: the number of messages that were ready.
+    QueueDeleted(u32),
+}
+
+/// Subscriptions and acknowledgements of MQTT, and the end of a session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MqttCommand<'a> {
     /// One topic filter of SUBSCRIBE, which is valid. It replaces an existing subscription with the same filter and group.
     Subscribe(Subscription<'a>),
-    /// One topic filter of UNSUBSCRIBE, with the group of a shared subscription. The outcome is a fault with code 404 if
-    /// there is no such subscription.
+    /// One topic filter of UNSUBSCRIBE. It is refused with code 404 if there is no such subscription.
     Unsubscribe {
+        /// The topic filter.
         filter: &'a str,
+        /// The group of a shared subscription.
         group: Option<&'a str>,
     },
     /// DISCONNECT of MQTT. The connection ends after it.
@@ -237,47 +481,41 @@ pub enum Command<'a> {
     },
     /// PUBACK. An unknown packet identifier is ignored.
     AcknowledgePacket {
+        /// The packet identifier.
         packet_id: NonZeroU16,
     },
-    /// A complete message with QoS 2. Like [`Self::Publish`], but a message whose packet identifier is not released is
-    /// not published again.
-    PublishOnce {
-        message: MessageId,
-        packet_id: NonZeroU16,
-    },
-    /// A message with QoS 2 is to be refused before it reaches the broker, for example for lack of memory. The outcome is
-    /// [`Outcome::Published`] if it was published before and its packet identifier is not released, and otherwise
-    /// [`Outcome::UnknownPacket`].
-    FindPublished {
-        packet_id: NonZeroU16,
-    },
-    /// A complete message with RETAIN. Like [`Self::Publish`], or with a packet identifier like [`Self::PublishOnce`]. A
-    /// message with a payload becomes the retained message of its topic, unless it exceeds a limit. One without a payload
-    /// deletes it.
-    PublishRetained {
-        message: MessageId,
-        packet_id: Option<NonZeroU16>,
-        /// If the message cannot be retained, it is refused. Otherwise it is published nevertheless.
-        is_refusable: bool,
-    },
-    /// PUBREL: the packet identifier of [`Self::PublishOnce`] is released. The outcome is a fault with code 404 if it is
-    /// unknown.
+    /// PUBREL: the packet identifier of [`PublishCommand::PublishOnce`] is released. The answer is
+    /// [`MqttAnswer::UnknownPacket`] if it is unknown.
     ReleasePacket {
+        /// The packet identifier.
         packet_id: NonZeroU16,
     },
-    /// PUBREC: the client has the message, and PUBREL is sent. The outcome is a fault with code 404 if the packet
+    /// PUBREC: the client has the message, and PUBREL is sent. The answer is [`MqttAnswer::UnknownPacket`] if the packet
     /// identifier is unknown.
     ReceivePacket {
+        /// The packet identifier.
         packet_id: NonZeroU16,
     },
     /// PUBREC with a failure: the client refuses the message, which is settled.
     RefusePacket {
+        /// The packet identifier.
         packet_id: NonZeroU16,
     },
     /// PUBCOMP: the packet identifier is free. An unknown one is ignored.
     CompletePacket {
+        /// The packet identifier.
         packet_id: NonZeroU16,
     },
+}
+
+/// The answer to [`MqttCommand`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MqttAnswer {
+    /// The command is done.
+    Done,
+    /// Nothing has the packet identifier of [`MqttCommand::ReceivePacket`] or [`MqttCommand::ReleasePacket`]. If it was
+    /// released before, the reply waits until that is durable.
+    UnknownPacket,
 }
 
 /// A subscription of MQTT (§3.8.3).
@@ -374,76 +612,6 @@ impl core::fmt::Display for Refusal {
             Self::Hops => f.write_str("it has crossed the maximum number of bridges"),
         }
     }
-}
-
-/// The result of a command.
-#[derive(PartialEq, Debug)]
-pub enum Outcome {
-    /// The command is done. The reply is the method's plain "ok", if it has one.
-    Done,
-    /// [`Command::OpenChannel`].
-    ChannelOpened(ChannelId),
-    /// [`Command::QueueDeclare`]: the name (server-generated ones included) and the counts for declare-ok.
-    QueueDeclared {
-        /// The queue's name.
-        queue: Box<str>,
-        /// Number of ready messages.
-        message_count: u32,
-        /// Number of consumers.
-        consumer_count: u32,
-    },
-    /// Purge and delete: the number of messages that were ready.
-    MessageCount(u32),
-    /// [`Command::Consume`]: the tag, server-generated ones included.
-    Consuming {
-        /// The consumer tag.
-        tag: Box<str>,
-    },
-    /// [`Command::OpenSession`].
-    SessionOpened {
-        /// The channel on which the session publishes and consumes.
-        channel: ChannelId,
-        /// The client identifier, also one that the broker has assigned.
-        client_id: Box<str>,
-        /// The broker has assigned the client identifier.
-        is_assigned: bool,
-        /// The session existed before.
-        is_present: bool,
-        /// How long the session is kept after its connection, in seconds; not more than the client requested.
-        expiry_s: u32,
-        /// The packet identifiers for which PUBREL was sent and PUBCOMP has not arrived.
-        released: Box<[NonZeroU16]>,
-    },
-    /// [`Command::Publish`] is complete: a confirm may be sent, after the channel's returns.
-    Published,
-    /// Like [`Self::Published`], and the message was routed to no queue.
-    PublishedNowhere,
-    /// Like [`Self::Published`], but the message was not retained.
-    NotRetained {
-        /// The configuration key of the limit that the message exceeds.
-        limit: &'static str,
-        /// The topic.
-        topic: Box<str>,
-    },
-    /// [`Command::Publish`] was refused by a queue's overflow policy: a nack is sent.
-    PublishRefused,
-    /// Nothing has the packet identifier of [`Command::ReceivePacket`], [`Command::ReleasePacket`] or
-    /// [`Command::FindPublished`]. For the first two, if it was released before, the reply waits until that is durable.
-    UnknownPacket,
-    /// [`Command::Get`]: get-empty. (get-ok is a [`Delivery`] in the outbox.)
-    GetEmpty,
-    /// [`Command::Get`]: a delivery is in the outbox.
-    GetQueued,
-    /// [`Command::Login`]: the caller must make this check, and pass its result to the broker. The broker
-    /// then returns the outcome.
-    Check(Box<PasswordCheck>),
-    /// [`Command::Get`]: the message is being read back from the disk. The delivery or get-empty follows;
-    /// until then the connection is busy.
-    Later,
-    /// Nothing was done because memory is short now. The caller retries when it is notified.
-    Wait,
-    /// The client made a mistake.
-    Fault(Fault),
 }
 
 /// The position of a reply among the deliveries of its connection. The reply may be written after all

@@ -7,8 +7,9 @@
 //! - No action succeeds over HTTP that AMQP would refuse to the user.
 //! - The connection is closed before the answer is sent.
 
+use leveret_broker::ChannelRequest;
 use leveret_core::batch::Batch;
-use leveret_core::command::{Command, Outcome, Settlement};
+use leveret_core::command::{DefinitionCommand, Settlement};
 use leveret_core::error::Fault;
 use leveret_json::{Fields, Value};
 
@@ -55,22 +56,19 @@ impl<'b, 's> ActingUser<'b, 's> {
         exchange.unwrap_or_else(|| (self.call.name("queue"), false))
     }
 
-    /// Executes one command over a connection of the user.
-    fn command(&mut self, command: Command<'_>) -> Result<(Outcome, Batch), Answer> {
+    /// Executes one command over a connection of the user. Returns the batch with its changes.
+    fn command(&mut self, command: impl ChannelRequest) -> Result<Batch, Answer> {
         let (broker, mut context) = self.context.broker();
         let (connection, channel) =
             broker.connect_user(&mut context, self.user, self.vhost).map_err(refused)?;
-        let (outcome, _) = broker.apply(&mut context, connection, Some(channel), command);
+        let answer = broker.apply_on_channel(&mut context, connection, channel, command);
         let batch = context.awaited;
         broker.release(&mut context, connection);
-        match outcome {
-            Outcome::Fault(fault) => Err(refusal(&fault)),
-            outcome => Ok((outcome, batch)),
-        }
+        answer.map(|_| batch).map_err(|fault| refusal(&fault))
     }
 
-    fn done(&mut self, status: Status, command: Command<'_>) -> Answered {
-        self.command(command).map(|(_, batch)| Answer::Durable(batch, status, Vec::new()))
+    fn done(&mut self, status: Status, command: impl ChannelRequest) -> Answered {
+        self.command(command).map(|batch| Answer::Durable(batch, status, Vec::new()))
     }
 
     fn queue_exists(&self, queue: &str) -> Result<(), Answer> {
@@ -96,7 +94,7 @@ impl<'b, 's> ActingUser<'b, 's> {
         }
         self.done(
             status,
-            Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments },
+            DefinitionCommand::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments },
         )
     }
 
@@ -105,13 +103,13 @@ impl<'b, 's> ActingUser<'b, 's> {
         self.queue_exists(queue)?;
         let (if_unused, if_empty) =
             (self.call.request.has_true("if-unused"), self.call.request.has_true("if-empty"));
-        self.done(Status::NoContent, Command::QueueDelete { queue, if_unused, if_empty })
+        self.done(Status::NoContent, DefinitionCommand::QueueDelete { queue, if_unused, if_empty })
     }
 
     pub(super) fn purge(&mut self) -> Answered {
         let queue = self.call.name("queue");
         self.queue_exists(queue)?;
-        self.done(Status::NoContent, Command::QueuePurge { queue })
+        self.done(Status::NoContent, DefinitionCommand::QueuePurge { queue })
     }
 
     /// Confirms that the mirrors are synchronised: there are none.
@@ -164,7 +162,15 @@ impl<'b, 's> ActingUser<'b, 's> {
         let (passive, kind, arguments) = (false, &*kind, &*arguments);
         self.done(
             status,
-            Command::ExchangeDeclare { exchange, kind, passive, durable, auto_delete, internal, arguments },
+            DefinitionCommand::ExchangeDeclare {
+                exchange,
+                kind,
+                passive,
+                durable,
+                auto_delete,
+                internal,
+                arguments,
+            },
         )
     }
 
@@ -174,7 +180,7 @@ impl<'b, 's> ActingUser<'b, 's> {
             return Err(not_found("Not Found"));
         }
         let if_unused = self.call.request.has_true("if-unused");
-        self.done(Status::NoContent, Command::ExchangeDelete { exchange, if_unused })
+        self.done(Status::NoContent, DefinitionCommand::ExchangeDelete { exchange, if_unused })
     }
 
     pub(super) fn bind(&mut self) -> Answered {
@@ -182,7 +188,7 @@ impl<'b, 's> ActingUser<'b, 's> {
         let mut fields = fields(self.call.request)?;
         let routing_key = fields.text_if_said("routing_key").map_err(bad)?.unwrap_or_default();
         let arguments = table_of(&fields.value("arguments")).map_err(bad)?;
-        let batch = self.command(binding(source, destination, &routing_key, &arguments, true))?.1;
+        let batch = self.command(binding(source, destination, &routing_key, &arguments, true))?;
         let made = leveret_broker::BindingView {
             vhost: self.vhost,
             source,
@@ -256,13 +262,13 @@ fn binding<'c>(
     routing_key: &'c str,
     arguments: &'c [u8],
     is_new: bool,
-) -> Command<'c> {
+) -> DefinitionCommand<'c> {
     let (queue, exchange) = (destination, source);
     match (is_exchange, is_new) {
-        (true, true) => Command::ExchangeBind { destination, source, routing_key, arguments },
-        (true, false) => Command::ExchangeUnbind { destination, source, routing_key, arguments },
-        (false, true) => Command::QueueBind { queue, exchange, routing_key, arguments },
-        (false, false) => Command::QueueUnbind { queue, exchange, routing_key, arguments },
+        (true, true) => DefinitionCommand::ExchangeBind { destination, source, routing_key, arguments },
+        (true, false) => DefinitionCommand::ExchangeUnbind { destination, source, routing_key, arguments },
+        (false, true) => DefinitionCommand::QueueBind { queue, exchange, routing_key, arguments },
+        (false, false) => DefinitionCommand::QueueUnbind { queue, exchange, routing_key, arguments },
     }
 }
 

@@ -29,7 +29,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use leveret_amqp::field::Value;
 use leveret_amqp::props::{PROPERTIES, Properties};
 use leveret_broker::Broker;
-use leveret_core::command::{ChannelId, Command, ConnectionId, DeliveryKind, Outbox, Outcome, Settlement};
+use leveret_core::command::{
+    ChannelCommand, ChannelId, ConnectionId, DeliveryKind, GetAnswer, GetCommand, Outbox, Settlement,
+};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::{MessageId, Messages};
 use leveret_queues::{BROWSED_MAX, BrowseResult, Browsed, BrowsedMessage};
@@ -109,14 +111,14 @@ impl Getting {
                 return Ok(Progress::GoOn);
             }
             match self.next(context) {
-                Ok(Some(Outcome::GetQueued)) => self.show(context, out),
-                Ok(None) => return Ok(Progress::Waiting),
+                Ok(GetAnswer::Queued) => self.show(context, out),
+                Ok(GetAnswer::Later) => return Ok(Progress::Waiting),
                 Err(fault) if !self.is_begun => {
                     self.end(context);
                     return Err(fault);
                 }
                 // The queue is empty, or no more messages can be unacknowledged: the response ends here.
-                Ok(Some(_)) | Err(_) => {
+                Ok(GetAnswer::Empty) | Err(_) => {
                     out.extend_from_slice(if self.is_begun { b"]" } else { b"[]" });
                     self.end(context);
                     return Ok(Progress::Done);
@@ -126,31 +128,27 @@ impl Getting {
         Ok(Progress::GoOn)
     }
 
-    /// Takes the next message, or returns the result of the get in progress. Returns `None` while it is not known.
-    fn next(&mut self, context: &mut RequestContext<'_>) -> Result<Option<Outcome>, Fault> {
+    /// Takes the next message, or returns the result of the get in progress.
+    fn next(&mut self, context: &mut RequestContext<'_>) -> Result<GetAnswer, Fault> {
         let (broker, mut context) = context.broker();
         let (connection, channel) = match self.own {
             Some(own) => own,
             None => *self.own.insert(broker.connect_user(&mut context, &self.get.user, &self.get.vhost)?),
         };
-        let outcome = if self.is_waiting {
+        let answer = if self.is_waiting {
             if broker.is_busy(connection) {
-                return Ok(None);
+                return Ok(GetAnswer::Later);
             }
-            broker.take_late_reply(connection).map_or(Outcome::GetEmpty, |reply| reply.0)
+            broker.take_late_get(connection).map_or(Ok(GetAnswer::Empty), |reply| reply.0)
         } else if self.get.left == 0 {
-            Outcome::GetEmpty
+            Ok(GetAnswer::Empty)
         } else {
             self.get.left -= 1;
-            let get = Command::Get { queue: &self.get.queue, no_ack: self.get.mode.is_none() };
-            broker.apply(&mut context, connection, Some(channel), get).0
+            let get = GetCommand { queue: &self.get.queue, no_ack: self.get.mode.is_none() };
+            broker.apply_on_channel(&mut context, connection, channel, get)
         };
-        self.is_waiting = matches!(outcome, Outcome::Later);
-        match outcome {
-            Outcome::Later => Ok(None),
-            Outcome::Fault(fault) => Err(fault),
-            outcome => Ok(Some(outcome)),
-        }
+        self.is_waiting = answer == Ok(GetAnswer::Later);
+        answer
     }
 
     /// Writes the JSON of the taken message up to its payload.
@@ -188,8 +186,9 @@ impl Getting {
     fn settle_and_leave(&mut self, broker: &mut Broker, context: &mut leveret_broker::Context<'_>) {
         let Some((connection, channel)) = self.own.take() else { return };
         if let Some(settlement) = self.get.mode.filter(|_| self.last_tag > 0) {
-            let command = Command::Settle { delivery_tag: self.last_tag, multiple: true, settlement };
-            broker.apply(context, connection, Some(channel), command);
+            let command = ChannelCommand::Settle { delivery_tag: self.last_tag, multiple: true, settlement };
+            // The messages are requeued if this fails, because the connection is released.
+            let _ = broker.apply_on_channel(context, connection, channel, command);
         }
         broker.release(context, connection);
     }

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use leveret_amqp::props::{PROPERTIES, Properties, PropertyKind};
 use leveret_amqp::{Full, Writer};
-use leveret_core::command::{Command, Outcome};
+use leveret_core::command::{ChannelCommand, PublishAnswer, PublishCommand};
 use leveret_core::mem::{MessageId, Messages, PoolFull, Share};
 use leveret_json::{Fields, Value};
 use zeroize::Zeroizing;
@@ -261,27 +261,29 @@ pub(super) fn publish_as(
             return Err(refusal(&fault));
         }
     };
-    broker.apply(&mut context, connection, Some(channel), Command::ConfirmSelect);
-    let publish = Command::Publish { message, mandatory: true };
-    let outcome = broker.apply(&mut context, connection, Some(channel), publish).0;
+    let publish = PublishCommand::Publish { message, mandatory: true };
+    let answer = broker
+        .apply_on_channel(&mut context, connection, channel, ChannelCommand::ConfirmSelect)
+        .and_then(|_| broker.apply_on_channel(&mut context, connection, channel, publish));
     let batch = context.awaited;
-    let published = match outcome {
-        Outcome::Published => {
+    let published = match answer {
+        Ok(PublishAnswer::Published) => {
             let is_returned = broker.has_returned(connection);
             if is_returned {
                 broker.sent(&mut context, connection, 1);
             }
             Ok((!is_returned, batch))
         }
-        Outcome::PublishRefused => {
+        Ok(PublishAnswer::PublishedNowhere | PublishAnswer::NotRetained { .. }) => Ok((false, batch)),
+        Ok(PublishAnswer::Refused) => {
             Err(bad_request("rejected Unable to publish message. Check queue limits."))
         }
-        Outcome::Fault(fault) => Err(bad_request(&format!("{} {}", fault.code.code(), fault.text))),
-        _ => {
+        Ok(PublishAnswer::Wait | PublishAnswer::NotPublished) => {
             context.messages.release(message);
             let why = "no message can be accepted now, because publishers are blocked; try again later";
             Err(Answer::Now(Status::Unavailable, problem("unavailable", why)))
         }
+        Err(fault) => Err(bad_request(&format!("{} {}", fault.code.code(), fault.text))),
     };
     broker.release(&mut context, connection);
     let (is_routed, batch) = published?;

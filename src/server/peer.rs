@@ -13,7 +13,8 @@ use core::ops::Range;
 
 use leveret_connection::Client;
 use leveret_core::batch::Batch;
-use leveret_core::command::{ConnectionId, Outcome, ReplyOrder};
+use leveret_core::command::{Answer, ConnectionId, ReplyOrder};
+use leveret_core::error::Fault;
 use leveret_core::limits::{CONTROL_CLIENTS_MAX, MANAGEMENT_CLIENTS_UPPER_BOUND};
 use leveret_core::log_limiter::LogSource;
 use leveret_core::time::{Deadline, Now};
@@ -196,7 +197,7 @@ pub(super) struct Peer<S> {
     pub(super) blocked_on: BlockedOn,
     pub(super) ending: CloseStage,
     /// The deferred reply, which is sent when the disk or a job is done, and its position among the deliveries.
-    pub(super) deferred_reply: Option<(Outcome, ReplyOrder)>,
+    pub(super) deferred_reply: Option<(Result<Answer, Fault>, ReplyOrder)>,
     /// The peer has not yet logged in and opened a virtual host.
     pub(super) is_opening: bool,
     /// Before the login: the time of the broker's last reply to the peer, or of its acceptance.
@@ -301,19 +302,20 @@ impl<S: Socket> Peer<S> {
     /// if the reply is not deferred.
     ///
     /// The confirm of a publish may be sent later too, but meanwhile the connection continues to be read.
-    pub(super) fn defer(&mut self, outcome: &Outcome, batch: Batch, durable: Batch) -> Option<WaitReason> {
+    pub(super) fn defer(
+        &mut self,
+        answer: &Result<Answer, Fault>,
+        batch: Batch,
+        durable: Batch,
+    ) -> Option<WaitReason> {
         let session = self.session.client();
-        let waiting = match outcome {
-            Outcome::Later => WaitReason::Job,
-            Outcome::Published | Outcome::PublishedNowhere | Outcome::PublishRefused | Outcome::Wait => {
-                return None;
-            }
-            // The reply need not wait if its batch is durable, or if the connection keeps it until then.
-            _ if batch <= durable || session.may_answer_before_durable() => return None,
-            _ => WaitReason::Disk(batch),
-        };
+        // The reply need not wait if its batch is durable, or if the connection keeps it until then.
+        if matches!(answer, Ok(Answer::Publish(_))) || batch <= durable || session.may_answer_before_durable()
+        {
+            return None;
+        }
         session.defer();
-        Some(waiting)
+        Some(WaitReason::Disk(batch))
     }
 }
 

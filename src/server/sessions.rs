@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use leveret_connection::Stage;
 use leveret_core::batch::Batch;
-use leveret_core::command::ConnectionId;
+use leveret_core::command::{Answer, ConnectionId};
 use leveret_core::log_limiter::LogKind;
 use leveret_core::time::Deadline;
 
@@ -165,11 +165,11 @@ impl<P: Platform> Shared<P> {
     pub(super) fn send_deferred_reply(&mut self, id: ConnectionId) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         let session = peer.session.client();
-        if let Some((outcome, order)) = peer.deferred_reply.take()
+        if let Some((answer, order)) = peer.deferred_reply.take()
             && session.expects_answer()
         {
             let mut context = self.resources.context(self.now, &self.broker, &self.pending_writes, id);
-            session.answer(&mut context, outcome, order, Batch::NONE);
+            session.answer(&mut context, answer, order, Batch::NONE);
         }
         if self.broker.is_busy(id) {
             peer.waiting = WaitReason::Job;
@@ -212,10 +212,10 @@ impl<P: Platform> Shared<P> {
                 self.lists.for_jobs.push(peer);
                 continue;
             }
-            if let Some(reply) = self.broker.take_late_reply(id)
+            if let Some((answer, order)) = self.broker.take_late_get(id)
                 && let Some(peer) = self.peers.get_mut(id)
             {
-                peer.deferred_reply = Some(reply);
+                peer.deferred_reply = Some((answer.map(Answer::Get), order));
                 self.send_deferred_reply(id);
                 self.after_session(id.into());
             } else {

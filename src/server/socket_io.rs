@@ -10,7 +10,7 @@ use std::io;
 
 use leveret_connection::{InputStep, Stage, Suspension};
 use leveret_core::batch::Batch;
-use leveret_core::command::{Command, ConnectionId, Outcome};
+use leveret_core::command::{Answer, Command, ConnectionId, OpenSession, Outcome, PublishAnswer};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::OUTPUT_BYTES_MIN;
 use leveret_core::log_limiter::LogKind;
@@ -154,23 +154,21 @@ impl<P: Platform> Shared<P> {
                         (WaitReason::Capacity, BlockedOn { shortage, since: self.now });
                     break;
                 }
-                InputStep::Command { channel, command } => {
-                    let opens = match command {
-                        Command::OpenVhost { .. } => !session.is_mqtt(),
-                        Command::OpenSession { client_id, .. } => {
-                            !self.broker.replaces_connection(id, client_id)
-                        }
+                InputStep::Command(command) => {
+                    let opens = match &command {
+                        Command::OpenVhost(_) => !session.is_mqtt(),
+                        Command::OpenSession(open) => !self.broker.replaces_connection(id, open.client_id),
                         _ => false,
                     };
                     if peer.is_opening && opens {
                         opens_connection = true;
                         if let Place::None(limit) = place {
                             self.admission.set_refusing(Some(limit));
-                            if let Command::OpenSession { will: Some(will), .. } = command {
+                            if let Command::OpenSession(OpenSession { will: Some(will), .. }) = command {
                                 context.messages.release(will.message);
                             }
-                            let outcome = Outcome::Fault(limit.fault());
-                            peer.session.client().answer(&mut context, outcome, 0, Batch::NONE);
+                            let refusal = Err(limit.fault());
+                            peer.session.client().answer(&mut context, refusal, 0, Batch::NONE);
                             continue;
                         }
                     }
@@ -179,19 +177,14 @@ impl<P: Platform> Shared<P> {
                         context.messages,
                         &mut self.budget.work,
                     );
-                    let (outcome, order) = self.broker.apply(&mut lent, id, channel, command);
+                    let (outcome, order) = self.broker.apply(&mut lent, id, command);
                     let batch = lent.awaited;
                     self.budget.charge_work();
                     if session.is_mqtt() {
                         context.withholds_answers = self.broker.withholds_answers(id);
                     }
-                    if let Outcome::Fault(fault) = &outcome
-                        && fault.code == ReplyCode::ConnectionLimit
-                    {
-                        // The user may have a publisher that vanished. The client is refused now and succeeds later.
-                        is_user_at_limit = true;
-                    }
-                    let outcome = match outcome {
+                    let answer = match outcome {
+                        Outcome::Answer(answer) => answer,
                         Outcome::Check(check) if self.worker.checks.is_known_wrong(&check) => {
                             self.broker.checked(&self.pending_writes, id, &check, false)
                         }
@@ -204,15 +197,25 @@ impl<P: Platform> Shared<P> {
                             peer.last_reply_at = self.now;
                             break;
                         }
-                        outcome => outcome,
+                        Outcome::Later => {
+                            session.defer();
+                            peer.waiting = WaitReason::Job;
+                            break;
+                        }
                     };
-                    if let Some(waiting) = peer.defer(&outcome, batch, context.durable) {
-                        peer.deferred_reply = Some((outcome, order));
+                    if let Err(fault) = &answer
+                        && fault.code == ReplyCode::ConnectionLimit
+                    {
+                        // The user may have a publisher that vanished. The client is refused now and succeeds later.
+                        is_user_at_limit = true;
+                    }
+                    if let Some(waiting) = peer.defer(&answer, batch, context.durable) {
+                        peer.deferred_reply = Some((answer, order));
                         peer.waiting = waiting;
                         break;
                     }
-                    let must_wait = matches!(outcome, Outcome::Wait);
-                    peer.session.client().answer(&mut context, outcome, order, batch);
+                    let must_wait = matches!(answer, Ok(Answer::Publish(PublishAnswer::Wait)));
+                    peer.session.client().answer(&mut context, answer, order, batch);
                     if must_wait {
                         let shortage = self.broker.last_shortage();
                         (peer.waiting, peer.blocked_on) =

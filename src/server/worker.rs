@@ -17,7 +17,8 @@ use std::collections::VecDeque;
 
 use leveret_config::Config;
 use leveret_core::batch::Batch;
-use leveret_core::command::{ConnectionId, Outcome};
+use leveret_core::command::{Answer, ConnectionId};
+use leveret_core::error::Fault;
 use leveret_core::limits::{Limits, MANAGEMENT_CLIENTS_UPPER_BOUND};
 use leveret_core::log_limiter::LogKind;
 use leveret_core::password::PasswordCheck;
@@ -268,8 +269,8 @@ impl<P: Platform> Shared<P> {
         let Some(connection) = login.peer.connection() else {
             return self.answer_management_login(login.peer, &login.check, is_correct);
         };
-        let outcome = self.broker.checked(&self.pending_writes, connection, &login.check, is_correct);
-        self.answer_login(connection, outcome);
+        let answer = self.broker.checked(&self.pending_writes, connection, &login.check, is_correct);
+        self.answer_login(connection, answer);
     }
 
     /// Returns whether a peer still has the wait reason `awaited`.
@@ -278,13 +279,13 @@ impl<P: Platform> Shared<P> {
     }
 
     /// Sends the reply that waited for the worker, and resumes the connection.
-    fn answer_login(&mut self, id: ConnectionId, outcome: Outcome) {
+    fn answer_login(&mut self, id: ConnectionId, answer: Result<Answer, Fault>) {
         let Some(peer) = self.peers.get_mut(id) else { return };
         peer.last_reply_at = self.now;
         let session = peer.session.client();
         if session.expects_answer() {
             let mut context = self.resources.context(self.now, &self.broker, &self.pending_writes, id);
-            session.answer(&mut context, outcome, 0, Batch::NONE);
+            session.answer(&mut context, answer, 0, Batch::NONE);
         }
         self.resume(id);
         self.after_session(id.into());

@@ -16,7 +16,9 @@ use leveret_connection::{
 };
 use leveret_core::batch::Batch;
 use leveret_core::command::{
-    ChannelId, Command, ConnectionId, Delivery, DeliveryKind, Name, Outbox, Outcome, ReplyOrder,
+    Answer, ChannelAnswer, ChannelCommand, ChannelId, Command, ConnectionId, DefinitionAnswer,
+    DefinitionCommand, Delivery, DeliveryKind, GetAnswer, LoginCommand, Name, OpenChannel, OpenVhost, Outbox,
+    PublishAnswer, PublishCommand, ReplyOrder,
 };
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
@@ -195,71 +197,91 @@ impl Rules {
     pub fn apply(
         &mut self,
         messages: &mut Messages,
-        channel: Option<ChannelId>,
         command: Command<'_>,
-    ) -> (Outcome, ReplyOrder) {
+    ) -> (Result<Answer, Fault>, ReplyOrder) {
+        let (channel, shown) = match &command {
+            Command::Login(command) => (None, format!("{command:?}")),
+            Command::OpenVhost(command) => (None, format!("{command:?}")),
+            Command::OpenChannel(command) => (None, format!("{command:?}")),
+            Command::OpenSession(command) => (None, format!("{command:?}")),
+            Command::Publish(channel, _) => (Some(*channel), String::new()),
+            Command::Channel(channel, command) => (Some(*channel), format!("{command:?}")),
+            Command::Get(channel, command) => (Some(*channel), format!("{command:?}")),
+            Command::Definition(channel, command) => (Some(*channel), format!("{command:?}")),
+            Command::Mqtt(channel, command) => (Some(*channel), format!("{command:?}")),
+        };
         let number = channel.and_then(|id| self.channels[id.index()]);
-        let outcome = self.outcome(messages, channel, number, command);
-        if outcome != Outcome::Wait {
-            let shown = match command {
-                Command::Publish { .. } => String::new(),
-                other => format!("{number:?} {other:?}"),
-            };
-            if !shown.is_empty() {
-                self.log.push(shown);
-            }
+        let answer = self.answer(messages, number, command);
+        if !shown.is_empty() {
+            self.log.push(format!("{number:?} {shown}"));
         }
-        (outcome, self.order(number))
+        (answer, self.order(number))
     }
 
-    fn outcome(
+    fn answer(
         &mut self,
         messages: &mut Messages,
-        channel: Option<ChannelId>,
         number: Option<u16>,
         command: Command<'_>,
-    ) -> Outcome {
-        match command {
-            Command::Login { user: "guest", password: Secret(b"guest"), .. } => Outcome::Done,
-            Command::Login { .. } => fault(ReplyCode::AccessRefused, "wrong"),
-            Command::OpenVhost { vhost: "/" } => Outcome::Done,
-            Command::OpenVhost { vhost } => Outcome::Fault(Fault::connection(
-                ReplyCode::NotAllowed,
-                format_args!("vhost {vhost} not found"),
-            )),
-            Command::OpenChannel { number } => {
+    ) -> Result<Answer, Fault> {
+        Ok(match command {
+            Command::Login(LoginCommand::Password { user: "guest", password: Secret(b"guest"), .. }) => {
+                Answer::LoggedIn
+            }
+            Command::Login(LoginCommand::Password { .. }) => return fault(ReplyCode::AccessRefused, "wrong"),
+            Command::Login(LoginCommand::External { .. }) => Answer::LoggedIn,
+            Command::OpenVhost(OpenVhost { vhost: "/" }) => Answer::OpenVhost,
+            Command::OpenVhost(OpenVhost { vhost }) => {
+                let text = format_args!("vhost {vhost} not found");
+                return Err(Fault::connection(ReplyCode::NotAllowed, text));
+            }
+            Command::OpenChannel(OpenChannel { number }) => {
                 self.channels.push(Some(number));
-                Outcome::ChannelOpened(ChannelId::from_index(self.channels.len() - 1))
+                Answer::OpenChannel(ChannelId::from_index(self.channels.len() - 1))
             }
-            Command::CloseChannel => {
-                self.close(messages, channel, number);
-                Outcome::Done
+            Command::Publish(_, PublishCommand::Publish { message, mandatory }) => {
+                let number = number.expect("publish is on a channel");
+                Answer::Publish(self.publish(messages, number, message, mandatory)?)
             }
-            Command::QueueDeclare { queue, .. } => {
-                let queue = if queue.is_empty() { "amq.gen-1" } else { queue }.into();
-                Outcome::QueueDeclared { queue, message_count: 7, consumer_count: 3 }
-            }
-            Command::QueuePurge { .. } | Command::QueueDelete { .. } => Outcome::MessageCount(5),
-            Command::QueueBind { exchange: "missing", .. } => fault(ReplyCode::NotFound, "no exchange"),
-            Command::Consume { tag, .. } => {
-                Outcome::Consuming { tag: if tag.is_empty() { "amq.ctag-1" } else { tag }.into() }
-            }
-            Command::Get { .. } => match (self.stock.pop_front(), number) {
+            Command::Channel(channel, command) => Answer::Channel(match command {
+                ChannelCommand::CloseChannel => {
+                    self.close(messages, channel, number);
+                    ChannelAnswer::Closed
+                }
+                ChannelCommand::Consume { tag, .. } => {
+                    ChannelAnswer::Consuming { tag: if tag.is_empty() { "amq.ctag-1" } else { tag }.into() }
+                }
+                ChannelCommand::Cancel { .. } => ChannelAnswer::Cancelled,
+                ChannelCommand::ConfirmSelect => ChannelAnswer::ConfirmsSelected,
+                _ => ChannelAnswer::Done,
+            }),
+            Command::Get(..) => Answer::Get(match (self.stock.pop_front(), number) {
                 (Some(message), Some(number)) => {
                     self.put(number, Kind::GetOk(self.stock.len() as u32), message);
-                    Outcome::GetQueued
+                    GetAnswer::Queued
                 }
-                _ => Outcome::GetEmpty,
-            },
-            Command::Publish { message, mandatory } => {
-                self.publish(messages, number.expect("publish is on a channel"), message, mandatory)
+                _ => GetAnswer::Empty,
+            }),
+            Command::Definition(_, command) => Answer::Definition(match command {
+                DefinitionCommand::QueueDeclare { queue, .. } => {
+                    let queue = if queue.is_empty() { "amq.gen-1" } else { queue }.into();
+                    DefinitionAnswer::QueueDeclared { queue, message_count: 7, consumer_count: 3 }
+                }
+                DefinitionCommand::QueuePurge { .. } => DefinitionAnswer::QueuePurged(5),
+                DefinitionCommand::QueueDelete { .. } => DefinitionAnswer::QueueDeleted(5),
+                DefinitionCommand::QueueBind { exchange: "missing", .. } => {
+                    return fault(ReplyCode::NotFound, "no exchange");
+                }
+                _ => DefinitionAnswer::Done,
+            }),
+            Command::Publish(..) | Command::OpenSession(_) | Command::Mqtt(..) => {
+                panic!("no AMQP connection passes {command:?}")
             }
-            _ => Outcome::Done,
-        }
+        })
     }
 
-    fn close(&mut self, messages: &mut Messages, channel: Option<ChannelId>, number: Option<u16>) {
-        self.channels[channel.expect("a channel is closed").index()] = None;
+    fn close(&mut self, messages: &mut Messages, channel: ChannelId, number: Option<u16>) {
+        self.channels[channel.index()] = None;
         let mut place = 0;
         self.outbox.retain(|waiting| {
             place += 1;
@@ -274,10 +296,16 @@ impl Rules {
         }
     }
 
-    fn publish(&mut self, messages: &mut Messages, number: u16, id: MessageId, mandatory: bool) -> Outcome {
+    fn publish(
+        &mut self,
+        messages: &mut Messages,
+        number: u16,
+        id: MessageId,
+        mandatory: bool,
+    ) -> Result<PublishAnswer, Fault> {
         let key = String::from_utf8_lossy(messages.routing_key(id)).into_owned();
         if key == "wait" && self.is_full {
-            return Outcome::Wait;
+            return Ok(PublishAnswer::Wait);
         }
         let body = body_of(messages, id);
         self.log.push(format!(
@@ -293,15 +321,15 @@ impl Rules {
             _ => messages.release(id),
         }
         match key.as_str() {
-            "refuse" => Outcome::PublishRefused,
+            "refuse" => Ok(PublishAnswer::Refused),
             "missing" => fault(ReplyCode::NotFound, "no exchange 'missing' in vhost '/'"),
-            _ => Outcome::Published,
+            _ => Ok(PublishAnswer::Published),
         }
     }
 }
 
-pub fn fault(code: ReplyCode, text: &str) -> Outcome {
-    Outcome::Fault(Fault::new(code, format_args!("{text}")))
+fn fault<T>(code: ReplyCode, text: &str) -> Result<T, Fault> {
+    Err(Fault::new(code, format_args!("{text}")))
 }
 
 pub fn body_of(messages: &Messages, id: MessageId) -> Vec<u8> {
@@ -364,11 +392,11 @@ impl Host {
                     self.is_finished = true;
                     break None;
                 }
-                InputStep::Command { channel, command } => {
-                    let (outcome, order) = self.rules.apply(context.messages, channel, command);
-                    let is_wait = outcome == Outcome::Wait;
+                InputStep::Command(command) => {
+                    let (answer, order) = self.rules.apply(context.messages, command);
+                    let is_wait = answer == Ok(Answer::Publish(PublishAnswer::Wait));
                     let batch = self.rules.batch;
-                    self.connection.answer(&mut context, outcome, order, batch);
+                    self.connection.answer(&mut context, answer, order, batch);
                     if is_wait {
                         break Some(Suspension::ContentRoom(PoolFull::Messages));
                     }

@@ -8,6 +8,8 @@
 //! | file | content |
 //! |---|---|
 //! | `mod` | the records; starting and ending consumers; opening and freeing channels and connections |
+//! | `login` | the commands that open a connection: the login, the virtual host, the channels |
+//! | `commands` | the commands about consumers and the mode of their channel |
 //! | `credit` | checks whether a consumer can take another message; the lists of eligible and paused consumers |
 //! | `outbox` | deliveries that are not written to the socket yet, and unacknowledged deliveries of a channel |
 //!
@@ -17,7 +19,9 @@
 //!   of paused consumers. All others are on neither list.
 //! - A record is freed only when no other record refers to it.
 
+mod commands;
 mod credit;
+mod login;
 mod outbox;
 #[cfg(test)]
 mod tests;
@@ -38,6 +42,8 @@ use leveret_routing::RouteCache;
 use crate::access::Identity;
 use crate::counters::ChannelCounters;
 use crate::state::{CHANNEL_SIDE_BYTES, CONNECTION_SIDE_BYTES};
+
+pub(crate) use commands::ConsumeRequest;
 
 /// Connections, channels and consumers.
 ///

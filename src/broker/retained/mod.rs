@@ -24,7 +24,7 @@ use std::rc::Rc;
 
 use leveret_amqp::props::Properties;
 use leveret_core::batch::Batch;
-use leveret_core::command::{ChannelId, ConnectionId, Name, Outcome, VhostId};
+use leveret_core::command::{ChannelId, ConnectionId, Name, PublishAnswer, VhostId};
 use leveret_core::definition::{self, Definition, RetainedPart, RetainedParts};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
@@ -729,7 +729,7 @@ fn has_log_space(pending_writes: &PendingWrites, len: usize, is_update: bool) ->
 
 impl Broker {
     /// Publishes a message of an MQTT client, and makes it the retained message of its topic, or deletes that one if the
-    /// message has no payload. See [`leveret_core::command::Command::PublishRetained`].
+    /// message has no payload. See [`leveret_core::command::PublishCommand::PublishRetained`].
     pub(crate) fn publish_retained(
         &mut self,
         cx: &mut Context<'_>,
@@ -737,7 +737,7 @@ impl Broker {
         message: MessageId,
         packet_id: Option<NonZeroU16>,
         is_refusable: bool,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<PublishAnswer, Fault> {
         let vhost = self.consumers.channel(channel).vhost;
         self.retained.free_replaced();
         let is_written = self.consumers.connection(connection).retained_first == Some(message);
@@ -766,11 +766,11 @@ impl Broker {
             let allowed = self.allowed_exchange(cx, channel, message);
             allowed.inspect_err(|_| cx.messages.release(message))?;
             self.publishing.shortage = Shortage::Commit;
-            return Ok(Outcome::Wait);
+            return Ok(PublishAnswer::Wait);
         }
         if !is_repeated && self.must_await_retained(cx, (connection, channel), message, &mut change)? {
             self.publishing.shortage = Shortage::Commit;
-            return Ok(Outcome::Wait);
+            return Ok(PublishAnswer::Wait);
         }
         // The content is copied after the message was published, so that a publisher that waits copies nothing.
         cx.messages.retain(message);
@@ -785,7 +785,7 @@ impl Broker {
         };
         cx.messages.release(message);
         // A message that waits for something else now is not written again.
-        if outcome != Ok(Outcome::Wait) {
+        if outcome != Ok(PublishAnswer::Wait) {
             self.consumers.connection_mut(connection).retained_first = None;
         }
         outcome
@@ -832,17 +832,17 @@ impl Broker {
     pub(crate) fn retain_if_published(
         &mut self,
         cx: &mut Context<'_>,
-        outcome: Outcome,
+        outcome: PublishAnswer,
         change: RetainedChange,
         message: MessageId,
-    ) -> Outcome {
-        if !matches!(outcome, Outcome::Published | Outcome::PublishedNowhere) {
+    ) -> PublishAnswer {
+        if !matches!(outcome, PublishAnswer::Published | PublishAnswer::PublishedNowhere) {
             return outcome;
         }
         let topic = exchange_separators(&change.key).unwrap_or_default();
         match self.change_retained(cx, change, message) {
             Ok(()) => outcome,
-            Err(limit) => Outcome::NotRetained { limit, topic: topic.as_str().into() },
+            Err(limit) => PublishAnswer::NotRetained { limit, topic: topic.as_str().into() },
         }
     }
 

@@ -52,7 +52,7 @@ use leveret_amqp::field::Table;
 use leveret_amqp::{TableWriter, Writer};
 use leveret_core::batch::Batch;
 use leveret_core::command::{
-    ChannelId, ConnectionId, Name, Outcome, QueueId, SESSION_EXACTLY_ONCE_MAX, SessionId, SessionWill,
+    ChannelId, ConnectionId, Name, OpenSession, QueueId, SESSION_EXACTLY_ONCE_MAX, SessionId, SessionOpened,
     SubscriptionDelivery, VhostId,
 };
 use leveret_core::definition::SessionPart;
@@ -641,20 +641,6 @@ fn no_session() -> Fault {
     Fault::connection(ReplyCode::CommandInvalid, format_args!("the connection has no session"))
 }
 
-/// What CONNECT says about the session.
-pub(crate) struct SessionRequest<'a> {
-    /// The client identifier; if it is empty, one is assigned.
-    pub(crate) client_id: &'a str,
-    /// An earlier session of the client is deleted.
-    pub(crate) clean_start: bool,
-    /// How long the session is kept after its connection, in seconds; 0: it ends with it.
-    pub(crate) expiry_s: u32,
-    pub(crate) in_flight_max: u16,
-    pub(crate) packet_len_max: u32,
-    /// The will, whose message [`Broker::open_session`] takes.
-    pub(crate) will: Option<SessionWill>,
-}
-
 impl Broker {
     /// Begins or continues the session of an MQTT client. If another connection has the session, that connection is
     /// closed.
@@ -665,8 +651,8 @@ impl Broker {
         &mut self,
         cx: &mut Context<'_>,
         connection: ConnectionId,
-        request: &SessionRequest<'_>,
-    ) -> Result<Outcome, Fault> {
+        request: &OpenSession<'_>,
+    ) -> Result<SessionOpened, Fault> {
         let opened = self.try_open_session(cx, connection, request);
         self.sessions.opening = None;
         if let Some(will) = request.will.filter(|_| opened.is_err()) {
@@ -691,9 +677,9 @@ impl Broker {
         &mut self,
         cx: &mut Context<'_>,
         connection: ConnectionId,
-        request: &SessionRequest<'_>,
-    ) -> Result<Outcome, Fault> {
-        let SessionRequest { clean_start, in_flight_max, packet_len_max, .. } = *request;
+        request: &OpenSession<'_>,
+    ) -> Result<SessionOpened, Fault> {
+        let OpenSession { clean_start, in_flight_max, packet_len_max, .. } = *request;
         assert!(in_flight_max > 0, "0 would be no limit");
         if QUEUE_PREFIX.len() + request.client_id.len() > leveret_core::command::NAME_BYTES_MAX {
             return Err(Fault::connection(
@@ -705,9 +691,7 @@ impl Broker {
         let assigned = if is_assigned { self.unique_name(ASSIGNED_PREFIX) } else { Name::new() };
         let client_id = if is_assigned { assigned.as_str() } else { request.client_id };
         self.sessions.opening = Some((connection, Name::try_from(client_id).unwrap_or_default()));
-        let Outcome::ChannelOpened(channel) = self.open_channel(connection, 1)? else {
-            unreachable!("opening a channel is answered with a channel or a fault");
-        };
+        let channel = self.open_channel(connection, 1)?;
         let record = self.consumers.channel_mut(channel);
         (record.mode, record.prefetch_count) = (Mode::Confirm, in_flight_max);
         let vhost = record.vhost;
@@ -760,7 +744,7 @@ impl Broker {
         self.set_will(cx, session, request.will);
         // The client gets PUBREL for the deliveries that are released, which must be durable before it.
         cx.await_defined(self.sessions.at(session).deliveries_batch);
-        Ok(Outcome::SessionOpened {
+        Ok(SessionOpened {
             channel,
             client_id: client_id.into(),
             is_assigned,
@@ -837,7 +821,7 @@ impl Broker {
         }
     }
 
-    /// Handles DISCONNECT. See [`leveret_core::command::Command::LeaveSession`].
+    /// Handles DISCONNECT. See [`leveret_core::command::MqttCommand::LeaveSession`].
     ///
     /// # Errors
     /// The storage cannot be written.
@@ -847,12 +831,12 @@ impl Broker {
         connection: ConnectionId,
         expiry_s: Option<u32>,
         keeps_will: bool,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<(), Fault> {
         let session = self.session_of(connection)?;
         if !keeps_will {
             self.discard_will(cx, session);
         }
-        let Some(expiry_s) = expiry_s else { return Ok(Outcome::Done) };
+        let Some(expiry_s) = expiry_s else { return Ok(()) };
         let expiry_s = expiry_s.min(self.sessions.limits.expiry_max_s);
         let record = self.sessions.at_mut(session);
         record.expiry_s = expiry_s;
@@ -861,7 +845,7 @@ impl Broker {
             let arguments = self.queue_arguments(expiry_s, true, &mut octets);
             self.redefine_queue(cx, queue, arguments)?;
         }
-        Ok(Outcome::Done)
+        Ok(())
     }
 
     /// Checks whether a queue may be declared by clients and operators. A queue with the argument of a session would be the

@@ -4,8 +4,8 @@ use core::num::NonZeroU16;
 
 use leveret_core::batch::Batch;
 use leveret_core::command::{
-    ChannelId, ConnectionId, Outcome, QueueId, SESSION_EXACTLY_ONCE_MAX, SessionId, Settlement,
-    SubscriptionDelivery,
+    ChannelId, ConnectionId, MqttAnswer, PublishAnswer, QueueId, SESSION_EXACTLY_ONCE_MAX, SessionId,
+    Settlement, SubscriptionDelivery,
 };
 use leveret_core::definition::{self, Definition, SessionPart};
 use leveret_core::error::{Fault, ReplyCode};
@@ -152,7 +152,7 @@ impl Broker {
         connection: ConnectionId,
         packet_id: NonZeroU16,
         step: Step,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<(), Fault> {
         let session = self.session_of(connection)?;
         let found = self.find_sent_packet(session, packet_id, step);
         let (Some((tag, at)), Some((_, channel))) = (found, self.sessions.at(session).attached) else {
@@ -161,7 +161,7 @@ impl Broker {
                     format_args!("PUBACK for the message with QoS 2 and packet identifier {packet_id}");
                 return Err(Fault::connection(ReplyCode::UnexpectedFrame, text));
             }
-            return Ok(Outcome::Done);
+            return Ok(());
         };
         if let Some(at) = at {
             self.sessions.at_mut(session).in_flight.remove(at);
@@ -183,7 +183,7 @@ impl Broker {
         cx: &mut Context<'_>,
         connection: ConnectionId,
         packet_id: NonZeroU16,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<MqttAnswer, Fault> {
         let session = self.session_of(connection)?;
         let found = self.find_sent_packet(session, packet_id, Step::AwaitsPubrec);
         let (Some((tag, Some(at))), Some((_, channel))) = (found, self.sessions.at(session).attached) else {
@@ -191,7 +191,7 @@ impl Broker {
             // The client may repeat PUBREC, because it has not received PUBREL.
             let is_released = record.released().any(|released| released == packet_id);
             cx.await_defined(record.deliveries_batch);
-            return Ok(if is_released { Outcome::Done } else { Outcome::UnknownPacket });
+            return Ok(if is_released { MqttAnswer::Done } else { MqttAnswer::UnknownPacket });
         };
         let settled = self.settle(cx, channel, tag, false, Settlement::Ack);
         let delivery = &mut self.sessions.at_mut(session).in_flight[at];
@@ -200,7 +200,7 @@ impl Broker {
         if let Some(index) = self.consumers.find(channel, CONSUMER_TAG) {
             self.consumers.at_mut(index).unacknowledged += 1;
         }
-        settled
+        settled.map(|()| MqttAnswer::Done)
     }
 
     /// Handles PUBCOMP: the packet identifier is free. The log gets this with the next change of the state. After a power
@@ -210,13 +210,13 @@ impl Broker {
         cx: &mut Context<'_>,
         connection: ConnectionId,
         packet_id: NonZeroU16,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<(), Fault> {
         let session = self.session_of(connection)?;
         let record = self.sessions.at_mut(session);
         let is_it = |delivery: &InFlight| delivery.packet_id == packet_id && delivery.step == Step::Released;
         let (Some(at), Some((_, channel))) = (record.in_flight.iter().position(is_it), record.attached)
         else {
-            return Ok(Outcome::Done);
+            return Ok(());
         };
         record.in_flight.remove(at);
         self.update_hold(session);
@@ -224,7 +224,7 @@ impl Broker {
             self.consumers.at_mut(index).unacknowledged -= 1;
             self.consumers.make_eligible(cx.work, &mut self.queues, index);
         }
-        Ok(Outcome::Done)
+        Ok(())
     }
 
     /// Returns whether a session has messages, and its client gets none before it has completed exchanges.
@@ -253,13 +253,13 @@ impl Broker {
         cx: &mut Context<'_>,
         connection: ConnectionId,
         packet_id: NonZeroU16,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<PublishAnswer, Fault> {
         let record = self.sessions.at(self.session_of(connection)?);
         if !record.received.contains(packet_id) {
-            return Ok(Outcome::UnknownPacket);
+            return Ok(PublishAnswer::NotPublished);
         }
         cx.await_defined(record.received_batch);
-        Ok(Outcome::Published)
+        Ok(PublishAnswer::Published)
     }
 
     /// Publishes a message with QoS 2, unless the packet identifier shows that it was published before. The message and its
@@ -270,13 +270,13 @@ impl Broker {
         (connection, channel): (ConnectionId, ChannelId),
         (message, retained): (MessageId, Option<RetainedChange>),
         packet_id: NonZeroU16,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<PublishAnswer, Fault> {
         let session = self.session_of(connection).inspect_err(|_| cx.messages.release(message))?;
         let record = self.sessions.at_mut(session);
         if record.received.contains(packet_id) {
             cx.await_defined(record.received_batch);
             cx.messages.release(message);
-            return Ok(Outcome::Published);
+            return Ok(PublishAnswer::Published);
         }
         record
             .received
@@ -286,7 +286,7 @@ impl Broker {
         let changes_before = cx.pending_writes.change_count();
         cx.pending_writes.begin_group();
         let mut outcome = self.publish(cx, channel, message, false);
-        let is_accepted = matches!(outcome, Ok(Outcome::Published | Outcome::PublishedNowhere));
+        let is_accepted = matches!(outcome, Ok(PublishAnswer::Published | PublishAnswer::PublishedNowhere));
         if is_accepted {
             self.define_received(cx, session);
         }
@@ -312,15 +312,15 @@ impl Broker {
         cx: &mut Context<'_>,
         connection: ConnectionId,
         packet_id: NonZeroU16,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<MqttAnswer, Fault> {
         let session = self.session_of(connection)?;
         let record = self.sessions.at_mut(session);
         if !record.received.remove(packet_id).map_err(too_many_ranges)? {
             cx.await_defined(record.received_batch);
-            return Ok(Outcome::UnknownPacket);
+            return Ok(MqttAnswer::UnknownPacket);
         }
         self.write_received(cx, session);
-        Ok(Outcome::Done)
+        Ok(MqttAnswer::Done)
     }
 
     /// Appends the packet identifiers that were received to the log, behind all messages, if the session is kept.

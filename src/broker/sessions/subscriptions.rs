@@ -20,8 +20,8 @@ use leveret_amqp::props::{
     MQTT_CORRELATION, MQTT_PAYLOAD_FORMAT, MQTT_REPLY_TO, Properties, is_user_property,
 };
 use leveret_core::command::{
-    BindingId, ConnectionId, MatchedSubscription, Name, Outcome, QueueId, RetainHandling, SessionId,
-    Subscription, SubscriptionDelivery,
+    BindingId, ConnectionId, MatchedSubscription, Name, QueueId, RetainHandling, SessionId, Subscription,
+    SubscriptionDelivery,
 };
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::{MessageFlags, MessageId, Messages};
@@ -206,7 +206,7 @@ impl Broker {
         cx: &mut Context<'_>,
         connection: ConnectionId,
         subscription: &Subscription<'_>,
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<(), Fault> {
         let Subscription { filter, group, retain_handling, .. } = *subscription;
         let session = self.session_of(connection)?;
         let vhost = self.sessions.at(session).vhost;
@@ -262,7 +262,7 @@ impl Broker {
             Some(binding) => self.sessions.replays_mut(session).forget(binding),
             None => {}
         }
-        Ok(Outcome::Done)
+        Ok(())
     }
 
     /// Removes a subscription from the session of a connection.
@@ -274,7 +274,7 @@ impl Broker {
         cx: &mut Context<'_>,
         connection: ConnectionId,
         (filter, group): (&str, Option<&str>),
-    ) -> Result<Outcome, Fault> {
+    ) -> Result<(), Fault> {
         let session = self.session_of(connection)?;
         let wanted = Options::of(&Subscription { filter, group, ..Subscription::default() });
         let key = binding_key(filter);
@@ -293,7 +293,7 @@ impl Broker {
         {
             self.unbind(cx, binding)?;
         }
-        Ok(Outcome::Done)
+        Ok(())
     }
 
     /// Returns the virtual host and client identifier of the session that was refused a subscription last for lack of memory,

@@ -1,4 +1,4 @@
-//! Converts the outcomes of commands to packets, and stores them until they may be written.
+//! Converts the answers of the broker to packets, and stores them until they may be written.
 //!
 //! ```text
 //!   stored packets: | batch (8) | length (2) | packet | batch | length | packet | ...
@@ -14,7 +14,7 @@ use core::num::NonZeroU16;
 use leveret_core::limits::REPLIES_BYTES_MAX;
 
 use leveret_core::batch::Batch;
-use leveret_core::command::Outcome;
+use leveret_core::command::{Answer, MqttAnswer, PublishAnswer, SessionOpened};
 use leveret_core::error::{Fault, ReplyCode, Scope};
 use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::BLOCK_UNIT_BYTES;
@@ -44,38 +44,51 @@ const REASON_STRING_BYTES_MAX: usize = 160;
 const RECEIVE_MAXIMUM: u16 = 64;
 
 impl MqttConnection {
-    /// Handles the outcome of the command that `next` returned last. What the command has changed is durable with `batch`.
-    pub(in super::super) fn answer(&mut self, context: &mut Context<'_>, outcome: Outcome, batch: Batch) {
-        match (core::mem::take(&mut self.input.pending), outcome) {
-            (Pending::Publish, outcome) => self.answer_publish(context, outcome, batch),
-            (Pending::Connect, outcome) => self.answer_connect(context, outcome, batch),
-            (Pending::Filter { .. }, Outcome::Fault(fault)) => self.answer_refused_filter(context, &fault),
-            (Pending::Filter { granted }, _) => self.push_filter_code(context, granted, batch),
-            (Pending::Pubrec(packet_id), outcome) => {
-                self.push_ack(context, AckKind::Pubrel, packet_id, reason_of_packet(&outcome), batch);
+    /// Handles the answer to the command that `next` returned last. What the command has changed is durable with `batch`.
+    pub(in super::super) fn answer(
+        &mut self,
+        context: &mut Context<'_>,
+        answer: Result<Answer, Fault>,
+        batch: Batch,
+    ) {
+        match (core::mem::take(&mut self.input.pending), answer) {
+            (Pending::Publish, Ok(Answer::Publish(answer))) => {
+                self.answer_publish(context, Ok(answer), batch)
             }
-            (Pending::Pubrel(packet_id), outcome) => {
+            (Pending::Publish, Err(fault)) => self.answer_publish(context, Err(fault), batch),
+            (Pending::Connect, answer) => self.answer_connect(context, answer, batch),
+            (Pending::Filter { .. }, Err(fault)) => self.answer_refused_filter(context, &fault),
+            (Pending::Filter { granted }, Ok(_)) => self.push_filter_code(context, granted, batch),
+            (Pending::Pubrec(packet_id), answer) => {
+                self.push_ack(context, AckKind::Pubrel, packet_id, reason_of_packet(&answer), batch);
+            }
+            (Pending::Pubrel(packet_id), answer) => {
                 let reason = match self.input.is_recovering {
                     true => ReasonCode::Success,
-                    false => reason_of_packet(&outcome),
+                    false => reason_of_packet(&answer),
                 };
                 self.push_ack(context, AckKind::Pubcomp, packet_id, reason, batch);
             }
             (Pending::Disconnect, _) => self.finish_with(context),
             // PUBACK for a message with QoS 2.
-            (Pending::Silent, Outcome::Fault(fault)) => {
+            (Pending::Silent, Err(fault)) => {
                 self.end(context, reason_of(fault.code), format_args!("{}", fault.text));
             }
-            (Pending::Silent | Pending::Nothing, _) => {}
+            (Pending::Publish | Pending::Silent | Pending::Nothing, _) => {}
         }
     }
 
     // ---- PUBLISH
 
-    fn answer_publish(&mut self, context: &mut Context<'_>, outcome: Outcome, batch: Batch) {
+    fn answer_publish(
+        &mut self,
+        context: &mut Context<'_>,
+        answer: Result<PublishAnswer, Fault>,
+        batch: Batch,
+    ) {
         // Another connection may have taken the session over. PUBACK or PUBREC would free the packet identifier for the client,
         // and the session may still have it.
-        if let Outcome::Fault(fault) = &outcome
+        if let Err(fault) = &answer
             && fault.scope == Scope::Connection
         {
             self.input.publish = Publishing::None;
@@ -84,25 +97,29 @@ impl MqttConnection {
         if let Publishing::Refused { error, packet_id } = self.input.publish {
             self.input.publish = Publishing::None;
             let expected = Expected::Pubrec(packet_id);
-            return match outcome {
-                Outcome::Published => self.answer_publish_with(context, expected, ReasonCode::Success, batch),
+            return match answer {
+                Ok(PublishAnswer::Published) => {
+                    self.answer_publish_with(context, expected, ReasonCode::Success, batch)
+                }
                 _ => self.refuse_publish(context, expected, error),
             };
         }
         let Publishing::Complete { expected, .. } = self.input.publish else {
             unreachable!("a message that was passed to the broker is complete");
         };
-        if outcome == Outcome::Wait {
+        if answer == Ok(PublishAnswer::Wait) {
             self.input.is_suspended = true;
             return;
         }
         self.input.publish = Publishing::None;
-        match outcome {
-            Outcome::Published => self.answer_publish_with(context, expected, ReasonCode::Success, batch),
-            Outcome::PublishedNowhere => {
+        match answer {
+            Ok(PublishAnswer::Published) => {
+                self.answer_publish_with(context, expected, ReasonCode::Success, batch)
+            }
+            Ok(PublishAnswer::PublishedNowhere) => {
                 self.answer_publish_with(context, expected, ReasonCode::NoMatchingSubscribers, batch);
             }
-            Outcome::NotRetained { limit, topic } => {
+            Ok(PublishAnswer::NotRetained { limit, topic }) => {
                 self.answer_publish_with(context, expected, ReasonCode::Success, batch);
                 let topic = topic.escape_debug();
                 let text = format_args!(
@@ -111,13 +128,13 @@ impl MqttConnection {
                 self.warn(context, LogKind::Channel, text);
             }
             // As in RabbitMQ, a client of an older version gets no PUBACK for a message that a full queue refuses.
-            Outcome::PublishRefused if self.version == Version::V5 => {
+            Ok(PublishAnswer::Refused) if self.version == Version::V5 => {
                 self.answer_publish_with(context, expected, ReasonCode::QuotaExceeded, Batch::NONE);
             }
-            Outcome::Fault(fault) => {
+            Err(fault) => {
                 self.answer_refused_publish(context, expected, reason_of(fault.code), &fault.text);
             }
-            _ => {}
+            Ok(PublishAnswer::Refused | PublishAnswer::NotPublished | PublishAnswer::Wait) => {}
         }
     }
 
@@ -208,58 +225,51 @@ impl MqttConnection {
 
     // ---- CONNECT
 
-    fn answer_connect(&mut self, context: &mut Context<'_>, outcome: Outcome, batch: Batch) {
+    fn answer_connect(&mut self, context: &mut Context<'_>, answer: Result<Answer, Fault>, batch: Batch) {
         let Phase::Connecting { due, step, len } = self.phase else { return };
-        match (step, outcome) {
-            (ConnectStep::Login, Outcome::Done) => {
+        match answer {
+            Ok(Answer::LoggedIn) => {
                 self.is_logged_in = true;
                 self.phase = Phase::Connecting { due, step: ConnectStep::OpenVhost, len };
             }
-            (ConnectStep::OpenVhost, Outcome::Done) => {
+            Ok(Answer::OpenVhost) => {
                 self.phase = Phase::Connecting { due, step: ConnectStep::OpenSession, len };
             }
-            (
-                ConnectStep::OpenSession,
-                Outcome::SessionOpened { channel, client_id, is_assigned, is_present, expiry_s, released },
-            ) => {
-                self.channel = Some(channel);
-                self.input.is_recovering = is_present;
-                context.pools.reserve_mqtt_properties(context.settings.frame_max);
-                self.keep_client(context, &client_id);
-                if self.version == Version::V5 {
-                    self.aliases_in = TopicAliases::reserve(context.pools, TOPIC_ALIAS_MAX);
-                    let max = self.client_limits.topic_alias_max;
-                    self.aliases_out = TopicAliases::reserve(context.pools, max);
-                }
-                self.phase = Phase::Open;
-                let assigned = is_assigned.then_some(&*client_id);
-                self.output.is_connack_due = true;
-                self.push_connack(context, (assigned, is_present, expiry_s), batch);
-                for packet_id in released {
-                    self.push_ack(context, AckKind::Pubrel, packet_id, ReasonCode::Success, batch);
-                }
-            }
-            (ConnectStep::Login, Outcome::Fault(fault)) => {
+            Ok(Answer::OpenSession(opened)) => self.accept(context, &opened, batch),
+            // CONNECT leads to no other command.
+            Ok(_) => {}
+            Err(fault) if step == ConnectStep::Login => {
                 self.warn(context, LogKind::Login, format_args!(": login refused: {fault}"));
                 let (until, reason) =
                     (context.now.after_ms(REFUSAL_DELAY_MS), ReasonCode::BadUserNameOrPassword);
                 self.phase = Phase::Refused { until, reason, is_open: false };
             }
-            (_, Outcome::Fault(fault)) => {
-                self.end(context, reason_of(fault.code), format_args!("{}", fault.text));
-            }
-            (step, outcome) => panic!("{outcome:?} is no answer to {step:?}"),
+            Err(fault) => self.end(context, reason_of(fault.code), format_args!("{}", fault.text)),
+        }
+    }
+
+    /// Begins the use of a session that the broker has opened.
+    fn accept(&mut self, context: &mut Context<'_>, opened: &SessionOpened, batch: Batch) {
+        self.input.is_recovering = opened.is_present;
+        context.pools.reserve_mqtt_properties(context.settings.frame_max);
+        self.keep_client(context, &opened.client_id);
+        if self.version == Version::V5 {
+            self.aliases_in = TopicAliases::reserve(context.pools, TOPIC_ALIAS_MAX);
+            let max = self.client_limits.topic_alias_max;
+            self.aliases_out = TopicAliases::reserve(context.pools, max);
+        }
+        self.phase = Phase::Open { channel: opened.channel };
+        self.output.is_connack_due = true;
+        self.push_connack(context, opened, batch);
+        for packet_id in &opened.released {
+            self.push_ack(context, AckKind::Pubrel, *packet_id, ReasonCode::Success, batch);
         }
     }
 
     /// Stores the CONNACK of a client that was accepted. An MQTT 5 client also gets limits of the broker, the client
     /// identifier if it was assigned, and the session expiry interval if it is not the requested one.
-    fn push_connack(
-        &mut self,
-        context: &mut Context<'_>,
-        (assigned_client_id, is_present, expiry_s): (Option<&str>, bool, u32),
-        batch: Batch,
-    ) {
+    fn push_connack(&mut self, context: &mut Context<'_>, opened: &SessionOpened, batch: Batch) {
+        let (is_present, expiry_s) = (opened.is_present, opened.expiry_s);
         let packet_len_max = context.settings.mqtt_packet_len_max();
         let announced = [
             Property::ReceiveMaximum(RECEIVE_MAXIMUM),
@@ -268,7 +278,7 @@ impl MqttConnection {
         ];
         let is_expiry_changed = expiry_s != self.expiry_s;
         let expiry = is_expiry_changed.then_some(Property::SessionExpiryInterval(expiry_s));
-        let assigned = assigned_client_id.map(Property::AssignedClientIdentifier);
+        let assigned = opened.is_assigned.then_some(Property::AssignedClientIdentifier(&opened.client_id));
         let properties = announced.into_iter().chain(expiry).chain(assigned);
         let version = self.version;
         let reason = ReasonCode::Success;
@@ -528,9 +538,9 @@ const fn answer_of(expected: Expected) -> Option<(AckKind, NonZeroU16)> {
 
 /// Returns the reason in the answer to PUBREC or PUBREL. A packet identifier is unknown if the exchange of packets is
 /// complete already. The answer is sent nevertheless, because the client may have missed it.
-fn reason_of_packet(outcome: &Outcome) -> ReasonCode {
-    match outcome {
-        Outcome::UnknownPacket | Outcome::Fault(_) => ReasonCode::PacketIdentifierNotFound,
+fn reason_of_packet(answer: &Result<Answer, Fault>) -> ReasonCode {
+    match answer {
+        Ok(Answer::Mqtt(MqttAnswer::UnknownPacket)) | Err(_) => ReasonCode::PacketIdentifierNotFound,
         _ => ReasonCode::Success,
     }
 }

@@ -8,7 +8,8 @@ use core::num::NonZeroU16;
 use leveret_amqp::FRAME_OVERHEAD;
 use leveret_core::batch::Batch;
 use leveret_core::command::{
-    ChannelId, Command, NAME_BYTES_MAX, Name, RetainHandling, SessionWill, Subscription,
+    Command, LoginCommand, MqttCommand, NAME_BYTES_MAX, Name, OpenSession, OpenVhost, PublishCommand,
+    RetainHandling, SessionWill, Subscription,
 };
 use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::{ByteChain, MessageId, Messages, PoolFull, Share};
@@ -202,9 +203,11 @@ enum Handled<'a> {
     NeedMore,
     /// The packet stays in the input until this reason no longer applies.
     Wait(Suspension),
-    /// The caller passes this command to the broker. The packet stays in the input.
-    Command(Option<ChannelId>, Command<'a>),
-    /// The same for a command of CONNECT with a name that is not in the packet.
+    /// The caller passes this command of an open session to the broker.
+    Command(MqttCommand<'a>),
+    /// The caller passes this command of CONNECT to the broker. The packet stays in the input until the last one.
+    Connect(Command<'a>),
+    /// Like [`Self::Connect`], with a name that is not in the packet.
     NamedCommand(NamedCommand),
 }
 
@@ -235,7 +238,7 @@ impl MqttConnection {
         match step {
             InputStep::NeedMore => self.note_progress(context, *at > start, input.len() - *at),
             InputStep::Suspended(_) => self.input.is_suspended = true,
-            InputStep::Command { .. } | InputStep::Finished => {}
+            InputStep::Command(_) | InputStep::Finished => {}
         }
         step
     }
@@ -257,29 +260,13 @@ impl MqttConnection {
                     *at = input.len();
                     return InputStep::NeedMore;
                 }
-                Phase::Connecting { .. } | Phase::Open => {}
-            }
-            if let Publishing::Complete { message, expected, retain } = self.input.publish {
-                self.input.pending = Pending::Publish;
-                let packet_id = match expected {
-                    Expected::Nothing | Expected::Puback(_) => None,
-                    Expected::Pubrec(packet_id) => Some(packet_id),
-                };
-                // Before MQTT 5, a refusal would end the connection. With QoS 0, the client would not learn of it.
-                let is_refusable = self.version == Version::V5 && expected != Expected::Nothing;
-                let command = match packet_id {
-                    _ if retain => Command::PublishRetained { message, packet_id, is_refusable },
-                    None => Command::Publish { message, mandatory: false },
-                    Some(packet_id) => Command::PublishOnce { message, packet_id },
-                };
-                return InputStep::Command { channel: self.channel, command };
-            }
-            if let Publishing::Refused { packet_id, .. } = self.input.publish {
-                self.input.pending = Pending::Publish;
-                return InputStep::Command {
-                    channel: self.channel,
-                    command: Command::FindPublished { packet_id },
-                };
+                Phase::Open { channel } => {
+                    if let Some(command) = self.publish_command() {
+                        self.input.pending = Pending::Publish;
+                        return InputStep::Command(Command::Publish(channel, command));
+                    }
+                }
+                Phase::Connecting { .. } => {}
             }
             if let Publishing::Payload { .. } = self.input.publish {
                 if !self.receive_payload(context, input, at) {
@@ -314,16 +301,42 @@ impl MqttConnection {
                     *at += len;
                     return InputStep::Suspended(suspension);
                 }
-                Ok((Handled::Command(channel, command), len)) => {
+                Ok((Handled::Connect(command), len)) => {
                     *at += len;
-                    return InputStep::Command { channel, command };
+                    return InputStep::Command(command);
                 }
                 Ok((Handled::NamedCommand(command), _)) => {
-                    let command = self.named_command(context, names, command);
-                    return InputStep::Command { channel: None, command };
+                    return InputStep::Command(self.named_command(context, names, command));
+                }
+                Ok((Handled::Command(command), len)) => {
+                    *at += len;
+                    if let Phase::Open { channel } = self.phase {
+                        return InputStep::Command(Command::Mqtt(channel, command));
+                    }
                 }
                 Err(error) => self.refuse_packet(context, unread, error),
             }
+        }
+    }
+
+    /// Returns the command for the message that has arrived, or that is refused.
+    fn publish_command(&self) -> Option<PublishCommand> {
+        match self.input.publish {
+            Publishing::Complete { message, expected, retain } => {
+                let packet_id = match expected {
+                    Expected::Nothing | Expected::Puback(_) => None,
+                    Expected::Pubrec(packet_id) => Some(packet_id),
+                };
+                // Before MQTT 5, a refusal would end the connection. With QoS 0, the client would not learn of it.
+                let is_refusable = self.version == Version::V5 && expected != Expected::Nothing;
+                Some(match packet_id {
+                    _ if retain => PublishCommand::PublishRetained { message, packet_id, is_refusable },
+                    None => PublishCommand::Publish { message, mandatory: false },
+                    Some(packet_id) => PublishCommand::PublishOnce { message, packet_id },
+                })
+            }
+            Publishing::Refused { packet_id, .. } => Some(PublishCommand::FindPublished { packet_id }),
+            Publishing::None | Publishing::Reserving { .. } | Publishing::Payload { .. } => None,
         }
     }
 
@@ -344,9 +357,9 @@ impl MqttConnection {
         let from_loopback = self.peer.from_loopback;
         match command {
             NamedCommand::LoginByCertificate | NamedCommand::LoginAnonymous => {
-                Command::LoginExternal { user: &names.queue, from_loopback }
+                Command::Login(LoginCommand::External { user: &names.queue, from_loopback })
             }
-            NamedCommand::OpenDefaultVhost => Command::OpenVhost { vhost: &names.queue },
+            NamedCommand::OpenDefaultVhost => Command::OpenVhost(OpenVhost { vhost: &names.queue }),
         }
     }
 
@@ -359,7 +372,7 @@ impl MqttConnection {
     ) -> Result<(Handled<'a>, usize), PacketError> {
         let header_len = fixed.packet_len() - fixed.remaining_len as usize;
         let after_fixed = &unread[header_len..];
-        let is_open = self.phase == Phase::Open;
+        let is_open = matches!(self.phase, Phase::Open { .. });
         if is_open && fixed.kind == PacketType::Publish {
             return self.handle_publish(context, fixed, after_fixed, header_len);
         }
@@ -432,7 +445,8 @@ impl MqttConnection {
                 match (connect.user_name, connect.password) {
                     (Some(_), Some(password)) => {
                         let (password, from_loopback) = (Secret(password.0), self.peer.from_loopback);
-                        Handled::Command(None, Command::Login { user, password, from_loopback })
+                        let login = LoginCommand::Password { user, password, from_loopback };
+                        Handled::Connect(Command::Login(login))
                     }
                     (None, None) if self.certificate_name.is_some() => {
                         Handled::NamedCommand(NamedCommand::LoginByCertificate)
@@ -450,7 +464,7 @@ impl MqttConnection {
                 }
             }
             ConnectStep::OpenVhost => match vhost {
-                Some(vhost) => Handled::Command(None, Command::OpenVhost { vhost }),
+                Some(vhost) => Handled::Connect(Command::OpenVhost(OpenVhost { vhost })),
                 None => Handled::NamedCommand(NamedCommand::OpenDefaultVhost),
             },
             ConnectStep::OpenSession => {
@@ -460,7 +474,7 @@ impl MqttConnection {
                     Some(will) => Some(self.will_of(context, will, connect.keep_alive_s)?),
                     None => None,
                 };
-                let command = Command::OpenSession {
+                let command = OpenSession {
                     client_id: connect.client_id,
                     clean_start: connect.clean_start,
                     expiry_s: connect.session_expiry_s,
@@ -468,7 +482,7 @@ impl MqttConnection {
                     packet_len_max: connect.maximum_packet_size,
                     will,
                 };
-                Handled::Command(None, command)
+                Handled::Connect(Command::OpenSession(command))
             }
         };
         self.input.pending = Pending::Connect;
@@ -699,15 +713,17 @@ impl MqttConnection {
     fn handle_ack<'a>(&mut self, ack: Ack) -> Handled<'a> {
         let Ack { packet_id, reason, .. } = ack;
         let (pending, command) = match ack.kind {
-            AckKind::Puback => (Pending::Silent, Command::AcknowledgePacket { packet_id }),
+            AckKind::Puback => (Pending::Silent, MqttCommand::AcknowledgePacket { packet_id }),
             // The client refuses the message, and the packet identifier is free (§4.3.3).
-            AckKind::Pubrec if reason.is_failure() => (Pending::Silent, Command::RefusePacket { packet_id }),
-            AckKind::Pubrec => (Pending::Pubrec(packet_id), Command::ReceivePacket { packet_id }),
-            AckKind::Pubrel => (Pending::Pubrel(packet_id), Command::ReleasePacket { packet_id }),
-            AckKind::Pubcomp => (Pending::Silent, Command::CompletePacket { packet_id }),
+            AckKind::Pubrec if reason.is_failure() => {
+                (Pending::Silent, MqttCommand::RefusePacket { packet_id })
+            }
+            AckKind::Pubrec => (Pending::Pubrec(packet_id), MqttCommand::ReceivePacket { packet_id }),
+            AckKind::Pubrel => (Pending::Pubrel(packet_id), MqttCommand::ReleasePacket { packet_id }),
+            AckKind::Pubcomp => (Pending::Silent, MqttCommand::CompletePacket { packet_id }),
         };
         self.input.pending = pending;
-        Handled::Command(self.channel, command)
+        Handled::Command(command)
     }
 
     /// Begins to handle SUBSCRIBE. Its filters are consumed one by one, so that a long list is worked off in several turns.
@@ -872,7 +888,7 @@ impl MqttConnection {
                         leveret_mqtt::RetainHandling::IfNew => RetainHandling::IfNew,
                         leveret_mqtt::RetainHandling::Never => RetainHandling::Never,
                     };
-                    Command::Subscribe(Subscription {
+                    MqttCommand::Subscribe(Subscription {
                         filter,
                         group,
                         qos: options.qos as u8,
@@ -884,7 +900,7 @@ impl MqttConnection {
                 }
                 (Ok(TopicFilter { group, filter }), _, _) => {
                     self.input.pending = Pending::Filter { granted: ReasonCode::Success };
-                    Command::Unsubscribe { filter, group }
+                    MqttCommand::Unsubscribe { filter, group }
                 }
                 (Err(reason), ..) => {
                     let start: String =
@@ -895,7 +911,7 @@ impl MqttConnection {
                     continue;
                 }
             };
-            return Ok((Handled::Command(self.channel, command), consumed));
+            return Ok((Handled::Command(command), consumed));
         }
     }
 
@@ -908,7 +924,7 @@ impl MqttConnection {
         }
         self.input.pending = Pending::Disconnect;
         let keeps_will = disconnect.reason != ReasonCode::Success;
-        Ok(Handled::Command(self.channel, Command::LeaveSession { expiry_s, keeps_will }))
+        Ok(Handled::Command(MqttCommand::LeaveSession { expiry_s, keeps_will }))
     }
 
     // ---- errors
@@ -1002,7 +1018,7 @@ impl MqttConnection {
         let is_ping = |(fixed, _): &(FixedHeader, &[u8])| fixed.kind == PacketType::Pingreq;
         let count = self.unhandled_packets(input).filter(is_ping).take(u8::MAX.into()).count() as u8;
         let new_count = count.saturating_sub(self.input.answered_pings);
-        if new_count == 0 || self.phase != Phase::Open {
+        if new_count == 0 || !matches!(self.phase, Phase::Open { .. }) {
             return false;
         }
         self.input.answered_pings = count;

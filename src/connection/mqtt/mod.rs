@@ -81,8 +81,6 @@ pub struct MqttConnection {
     /// The topic aliases of the client, and those for the client.
     aliases_in: TopicAliases,
     aliases_out: TopicAliases,
-    /// The broker's channel of the session; `None` before [`Phase::Open`].
-    channel: Option<ChannelId>,
     input: Input,
     output: Output,
     timing: Timing,
@@ -98,8 +96,8 @@ enum Phase {
     /// CONNECT is expected, or is being handled. It stays in the input until the last step is done.
     /// `len` is its length in bytes, while a part of it is missing.
     Connecting { due: Deadline, step: ConnectStep, len: u32 },
-    /// The connection is in use.
-    Open,
+    /// The connection is in use. `channel` is the broker's channel of the session.
+    Open { channel: ChannelId },
     /// The client is refused. It gets the answer after a delay, which slows down guessing passwords, and loops of connecting
     /// and being refused. `is_open`: CONNECT was answered before.
     Refused { until: Deadline, reason: ReasonCode, is_open: bool },
@@ -210,7 +208,6 @@ impl MqttConnection {
             client_limits: ClientLimits::default(),
             aliases_in: TopicAliases::default(),
             aliases_out: TopicAliases::default(),
-            channel: None,
             input: Input::default(),
             output: Output {
                 packets: ByteChain::default(),
@@ -238,7 +235,7 @@ impl MqttConnection {
         match self.phase {
             Phase::Connecting { step: ConnectStep::Login, .. } => Stage::Unauthenticated,
             Phase::Connecting { .. } => Stage::LoggedIn,
-            Phase::Open => Stage::Open,
+            Phase::Open { .. } => Stage::Open,
             Phase::Refused { .. } | Phase::Finished { .. } => Stage::Over,
         }
     }
@@ -311,7 +308,7 @@ impl MqttConnection {
     pub(super) fn deadline(&self) -> Deadline {
         match self.phase {
             Phase::Connecting { due, .. } => due,
-            Phase::Open => self.input_deadline(),
+            Phase::Open { .. } => self.input_deadline(),
             Phase::Refused { until, .. } | Phase::Finished { until } => until,
         }
     }
@@ -320,8 +317,8 @@ impl MqttConnection {
     pub(super) fn input_deadline(&self) -> Deadline {
         match self.phase {
             Phase::Connecting { due, .. } => due,
-            Phase::Open if self.input.is_suspended => Deadline::NEVER,
-            Phase::Open => self.keep_alive_deadline().earlier(self.timing.packet_due),
+            Phase::Open { .. } if self.input.is_suspended => Deadline::NEVER,
+            Phase::Open { .. } => self.keep_alive_deadline().earlier(self.timing.packet_due),
             Phase::Refused { .. } | Phase::Finished { .. } => Deadline::NEVER,
         }
     }
@@ -378,13 +375,13 @@ impl MqttConnection {
                 );
                 Timeout::Close
             }
-            Phase::Open if self.keep_alive_deadline().is_due(context.now) => {
+            Phase::Open { .. } if self.keep_alive_deadline().is_due(context.now) => {
                 let seconds = self.keep_alive_s();
                 let text = format_args!("no packet within 1.5 times the keep-alive time of {seconds} s");
                 self.end(context, ReasonCode::KeepAliveTimeout, text);
                 Timeout::GoOn
             }
-            Phase::Open => {
+            Phase::Open { .. } => {
                 let ms = context.settings.content_timeout_ms;
                 let text = match self.input.is_in_large_packet() {
                     true => format_args!(
@@ -443,7 +440,7 @@ impl MqttConnection {
     }
 
     pub(super) fn expects_answer(&self) -> bool {
-        self.input.is_command_pending() && matches!(self.phase, Phase::Connecting { .. } | Phase::Open)
+        self.input.is_command_pending() && matches!(self.phase, Phase::Connecting { .. } | Phase::Open { .. })
     }
 
     /// Returns whether a payload began to arrive at least `ms` milliseconds ago and is still incomplete.
@@ -460,7 +457,7 @@ impl MqttConnection {
             Phase::Connecting { step: ConnectStep::Login, .. } | Phase::Refused { .. } => {
                 self.finish(context.now)
             }
-            Phase::Connecting { .. } | Phase::Open => {
+            Phase::Connecting { .. } | Phase::Open { .. } => {
                 self.end(context, reason, format_args!("{}", fault.text))
             }
             Phase::Finished { .. } => {}
@@ -473,7 +470,7 @@ impl MqttConnection {
         self.warn(context, LogKind::Connection, format_args!(": closed: {text} ({})", reason.name()));
         match self.phase {
             Phase::Connecting { .. } => self.push_refusal(context, reason, text),
-            Phase::Open => self.push_disconnect(context, reason, text),
+            Phase::Open { .. } => self.push_disconnect(context, reason, text),
             Phase::Refused { .. } | Phase::Finished { .. } => {}
         }
         self.finish_with(context);
@@ -491,7 +488,7 @@ impl MqttConnection {
     ) {
         let is_open = match self.phase {
             Phase::Connecting { .. } => false,
-            Phase::Open => true,
+            Phase::Open { .. } => true,
             Phase::Refused { .. } | Phase::Finished { .. } => return,
         };
         let (name, separator) = match client_id {

@@ -46,7 +46,7 @@ impl MqttConnection {
             {
                 break;
             }
-            if self.phase != Phase::Open {
+            if !matches!(self.phase, Phase::Open { .. }) {
                 break;
             }
             if self.output.is_connack_due {

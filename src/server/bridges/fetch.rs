@@ -22,12 +22,12 @@ use leveret_broker::write_parked_properties;
 use leveret_config::bridge::{Destination, RefusedAction};
 use leveret_connection::message_flags;
 use leveret_core::batch::Batch;
-use leveret_core::command::{Command, Outcome};
+use leveret_core::command::{ChannelCommand, PublishAnswer, PublishCommand};
 use leveret_core::mem::{MessageId, PoolFull};
 use leveret_queues::Shortage;
 
 use super::state::Remedy;
-use super::traffic::{Fetch, Flow, Incoming, LinkTask, Next, Received};
+use super::traffic::{Fetch, Flow, Incoming, LinkTask, Next, OwnConnection, Received};
 use super::{Scratch, bridged_properties};
 use crate::blocked_publishers::BlockedOn;
 use crate::peer::WaitReason;
@@ -52,7 +52,7 @@ impl<P: Platform> LinkTask<'_, P> {
         if self.open_link.publish_channel.is_none() {
             let own = self.shared.open_own(self.open_link.peer)?;
             self.open_link.publish_channel = Some(own.channel);
-            self.shared.apply_checked(own, Command::ConfirmSelect)?;
+            self.shared.apply_checked(own, ChannelCommand::ConfirmSelect)?;
         }
         let arrivals = Arrivals::new(self.prefetch(rule).into());
         // Held messages arrive again on the new channel.
@@ -244,14 +244,14 @@ impl<P: Platform> LinkTask<'_, P> {
         }
         // The message may have to be parked.
         messages.retain(message);
-        let command = Command::Publish { message, mandatory: true };
-        let (outcome, batch) = self.shared.apply((peer, Some(channel)), command);
-        let why = match outcome {
-            Outcome::Wait => {
+        let command = PublishCommand::Publish { message, mandatory: true };
+        let (answer, batch) = self.shared.apply(OwnConnection { connection: peer, channel }, command);
+        let why = match answer {
+            Ok(PublishAnswer::Wait) => {
                 self.shared.resources.messages.release(message);
                 return Ok(self.wait_for_capacity(self.shared.broker.last_shortage()));
             }
-            Outcome::Published if self.shared.broker.has_returned(peer) => {
+            Ok(PublishAnswer::Published) if self.shared.broker.has_returned(peer) => {
                 let (broker, mut context) = self.shared.broker_mut();
                 broker.sent(&mut context, peer, 1);
                 if let Destination::Queue(queue) = &self.bridge.config.fetch[rule].to {
@@ -264,9 +264,11 @@ impl<P: Platform> LinkTask<'_, P> {
                 }
                 "unroutable here: it reaches no queue".to_string()
             }
-            Outcome::Published => return self.acknowledge_when_durable(rule, (tag, message), batch),
-            Outcome::Fault(fault) => format!("refused here: {}", fault.text),
-            _ => "refused here by its queue's own arguments".to_string(),
+            Ok(PublishAnswer::Published) => {
+                return self.acknowledge_when_durable(rule, (tag, message), batch);
+            }
+            Err(fault) => format!("refused here: {}", fault.text),
+            Ok(_) => "refused here by its queue's own arguments".to_string(),
         };
         self.park_arrived(rule, (tag, message), &why)
     }

@@ -15,7 +15,7 @@ use leveret_bridge::{
     BridgeHeaders, Cause, Client, InFlight, Origin, OwnId, PublishFrames, Transfer, hops_of, write_head,
 };
 use leveret_config::bridge::{Destination, RULES_MAX, RefusedAction};
-use leveret_core::command::{ChannelId, Command, Delivery, Outbox, Refusal, Settlement};
+use leveret_core::command::{ChannelCommand, ChannelId, Delivery, Outbox, Refusal, Settlement};
 use leveret_core::mem::Messages;
 
 use super::own_connections::of_broker;
@@ -349,7 +349,7 @@ impl<P: Platform> LinkTask<'_, P> {
 
 impl<P: Platform> Shared<P> {
     fn settle(&mut self, own: OwnConnection, delivery_tag: u64, settlement: Settlement) -> Result<(), Cause> {
-        self.apply_checked(own, Command::Settle { delivery_tag, multiple: false, settlement })
+        self.apply_checked(own, ChannelCommand::Settle { delivery_tag, multiple: false, settlement })
     }
 }
 

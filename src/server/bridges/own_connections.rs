@@ -14,10 +14,10 @@
 use core::fmt;
 
 use leveret_bridge::Cause;
-use leveret_broker::QueueDeclaration;
+use leveret_broker::{ChannelRequest, QueueDeclaration};
 use leveret_config::bridge::{Bridge as Config, Destination};
 use leveret_core::batch::Batch;
-use leveret_core::command::{ChannelId, Command, ConnectionId, Outcome};
+use leveret_core::command::{ChannelCommand, ConnectionId, OpenChannel};
 use leveret_core::error::Fault;
 use leveret_core::log_limiter::{LogKind, LogSource};
 use leveret_core::time::Deadline;
@@ -31,28 +31,29 @@ use crate::state::Shared;
 impl<P: Platform> Shared<P> {
     // ---- the broker
 
-    /// Applies a command. Returns its outcome, and the batch that its answer waits for.
-    pub(super) fn apply(
+    /// Applies a command. Returns its answer, and the batch that the answer waits for.
+    pub(super) fn apply<C: ChannelRequest>(
         &mut self,
-        (connection, channel): (ConnectionId, Option<ChannelId>),
-        command: Command<'_>,
-    ) -> (Outcome, Batch) {
+        own: OwnConnection,
+        command: C,
+    ) -> (Result<C::Answer, Fault>, Batch) {
         let (broker, mut context) = self.broker_mut();
-        let (outcome, _) = broker.apply(&mut context, connection, channel, command);
+        let answer = broker.apply_on_channel(&mut context, own.connection, own.channel, command);
         let batch = context.awaited;
         self.budget.charge_work();
-        (outcome, batch)
+        (answer, batch)
     }
 
     /// Applies a command that must succeed.
     ///
     /// # Errors
     /// The fault of the broker.
-    pub(super) fn apply_checked(&mut self, own: OwnConnection, command: Command<'_>) -> Result<(), Cause> {
-        match self.apply((own.connection, Some(own.channel)), command).0 {
-            Outcome::Fault(fault) => Err(of_broker(fault)),
-            _ => Ok(()),
-        }
+    pub(super) fn apply_checked(
+        &mut self,
+        own: OwnConnection,
+        command: ChannelCommand<'_>,
+    ) -> Result<(), Cause> {
+        self.apply(own, command).0.map(|_| ()).map_err(of_broker)
     }
 
     /// Opens the only channel of a connection.
@@ -61,11 +62,11 @@ impl<P: Platform> Shared<P> {
     /// The fault of the broker.
     #[cold]
     pub(super) fn open_own(&mut self, connection: ConnectionId) -> Result<OwnConnection, Cause> {
-        match self.apply((connection, None), Command::OpenChannel { number: 1 }).0 {
-            Outcome::ChannelOpened(channel) => Ok(OwnConnection { connection, channel }),
-            Outcome::Fault(fault) => Err(of_broker(fault)),
-            _ => unreachable!("opening a channel is answered with a channel or a fault"),
-        }
+        let (broker, mut context) = self.broker_mut();
+        let opened = broker.apply_to_connection(&mut context, connection, OpenChannel { number: 1 });
+        self.budget.charge_work();
+        let channel = opened.map_err(of_broker)?;
+        Ok(OwnConnection { connection, channel })
     }
 
     /// Opens a connection that consumes a queue here, with a prefetch of `prefetch` messages.
@@ -84,7 +85,7 @@ impl<P: Platform> Shared<P> {
         let (no_ack, exclusive, arguments) = (false, false, &[][..]);
         let begun = self.open_own(connection).and_then(|own| {
             self.set_prefetch(own, prefetch)?;
-            self.apply_checked(own, Command::Consume { queue, tag, no_ack, exclusive, arguments })
+            self.apply_checked(own, ChannelCommand::Consume { queue, tag, no_ack, exclusive, arguments })
                 .map(|()| own)
         });
         begun.inspect_err(|_| self.release_own(connection))
@@ -96,7 +97,7 @@ impl<P: Platform> Shared<P> {
     /// The fault of the broker.
     #[cold]
     pub(super) fn set_prefetch(&mut self, own: OwnConnection, prefetch_count: u16) -> Result<(), Cause> {
-        self.apply_checked(own, Command::Qos { prefetch_count, global: true })
+        self.apply_checked(own, ChannelCommand::Qos { prefetch_count, global: true })
     }
 
     /// Closes a connection. Its unsettled deliveries are requeued.

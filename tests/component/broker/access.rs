@@ -4,11 +4,15 @@ use leveret_core::definition::{Permission, TopicPermission};
 use std::collections::BTreeMap;
 
 use leveret_broker::{
-    Broker, Context, Declared, Gauges, OperatorFault, QueueDeclaration, Restored, VHOST_METADATA_BYTES_MAX,
-    VhostChange, Work,
+    Broker, ChannelRequest, ConnectionRequest, Context, Declared, Gauges, OperatorFault, QueueDeclaration,
+    Restored, VHOST_METADATA_BYTES_MAX, VhostChange, Work,
 };
-use leveret_core::command::{ChannelId, Command, ConnectionId, Outcome};
+use leveret_core::command::{
+    ChannelId, ConnectionId, DefinitionAnswer, DefinitionCommand, LoginAnswer, LoginCommand, OpenChannel,
+    OpenVhost, PublishAnswer, PublishCommand,
+};
 use leveret_core::definition::{self, Definition, VhostLimits, VhostMetadata};
+use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Messages, Share};
 use leveret_core::password::PasswordHash;
@@ -35,8 +39,8 @@ fn limits() -> Limits {
     Limits { connections_max: 16, vhosts_max: 4, users_max: 8, permissions_max: 16, ..Limits::default() }
 }
 
-fn refused(outcome: &Outcome) -> &str {
-    let Outcome::Fault(fault) = outcome else { panic!("{outcome:?} is no refusal") };
+fn refused<T: core::fmt::Debug>(answer: &Result<T, Fault>) -> &str {
+    let Err(fault) = answer else { panic!("{answer:?} is no refusal") };
     &fault.text
 }
 
@@ -64,23 +68,24 @@ impl TestBroker {
         node
     }
 
-    fn ask_connection(&mut self, connection: ConnectionId, command: Command<'_>) -> Outcome {
-        self.broker.apply(&mut context!(self), connection, None, command).0
+    fn open<C: ConnectionRequest>(
+        &mut self,
+        connection: ConnectionId,
+        command: C,
+    ) -> Result<C::Answer, Fault> {
+        self.broker.apply_to_connection(&mut context!(self), connection, command)
     }
 
-    fn connect(&mut self, user: &str, vhost: &str) -> Result<At, Outcome> {
+    fn connect(&mut self, user: &str, vhost: &str) -> Result<At, Fault> {
         let connection = self.broker.connect().unwrap();
-        for command in [Command::LoginExternal { user, from_loopback: true }, Command::OpenVhost { vhost }] {
-            let outcome = self.ask_connection(connection, command);
-            if outcome != Outcome::Done {
-                self.hang_up(connection);
-                return Err(outcome);
-            }
+        let login = LoginCommand::External { user, from_loopback: true };
+        let opened = self.open(connection, login).and_then(|_| self.open(connection, OpenVhost { vhost }));
+        if let Err(fault) = opened {
+            self.hang_up(connection);
+            return Err(fault);
         }
-        match self.ask_connection(connection, Command::OpenChannel { number: 1 }) {
-            Outcome::ChannelOpened(channel) => Ok(At { connection, channel }),
-            other => Err(other),
-        }
+        let channel = self.open(connection, OpenChannel { number: 1 })?;
+        Ok(At { connection, channel })
     }
 
     fn hang_up(&mut self, connection: ConnectionId) {
@@ -102,47 +107,58 @@ impl TestBroker {
         }
     }
 
-    fn ask(&mut self, at: At, command: Command<'_>) -> Outcome {
-        self.broker.apply(&mut context!(self), at.connection, Some(at.channel), command).0
+    fn ask<C: ChannelRequest>(&mut self, at: At, command: C) -> Result<C::Answer, Fault> {
+        self.broker.apply_on_channel(&mut context!(self), at.connection, at.channel, command)
     }
 
-    fn declare(&mut self, at: At, queue: &str) -> Outcome {
+    fn declare(&mut self, at: At, queue: &str) -> Result<DefinitionAnswer, Fault> {
         let (passive, durable, exclusive, auto_delete) = (false, true, false, false);
         let arguments = &[];
-        self.ask(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments })
+        self.ask(
+            at,
+            DefinitionCommand::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments },
+        )
     }
 
-    fn publish(&mut self, at: At, exchange: &str, key: &str) -> Outcome {
+    fn publish(&mut self, at: At, exchange: &str, key: &str) -> Result<PublishAnswer, Fault> {
         let id = self.messages.begin(exchange, key.as_bytes(), Share::Ordinary).unwrap();
         let reserved = self.messages.reserve_content(id, &[0, 0], MessageFlags::NONE, 1, Share::Ordinary);
         reserved.unwrap();
         self.messages.append_body(id, b"x");
         self.messages.finish(id);
-        match self.ask(at, Command::Publish { message: id, mandatory: false }) {
+        match self.ask(at, PublishCommand::Publish { message: id, mandatory: false }) {
             // Which queues got the message is checked elsewhere.
-            Outcome::PublishedNowhere => Outcome::Published,
+            Ok(PublishAnswer::PublishedNowhere) => Ok(PublishAnswer::Published),
             outcome => outcome,
         }
     }
 
     /// Starts a login, as far as the broker decides it without a password check.
-    fn login(&mut self, user: &str, password: &[u8], from_loopback: bool) -> (ConnectionId, Outcome) {
+    fn login(
+        &mut self,
+        user: &str,
+        password: &[u8],
+        from_loopback: bool,
+    ) -> (ConnectionId, Result<LoginAnswer, Fault>) {
         let connection = self.broker.connect().unwrap();
         let password = leveret_core::password::Secret(password);
-        (connection, self.ask_connection(connection, Command::Login { user, password, from_loopback }))
+        (connection, self.open(connection, LoginCommand::Password { user, password, from_loopback }))
     }
 
     /// Completes a login. Returns whether it succeeded, and whether a password was hashed.
     fn log_in(&mut self, user: &str, password: &[u8], from_loopback: bool) -> (bool, bool) {
         let (connection, outcome) = self.login(user, password, from_loopback);
-        let (outcome, took_time) = match outcome {
-            Outcome::Check(check) => {
-                (self.broker.checked(&self.pending_writes, connection, &check, check.is_correct()), true)
+        let (is_logged_in, took_time) = match outcome {
+            Ok(LoginAnswer::Check(check)) => {
+                let is_correct = check.is_correct();
+                let checked = self.broker.checked(&self.pending_writes, connection, &check, is_correct);
+                (checked.is_ok(), true)
             }
-            outcome => (outcome, false),
+            Ok(LoginAnswer::LoggedIn) => (true, false),
+            Err(_) => (false, false),
         };
         self.hang_up(connection);
-        (outcome == Outcome::Done, took_time)
+        (is_logged_in, took_time)
     }
 
     fn sight(&self) -> Vec<String> {
@@ -205,12 +221,12 @@ fn a_password_is_checked_once_and_then_remembered_until_it_changes() {
 fn a_check_means_nothing_when_the_password_changed_meanwhile() {
     let mut node = TestBroker::new();
     let (connection, outcome) = node.login("guest", b"guest", true);
-    let Outcome::Check(check) = outcome else { panic!("{outcome:?}") };
+    let Ok(LoginAnswer::Check(check)) = outcome else { panic!("{outcome:?}") };
     node.broker
         .access_mut()
         .change_password_hash(&mut node.pending_writes, "guest", PasswordHash::NoPassword)
         .unwrap();
-    assert!(matches!(node.broker.checked(&node.pending_writes, connection, &check, true), Outcome::Fault(_)));
+    assert!(node.broker.checked(&node.pending_writes, connection, &check, true).is_err());
 }
 
 #[test]
@@ -224,7 +240,7 @@ fn guest_logs_in_only_from_this_machine_unless_configured_otherwise() {
         assert_eq!(node.log_in("guest", password, false), (false, true));
     }
     let (connection, outcome) = node.login("guest", b"guest", false);
-    let Outcome::Check(check) = outcome else { panic!("{outcome:?}") };
+    let Ok(LoginAnswer::Check(check)) = outcome else { panic!("{outcome:?}") };
     let outcome = node.broker.checked(&node.pending_writes, connection, &check, check.is_correct());
     let said = refused(&outcome);
     assert!(said.contains("create another user") && said.contains("loopback_users = []"), "{said}");
@@ -239,17 +255,24 @@ fn cached_permissions_of_a_channel_end_with_the_permission() {
     let (passive, durable, auto_delete, internal) = (false, false, false, false);
     let (kind, arguments) = ("fanout", &[][..]);
     for exchange in ["x", "y"] {
-        let declare =
-            Command::ExchangeDeclare { exchange, kind, passive, durable, auto_delete, internal, arguments };
-        assert_eq!(node.ask(guest, declare), Outcome::Done);
+        let declare = DefinitionCommand::ExchangeDeclare {
+            exchange,
+            kind,
+            passive,
+            durable,
+            auto_delete,
+            internal,
+            arguments,
+        };
+        assert_eq!(node.ask(guest, declare), Ok(DefinitionAnswer::Done));
     }
     let at = node.connect("u", "/").unwrap();
     for _ in 0..2 {
-        assert_eq!(node.publish(at, "x", "k"), Outcome::Published);
+        assert_eq!(node.publish(at, "x", "k"), Ok(PublishAnswer::Published));
     }
     let text = "ACCESS_REFUSED - access to exchange 'y' in vhost '/' refused for user 'u'";
     assert_eq!(refused(&node.publish(at, "y", "k")), text);
-    assert_eq!(node.publish(at, "x", "k"), Outcome::Published);
+    assert_eq!(node.publish(at, "x", "k"), Ok(PublishAnswer::Published));
     node.broker
         .access_mut()
         .set_permissions(
@@ -258,7 +281,7 @@ fn cached_permissions_of_a_channel_end_with_the_permission() {
         )
         .unwrap();
     assert!(refused(&node.publish(at, "x", "k")).contains("access to exchange 'x'"));
-    assert_eq!(node.publish(at, "y", "k"), Outcome::Published);
+    assert_eq!(node.publish(at, "y", "k"), Ok(PublishAnswer::Published));
     node.broker.access_mut().clear_permissions(&mut node.pending_writes, "u", "/").unwrap();
     assert!(refused(&node.publish(at, "y", "k")).contains("access to exchange 'y'"));
 }
@@ -281,15 +304,15 @@ fn a_key_that_is_not_allowed_is_refused_also_behind_one_that_is() {
         .unwrap();
     let at = node.connect("u", "/").unwrap();
     for _ in 0..2 {
-        assert_eq!(node.publish(at, "amq.topic", "u.1"), Outcome::Published);
+        assert_eq!(node.publish(at, "amq.topic", "u.1"), Ok(PublishAnswer::Published));
         assert!(refused(&node.publish(at, "amq.topic", "v.1")).contains("access to topic 'v.1'"));
-        assert_eq!(node.publish(at, "amq.direct", "v.1"), Outcome::Published);
+        assert_eq!(node.publish(at, "amq.direct", "v.1"), Ok(PublishAnswer::Published));
     }
     node.broker
         .access_mut()
         .clear_topic_permissions(&mut node.pending_writes, "u", "/", Some("amq.topic"))
         .unwrap();
-    assert_eq!(node.publish(at, "amq.topic", "v.1"), Outcome::Published);
+    assert_eq!(node.publish(at, "amq.topic", "v.1"), Ok(PublishAnswer::Published));
 }
 
 #[test]
@@ -305,15 +328,17 @@ fn a_deleted_user_may_do_nothing_more_and_is_disconnected() {
     // A new user of the same name has none of its rights.
     node.broker.put_user(&mut node.pending_writes, "u", PasswordHash::NoPassword, "").unwrap();
     assert!(refused(&node.declare(at, "q")).contains("refused for user 'u'"));
-    let refusal = node.connect("u", "/").map(|_| ()).unwrap_err();
-    assert_eq!(refused(&refusal), "NOT_ALLOWED - access to vhost '/' refused for user 'u'");
+    assert_eq!(
+        refused(&node.connect("u", "/").map(|_| ())),
+        "NOT_ALLOWED - access to vhost '/' refused for user 'u'"
+    );
 }
 
 #[test]
 fn a_virtual_host_is_deleted_with_everything_in_it() {
     let mut node = TestBroker::with_user("u", ".*", ".*", ".*");
     let other = node.connect("u", "/").unwrap();
-    node.declare(other, "q");
+    node.declare(other, "q").unwrap();
     let before = node.broker.gauges();
     node.broker.put_vhost(&mut node.pending_writes, "v").unwrap();
     node.broker
@@ -326,13 +351,13 @@ fn a_virtual_host_is_deleted_with_everything_in_it() {
     let at = node.connect("u", "v").unwrap();
     for queue in 0..700 {
         let queue = format!("q{queue}");
-        assert!(matches!(node.declare(at, &queue), Outcome::QueueDeclared { .. }));
+        assert!(matches!(node.declare(at, &queue), Ok(DefinitionAnswer::QueueDeclared { .. })));
         let (queue, exchange, routing_key, arguments) = (&*queue, "amq.topic", "a.#", &[][..]);
         assert_eq!(
-            node.ask(at, Command::QueueBind { queue, exchange, routing_key, arguments }),
-            Outcome::Done
+            node.ask(at, DefinitionCommand::QueueBind { queue, exchange, routing_key, arguments }),
+            Ok(DefinitionAnswer::Done)
         );
-        assert_eq!(node.publish(at, "amq.topic", "a.b"), Outcome::Published);
+        assert_eq!(node.publish(at, "amq.topic", "a.b"), Ok(PublishAnswer::Published));
     }
     let facts = node.take_facts();
     node.broker.delete_vhost(&mut context!(node), "v").unwrap();
@@ -373,19 +398,19 @@ fn limits_of_a_virtual_host_hold_and_others_have_none() {
     node.broker.access_mut().set_vhost_limits(&mut node.pending_writes, "v", limits).unwrap();
     let at = node.connect("guest", "v").unwrap();
     let second = node.connect("guest", "v").unwrap();
-    let full = node.connect("guest", "v").map(|_| ()).unwrap_err();
+    let full = node.connect("guest", "v").map(|_| ());
     let text = "NOT_ALLOWED - access to vhost 'v' refused for user 'guest': connection limit (2) is reached";
     assert_eq!(refused(&full), text);
     node.hang_up(second.connection);
     node.connect("guest", "v").unwrap();
-    assert!(matches!(node.declare(at, "one"), Outcome::QueueDeclared { .. }));
+    assert!(matches!(node.declare(at, "one"), Ok(DefinitionAnswer::QueueDeclared { .. })));
     let text = "PRECONDITION_FAILED - cannot declare queue 'two': queue limit in vhost 'v' (1) is reached";
     assert_eq!(refused(&node.declare(at, "two")), text);
-    node.ask(at, Command::QueueDelete { queue: "one", if_unused: false, if_empty: false });
-    assert!(matches!(node.declare(at, "two"), Outcome::QueueDeclared { .. }));
+    node.ask(at, DefinitionCommand::QueueDelete { queue: "one", if_unused: false, if_empty: false }).unwrap();
+    assert!(matches!(node.declare(at, "two"), Ok(DefinitionAnswer::QueueDeclared { .. })));
     let elsewhere = node.connect("guest", "/").unwrap();
     for queue in ["one", "two"] {
-        assert!(matches!(node.declare(elsewhere, queue), Outcome::QueueDeclared { .. }));
+        assert!(matches!(node.declare(elsewhere, queue), Ok(DefinitionAnswer::QueueDeclared { .. })));
     }
 }
 
@@ -650,7 +675,7 @@ fn a_queue_declared_without_a_type_gets_that_of_its_virtual_host() {
     let at = node.connect("guest", "quorum").unwrap();
     let declare = |queue, durable, arguments| {
         let (passive, exclusive, auto_delete) = (false, false, false);
-        Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments }
+        DefinitionCommand::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments }
     };
     let classic: &[u8] = b"\x0cx-queue-typeS\0\0\0\x07classic";
     let quorum: &[u8] = b"\x0cx-queue-typeS\0\0\0\x06quorum";
@@ -662,7 +687,7 @@ fn a_queue_declared_without_a_type_gets_that_of_its_virtual_host() {
         declare("", true, &[]),
     ] {
         let outcome = node.ask(at, command);
-        assert!(matches!(outcome, Outcome::QueueDeclared { .. }), "{outcome:?}");
+        assert!(matches!(outcome, Ok(DefinitionAnswer::QueueDeclared { .. })), "{outcome:?}");
     }
     let (durable, exclusive, auto_delete, arguments) = (true, false, false, &[][..]);
     let declaration = QueueDeclaration { queue: "o", durable, exclusive, auto_delete, arguments };
@@ -683,5 +708,5 @@ fn a_queue_declared_without_a_type_gets_that_of_its_virtual_host() {
     let at = node.connect("guest", "stream").unwrap();
     let refusal = node.ask(at, declare("s", true, &[]));
     assert!(refused(&refusal).starts_with("NOT_IMPLEMENTED - stream queues"), "{refusal:?}");
-    assert!(matches!(node.ask(at, declare("c", false, &[])), Outcome::QueueDeclared { .. }));
+    assert!(matches!(node.ask(at, declare("c", false, &[])), Ok(DefinitionAnswer::QueueDeclared { .. })));
 }

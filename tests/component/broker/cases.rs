@@ -3,7 +3,11 @@
 use std::time::{Duration, Instant};
 
 use crate::support::{At, TestBroker};
-use leveret_core::command::{Command, Outcome, Settlement};
+use leveret_core::command::{
+    ChannelAnswer, ChannelCommand, ChannelId, DefinitionAnswer, DefinitionCommand, GetAnswer, GetCommand,
+    OpenChannel, PublishAnswer, PublishCommand, Settlement,
+};
+use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Share};
 
@@ -17,7 +21,7 @@ fn settling_everything_so_far_does_not_settle_later_deliveries() {
         let at = node.connect();
         node.declare(at, "q", false);
         node.publish(at, "q", 10_000);
-        node.done(at, Command::Qos { prefetch_count: 3_000, global: false });
+        node.done(at, ChannelCommand::Qos { prefetch_count: 3_000, global: false });
         node.consume(at, "q");
         assert_eq!(node.turns(at), 3_000);
         node.settle(at, 0, true, settlement);
@@ -56,7 +60,7 @@ fn requeued_messages_block_no_other_consumer() {
         node.publish(bad, &queue, 64);
         node.consume(bad, &queue);
         node.turns(bad);
-        node.done(bad, Command::Cancel { tag: &queue });
+        node.done(bad, ChannelCommand::Cancel { tag: &queue });
         node.settle(bad, 0, true, Settlement::Requeue);
         node.turns(bad);
     }
@@ -90,16 +94,16 @@ fn a_return_that_waited_for_the_outbox_is_retried_when_that_was_written() {
     let at = node.connect();
     node.declare(at, "q", false);
     let message = node.message("q", 1 << 20);
-    node.done(at, Command::Publish { message, mandatory: false });
+    node.done(at, PublishCommand::Publish { message, mandatory: false });
     node.consume(at, "q");
     node.broker.deliver(&mut context!(node), 1);
     let message = node.message("nowhere", 10);
-    let publish = Command::Publish { message, mandatory: true };
-    assert_eq!(node.ask(at, publish), Outcome::Wait);
+    let publish = PublishCommand::Publish { message, mandatory: true };
+    assert_eq!(node.ask(at, publish), Ok(PublishAnswer::Wait));
     let before = node.broker.capacity_freed();
     assert_eq!(node.turn(at), 1);
     assert!(node.broker.capacity_freed() > before, "waiting clients retry");
-    assert_eq!(node.ask(at, publish), Outcome::Published);
+    assert_eq!(node.ask(at, publish), Ok(PublishAnswer::Published));
 }
 
 /// Rolls back thousands of acknowledgements while tens of thousands of deliveries stay. Returns the time it
@@ -109,7 +113,7 @@ fn roll_back_many() -> Duration {
     let at = node.connect();
     node.declare(at, "q", false);
     node.publish(at, "q", 32_000);
-    node.done(at, Command::TxSelect);
+    node.done(at, ChannelCommand::TxSelect);
     node.consume(at, "q");
     let count = u64::from(node.turns(at));
     assert_eq!(count, 32_000);
@@ -119,11 +123,11 @@ fn roll_back_many() -> Duration {
         node.settle(at, count / 2 + tag, false, Settlement::Ack);
     }
     let start = Instant::now();
-    node.done(at, Command::TxRollback);
+    node.done(at, ChannelCommand::TxRollback);
     let took = start.elapsed();
     // All are back in the order of their tags.
     node.settle(at, 8_000, true, Settlement::Ack);
-    node.done(at, Command::TxCommit);
+    node.done(at, ChannelCommand::TxCommit);
     assert_eq!(node.broker.gauges().deliveries, 24_000);
     node.settle(at, count, false, Settlement::Ack);
     took
@@ -150,16 +154,16 @@ fn an_impossible_commit_leaves_no_message_behind() {
         let queue = format!("q{number}");
         node.declare(at, &queue, false);
         let (queue, exchange, routing_key, arguments) = (&*queue, "amq.fanout", "", &[][..]);
-        node.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
+        node.done(at, DefinitionCommand::QueueBind { queue, exchange, routing_key, arguments });
     }
-    node.done(at, Command::TxSelect);
+    node.done(at, ChannelCommand::TxSelect);
     for (exchange, key) in [("amq.fanout", ""), ("", "nowhere"), ("", "nowhere")] {
         let message = node.messages.begin(exchange, key.as_bytes(), Share::Ordinary).unwrap();
         node.messages.reserve_content(message, &[0, 0], MessageFlags::NONE, 0, Share::Ordinary).unwrap();
         node.messages.finish(message);
-        node.done(at, Command::Publish { message, mandatory: false });
+        node.done(at, PublishCommand::Publish { message, mandatory: false });
     }
-    assert!(matches!(node.ask(at, Command::TxCommit), Outcome::Fault(_)));
+    assert!(node.ask(at, ChannelCommand::TxCommit).is_err());
     node.broker.release(&mut context!(node), at.connection);
     while node.broker.run_jobs(&mut context!(node)) {}
     assert_eq!(node.messages.messages_used(), 0);
@@ -172,10 +176,10 @@ fn only_the_owner_unbinds_an_exclusive_queue() {
     let (owner, other) = (node.connect(), node.connect());
     node.declare(owner, "mine", true);
     let (queue, exchange, routing_key, arguments) = ("mine", "amq.direct", "k", &[][..]);
-    node.done(owner, Command::QueueBind { queue, exchange, routing_key, arguments });
-    let unbind = Command::QueueUnbind { queue, exchange, routing_key, arguments };
+    node.done(owner, DefinitionCommand::QueueBind { queue, exchange, routing_key, arguments });
+    let unbind = DefinitionCommand::QueueUnbind { queue, exchange, routing_key, arguments };
     match node.ask(other, unbind) {
-        Outcome::Fault(fault) => assert_eq!(fault.code.code(), 405),
+        Err(fault) => assert_eq!(fault.code.code(), 405),
         outcome => panic!("{outcome:?}"),
     }
     node.done(owner, unbind);
@@ -188,7 +192,7 @@ fn a_passive_declaration_waits_until_the_object_is_durable() {
     let mut node = TestBroker::new(64);
     node.pending_writes.start(1, true, 1 << 20);
     let (a, b) = (node.connect(), node.connect());
-    let queue = |queue, passive, durable| Command::QueueDeclare {
+    let queue = |queue, passive, durable| DefinitionCommand::QueueDeclare {
         queue,
         passive,
         durable,
@@ -196,7 +200,7 @@ fn a_passive_declaration_waits_until_the_object_is_durable() {
         auto_delete: false,
         arguments: &[],
     };
-    let exchange = |passive| Command::ExchangeDeclare {
+    let exchange = |passive| DefinitionCommand::ExchangeDeclare {
         exchange: "e",
         kind: "direct",
         passive,
@@ -236,7 +240,7 @@ fn a_new_binding_survives_the_clearing_of_the_old_queue() {
     node.pending_writes.start(1, true, 1 << 20);
     let a = node.connect();
     let b = node.connect();
-    let declare = Command::QueueDeclare {
+    let declare = DefinitionCommand::QueueDeclare {
         queue: "q",
         passive: false,
         durable: true,
@@ -244,11 +248,12 @@ fn a_new_binding_survives_the_clearing_of_the_old_queue() {
         auto_delete: false,
         arguments: &[],
     };
-    let bind = Command::QueueBind { queue: "q", exchange: "amq.direct", routing_key: "k", arguments: &[] };
+    let bind =
+        DefinitionCommand::QueueBind { queue: "q", exchange: "amq.direct", routing_key: "k", arguments: &[] };
     node.done(a, declare);
     node.done(a, bind);
     node.publish(a, "q", 3000);
-    node.ask(a, Command::QueueDelete { queue: "q", if_unused: false, if_empty: false });
+    node.ask(a, DefinitionCommand::QueueDelete { queue: "q", if_unused: false, if_empty: false }).unwrap();
     node.done(b, declare);
     node.done(b, bind);
     while node.broker.run_jobs(&mut context!(node)) {}
@@ -357,27 +362,37 @@ fn a_loaded_message_is_delivered_although_there_was_no_memory_for_more() {
 /// The refusal names the key. After the first client has left, its objects no longer count for it.
 #[test]
 fn the_shares_of_one_connection_leave_some_for_others() {
-    fn declare(node: &mut TestBroker, at: At, queue: &str) -> Outcome {
+    fn declare(node: &mut TestBroker, at: At, queue: &str) -> Result<DefinitionAnswer, Fault> {
         let (passive, durable, exclusive, auto_delete) = (false, false, false, false);
         node.ask(
             at,
-            Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments: &[] },
+            DefinitionCommand::QueueDeclare {
+                queue,
+                passive,
+                durable,
+                exclusive,
+                auto_delete,
+                arguments: &[],
+            },
         )
     }
-    fn bind(node: &mut TestBroker, at: At, key: &str) -> Outcome {
+    fn bind(node: &mut TestBroker, at: At, key: &str) -> Result<DefinitionAnswer, Fault> {
         let (queue, exchange) = ("bound", "amq.topic");
-        node.ask(at, Command::QueueBind { queue, exchange, routing_key: key, arguments: &[] })
+        node.ask(at, DefinitionCommand::QueueBind { queue, exchange, routing_key: key, arguments: &[] })
     }
-    fn open(node: &mut TestBroker, at: At, number: u16) -> Outcome {
-        node.broker.apply(&mut context!(node), at.connection, None, Command::OpenChannel { number }).0
+    fn open(node: &mut TestBroker, at: At, number: u16) -> Result<ChannelId, Fault> {
+        node.broker.apply_to_connection(&mut context!(node), at.connection, OpenChannel { number })
     }
-    fn consume(node: &mut TestBroker, at: At, tag: &str) -> Outcome {
-        node.ask(at, Command::Consume { queue: "bound", tag, no_ack: true, exclusive: false, arguments: &[] })
+    fn consume(node: &mut TestBroker, at: At, tag: &str) -> Result<ChannelAnswer, Fault> {
+        node.ask(
+            at,
+            ChannelCommand::Consume { queue: "bound", tag, no_ack: true, exclusive: false, arguments: &[] },
+        )
     }
     /// Takes until it is refused. Returns the number of successes.
-    fn all(key: &str, mut take: impl FnMut(u16) -> Outcome) -> u16 {
+    fn all<T>(key: &str, mut take: impl FnMut(u16) -> Result<T, Fault>) -> u16 {
         for number in 2.. {
-            if let Outcome::Fault(fault) = take(number) {
+            if let Err(fault) = take(number) {
                 assert!(fault.text.contains("its whole share of"), "{}", fault.text);
                 assert!(fault.text.contains(key), "{}", fault.text);
                 return number - 2;
@@ -405,25 +420,23 @@ fn the_shares_of_one_connection_leave_some_for_others() {
     let bindings = all("bindings", |number| bind(&mut node, greedy, &format!("a{number}")));
     assert!((595..=600).contains(&bindings), "{bindings}");
     // A client with few objects gets some of everything.
-    assert!(matches!(open(&mut node, other, 9), Outcome::ChannelOpened(_)));
-    assert!(matches!(consume(&mut node, other, "c"), Outcome::Consuming { .. }));
-    assert!(matches!(declare(&mut node, other, "another"), Outcome::QueueDeclared { .. }));
-    assert_eq!(bind(&mut node, other, "another"), Outcome::Done);
+    assert!(open(&mut node, other, 9).is_ok());
+    assert!(matches!(consume(&mut node, other, "c"), Ok(ChannelAnswer::Consuming { .. })));
+    assert!(matches!(declare(&mut node, other, "another"), Ok(DefinitionAnswer::QueueDeclared { .. })));
+    assert_eq!(bind(&mut node, other, "another"), Ok(DefinitionAnswer::Done));
     // What it declared counts for its user when it is closed, and no longer when it is deleted.
     node.broker.release(&mut context!(node), greedy.connection);
     node.turns(other);
     let reborn = node.connect();
     assert_eq!(reborn.connection, greedy.connection, "the test means to get the same id");
-    let Outcome::Fault(fault) = declare(&mut node, reborn, "anew") else {
-        panic!("the user has used its share")
-    };
+    let Err(fault) = declare(&mut node, reborn, "anew") else { panic!("the user has used its share") };
     assert!(fault.text.contains("earlier connections of this user"), "{}", fault.text);
     for number in 2..20 {
         let queue = format!("q{number}");
-        node.done(other, Command::QueueDelete { queue: &queue, if_unused: false, if_empty: false });
+        node.done(other, DefinitionCommand::QueueDelete { queue: &queue, if_unused: false, if_empty: false });
     }
     node.turns(other);
-    assert!(matches!(declare(&mut node, reborn, "anew"), Outcome::QueueDeclared { .. }));
+    assert!(matches!(declare(&mut node, reborn, "anew"), Ok(DefinitionAnswer::QueueDeclared { .. })));
 }
 
 /// Bytes of names have shares too. The words of patterns count as such bytes, so that no key is kept without
@@ -439,19 +452,16 @@ fn names_have_shares_and_words_of_patterns_count() {
     let bind = |node: &mut TestBroker, at: At, number: u32| {
         let key = format!("{number}.{key}");
         let (queue, exchange) = ("bound", "amq.topic");
-        node.ask(at, Command::QueueBind { queue, exchange, routing_key: &key, arguments: &[] })
+        node.ask(at, DefinitionCommand::QueueBind { queue, exchange, routing_key: &key, arguments: &[] })
     };
-    assert_eq!(bind(&mut node, greedy, 1), Outcome::Done);
+    assert_eq!(bind(&mut node, greedy, 1), Ok(DefinitionAnswer::Done));
     assert_eq!(node.broker.gauges().names_bytes - before, 2 * 202);
-    let refused = (2..1000).find_map(|number| match bind(&mut node, greedy, number) {
-        Outcome::Fault(fault) => Some(fault),
-        _ => None,
-    });
+    let refused = (2..1000).find_map(|number| bind(&mut node, greedy, number).err());
     let fault = refused.expect("names come to an end");
     assert!(fault.text.contains("its whole share of the memory for names"), "{}", fault.text);
-    assert_eq!(bind(&mut node, other, 5000), Outcome::Done);
+    assert_eq!(bind(&mut node, other, 5000), Ok(DefinitionAnswer::Done));
     // Everything is deleted, and with it every byte is freed.
-    node.done(greedy, Command::QueueDelete { queue: "bound", if_unused: false, if_empty: false });
+    node.done(greedy, DefinitionCommand::QueueDelete { queue: "bound", if_unused: false, if_empty: false });
     node.turns(greedy);
     assert_eq!(node.broker.gauges().names_bytes, 0);
 }
@@ -466,13 +476,13 @@ fn gets_wait_for_the_output_instead_of_being_refused() {
     node.publish(at, "q", 10_000);
     let mut got = 0;
     for _ in 0..10_000 {
-        match node.ask(at, Command::Get { queue: "q", no_ack: true }) {
-            Outcome::GetQueued => got += 1,
-            Outcome::Later => {
+        match node.ask(at, GetCommand { queue: "q", no_ack: true }) {
+            Ok(GetAnswer::Queued) => got += 1,
+            Ok(GetAnswer::Later) => {
                 assert!(node.broker.is_busy(at.connection), "its input stands");
                 node.turns(at);
                 assert!(!node.broker.is_busy(at.connection), "what was written made room");
-                assert_eq!(node.broker.take_late_reply(at.connection).unwrap().0, Outcome::GetQueued);
+                assert_eq!(node.broker.take_late_get(at.connection).unwrap().0, Ok(GetAnswer::Queued));
                 got += 1;
             }
             other => panic!("after {got}: {other:?}"),
@@ -482,15 +492,12 @@ fn gets_wait_for_the_output_instead_of_being_refused() {
     assert_eq!(node.ready(at, "q"), 0);
     // The client itself has to settle the other ones, so waiting for that would never end.
     node.publish(at, "q", 300);
-    let fault = (0..300).find_map(|_| match node.ask(at, Command::Get { queue: "q", no_ack: false }) {
-        Outcome::Later => {
+    let fault = (0..300).find_map(|_| match node.ask(at, GetCommand { queue: "q", no_ack: false }) {
+        Ok(GetAnswer::Later) => {
             node.turns(at);
-            match node.broker.take_late_reply(at.connection).unwrap().0 {
-                Outcome::Fault(fault) => Some(fault),
-                _ => None,
-            }
+            node.broker.take_late_get(at.connection).unwrap().0.err()
         }
-        Outcome::Fault(fault) => Some(fault),
+        Err(fault) => Some(fault),
         _ => None,
     });
     assert!(fault.expect("it is refused").text.contains("raise memory_limit"));
@@ -506,7 +513,7 @@ fn work_that_the_size_of_a_message_does_not_tell_is_counted() {
     for number in 0..2_000_u32 {
         let routing_key = &*number.to_string();
         let (queue, exchange) = ("q", "amq.fanout");
-        node.done(at, Command::QueueBind { queue, exchange, routing_key, arguments: &[] });
+        node.done(at, DefinitionCommand::QueueBind { queue, exchange, routing_key, arguments: &[] });
     }
     node.work.take();
     node.publish(at, "q", 10);
@@ -514,13 +521,16 @@ fn work_that_the_size_of_a_message_does_not_tell_is_counted() {
     let id = node.messages.begin("amq.fanout", b"", Share::Ordinary).unwrap();
     node.messages.reserve_content(id, &[0, 0], MessageFlags::NONE, 0, Share::Ordinary).unwrap();
     node.messages.finish(id);
-    node.done(at, Command::Publish { message: id, mandatory: false });
+    node.done(at, PublishCommand::Publish { message: id, mandatory: false });
     assert_eq!(node.work.take(), 2_000);
     // A thousand consumers share one credit: each acknowledgement looks at all of them.
-    node.done(at, Command::Qos { prefetch_count: 1, global: true });
+    node.done(at, ChannelCommand::Qos { prefetch_count: 1, global: true });
     for number in 0..1_000 {
         let (queue, tag) = ("q", &*format!("c{number}"));
-        node.done(at, Command::Consume { queue, tag, no_ack: false, exclusive: false, arguments: &[] });
+        node.done(
+            at,
+            ChannelCommand::Consume { queue, tag, no_ack: false, exclusive: false, arguments: &[] },
+        );
     }
     assert_eq!(node.turn(at), 1);
     node.work.take();

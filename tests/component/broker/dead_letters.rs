@@ -5,7 +5,11 @@
 use leveret_amqp::props::Properties;
 use leveret_amqp::{Full, Table, TableWriter, Value, Writer};
 use leveret_broker::restore;
-use leveret_core::command::{Command, DeliveryKind, Outbox, Outcome, Settlement};
+use leveret_core::command::{
+    ChannelCommand, DefinitionCommand, DeliveryKind, GetAnswer, GetCommand, Outbox, PublishAnswer,
+    PublishCommand, Settlement,
+};
+use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Share};
 use leveret_core::password::PasswordHash;
@@ -27,7 +31,10 @@ pub(crate) fn table(fill: impl FnOnce(&mut TableWriter<'_, '_>) -> Result<(), Fu
 
 pub(crate) fn declare(node: &mut TestBroker, at: At, queue: &str, durable: bool, arguments: &[u8]) {
     let (passive, exclusive, auto_delete) = (false, false, false);
-    node.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
+    node.done(
+        at,
+        DefinitionCommand::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments },
+    );
 }
 
 /// Returns arguments for a queue that dead-letters to `queue` through the default exchange.
@@ -70,9 +77,15 @@ pub(crate) fn message_to(
 
 pub(crate) const PERSISTENT: &[u8] = &[0x10, 0, 2];
 
-pub(crate) fn publish(node: &mut TestBroker, at: At, key: &str, properties: &[u8], body: &str) -> Outcome {
+pub(crate) fn publish(
+    node: &mut TestBroker,
+    at: At,
+    key: &str,
+    properties: &[u8],
+    body: &str,
+) -> Result<PublishAnswer, Fault> {
     let message = message(node, key, properties, body.as_bytes());
-    node.ask(at, Command::Publish { message, mandatory: false })
+    node.ask(at, PublishCommand::Publish { message, mandatory: false })
 }
 
 /// The result of a get: tag, body and properties.
@@ -112,9 +125,9 @@ impl Got {
 }
 
 pub(crate) fn get(node: &mut TestBroker, at: At, queue: &str) -> Option<Got> {
-    match node.ask(at, Command::Get { queue, no_ack: false }) {
-        Outcome::GetEmpty => return None,
-        Outcome::GetQueued => {}
+    match node.ask(at, GetCommand { queue, no_ack: false }) {
+        Ok(GetAnswer::Empty) => return None,
+        Ok(GetAnswer::Queued) => {}
         other => panic!("basic.get answered {other:?}"),
     }
     Some(received(node, at))
@@ -163,7 +176,7 @@ fn a_rejected_message_is_dead_lettered_with_its_death() {
     properties.extend((headers.len() as u32).to_be_bytes());
     properties.extend(&headers);
     properties.extend(b"\x0560000");
-    assert_eq!(publish(&mut node, at, "q", &properties, "body"), Outcome::Published);
+    assert_eq!(publish(&mut node, at, "q", &properties, "body"), Ok(PublishAnswer::Published));
     let first = got(&mut node, at, "q");
     node.settle(at, first.tag, false, Settlement::Reject);
     let letter = got(&mut node, at, "dead");
@@ -201,16 +214,16 @@ fn a_message_rejected_by_a_full_queue_is_reported_and_dead_lettered() {
     declare(&mut node, at, "free", false, &[]);
     for queue in ["q", "free"] {
         let (exchange, routing_key, arguments) = ("amq.fanout", "", &[][..]);
-        node.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
+        node.done(at, DefinitionCommand::QueueBind { queue, exchange, routing_key, arguments });
     }
-    assert_eq!(publish(&mut node, at, "q", &[0, 0], "1"), Outcome::Published);
-    assert_eq!(publish(&mut node, at, "q", &[0, 0], "2"), Outcome::PublishRefused);
+    assert_eq!(publish(&mut node, at, "q", &[0, 0], "1"), Ok(PublishAnswer::Published));
+    assert_eq!(publish(&mut node, at, "q", &[0, 0], "2"), Ok(PublishAnswer::Refused));
     let id = node.messages.begin("amq.fanout", b"", Share::Ordinary).unwrap();
     node.messages.reserve_content(id, &[0, 0], MessageFlags::NONE, 1, Share::Ordinary).unwrap();
     node.messages.append_body(id, b"3");
     node.messages.finish(id);
-    let outcome = node.ask(at, Command::Publish { message: id, mandatory: false });
-    assert_eq!(outcome, Outcome::PublishRefused);
+    let outcome = node.ask(at, PublishCommand::Publish { message: id, mandatory: false });
+    assert_eq!(outcome, Ok(PublishAnswer::Refused));
     assert_eq!(empty(&mut node, at, "q"), ["1"]);
     assert_eq!(empty(&mut node, at, "free"), ["3"], "the other queue has it");
     assert_eq!(empty(&mut node, at, "dead"), ["2", "3"]);
@@ -241,15 +254,15 @@ fn a_commit_is_complete_although_its_first_messages_displace_others() {
         for (exchange, queue) in queues("amq.direct", 12).chain(queues("amq.fanout", 6)) {
             node.declare(at, &queue, false);
             let (queue, routing_key, arguments) = (&*queue, "q", &[][..]);
-            node.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
+            node.done(at, DefinitionCommand::QueueBind { queue, exchange, routing_key, arguments });
         }
-        node.done(at, Command::TxSelect);
+        node.done(at, ChannelCommand::TxSelect);
         for exchange in ["", "", "amq.fanout"] {
             let message = message_to(&mut node, exchange, "q", &[0, 0], b"x");
-            node.done(at, Command::Publish { message, mandatory: false });
+            node.done(at, PublishCommand::Publish { message, mandatory: false });
         }
         // A rejection by a queue is reported; everything else has happened.
-        let refused = matches!(node.ask(at, Command::TxCommit), Outcome::Fault(_));
+        let refused = node.ask(at, ChannelCommand::TxCommit).is_err();
         assert_eq!(refused, overflow != "drop-head", "{overflow}");
         let at = node.connect();
         for (_, queue) in queues("amq.fanout", 6) {
@@ -280,7 +293,7 @@ fn a_message_requeued_too_often_is_dropped() {
     declare(&mut node, at, "q", true, &with("dead", limited));
     declare(&mut node, at, "dropping", true, &table(limited));
     for queue in ["q", "dropping"] {
-        publish(&mut node, at, queue, &[0, 0], "x");
+        publish(&mut node, at, queue, &[0, 0], "x").unwrap();
         for round in 0..3 {
             assert_eq!(node.ready(at, queue), 1, "round {round}");
             let first = got(&mut node, at, queue);
@@ -311,7 +324,7 @@ fn a_cycle_of_dead_letters_without_space_for_deaths_ends() {
     let mut properties = vec![0x20, 0];
     properties.extend((headers.len() as u32).to_be_bytes());
     properties.extend(headers);
-    publish(&mut node, at, "a", &properties, "x");
+    publish(&mut node, at, "a", &properties, "x").unwrap();
     let mut turns = 0;
     while node.broker.may_expire_or_trim(&node.pending_writes, &node.messages) {
         node.turn(at);
@@ -333,7 +346,7 @@ fn a_long_chain_of_queues_moves_on_step_by_step() {
         let arguments = with(&name(number + 1), |t| t.int("x-max-length", 0));
         declare(&mut node, at, &name(number), false, &arguments);
     }
-    publish(&mut node, at, "q0", &[0, 0], "x");
+    publish(&mut node, at, "q0", &[0, 0], "x").unwrap();
     assert_eq!(node.ready(at, "q1000"), 0, "not in one go");
     let mut turns = 0;
     while node.broker.may_expire_or_trim(&node.pending_writes, &node.messages) {
@@ -357,7 +370,7 @@ fn without_capacity_a_dead_letter_stays_and_proceeds_later() {
     let at = node.connect();
     declare(&mut node, at, "dead", false, &[]);
     declare(&mut node, at, "q", false, &to("dead"));
-    publish(&mut node, at, "q", &[0, 0], "x");
+    publish(&mut node, at, "q", &[0, 0], "x").unwrap();
     let first = got(&mut node, at, "q");
     let mut held = filled(&mut node);
     node.settle(at, first.tag, false, Settlement::Reject);
@@ -384,7 +397,7 @@ fn a_dead_letter_lacks_x_death_only_in_a_cycle_that_takes_time() {
         let at = node.connect();
         declare(&mut node, at, "retry", false, &arguments);
         declare(&mut node, at, "q", false, &to("retry"));
-        publish(&mut node, at, "q", &[0, 0], "x");
+        publish(&mut node, at, "q", &[0, 0], "x").unwrap();
         let first = got(&mut node, at, "q");
         let mut held = filled(&mut node);
         node.messages.release(held.pop().unwrap());
@@ -416,21 +429,21 @@ fn a_rejected_message_without_capacity_does_not_stop_the_length_limit() {
     });
     declare(&mut node, at, "q", false, &arguments);
     for (queue, exchange, routing_key) in [("q", "amq.topic", "#"), ("dead", "amq.direct", "kept")] {
-        node.done(at, Command::QueueBind { queue, exchange, routing_key, arguments: &[] });
+        node.done(at, DefinitionCommand::QueueBind { queue, exchange, routing_key, arguments: &[] });
     }
     let message = message_to(&mut node, "amq.topic", "kept", &[0, 0], b"x");
-    node.done(at, Command::Publish { message, mandatory: false });
+    node.done(at, PublishCommand::Publish { message, mandatory: false });
     let first = got(&mut node, at, "q");
-    node.done(publisher, Command::TxSelect);
+    node.done(publisher, ChannelCommand::TxSelect);
     let new: Vec<_> = (0..3).map(|_| message_to(&mut node, "", "q", &[0, 0], b"y")).collect();
     let held = filled(&mut node);
     node.settle(at, first.tag, false, Settlement::Reject);
     node.turns(at);
     assert!(!node.broker.may_expire_or_trim(&node.pending_writes, &node.messages), "or the loop would burn");
     for message in new {
-        node.done(publisher, Command::Publish { message, mandatory: false });
+        node.done(publisher, PublishCommand::Publish { message, mandatory: false });
     }
-    node.done(publisher, Command::TxCommit);
+    node.done(publisher, ChannelCommand::TxCommit);
     node.turns(at);
     assert_eq!(node.ready(at, "q"), 1, "its dead letters have no target, which needs no capacity");
     held.into_iter().for_each(|id| node.messages.release(id));
@@ -447,7 +460,7 @@ fn dead_letters_for_an_exchange_that_is_missing_are_dropped() {
     let at = node.connect();
     let arguments = table(|t| t.text("x-dead-letter-exchange", "none"));
     declare(&mut node, at, "q", false, &arguments);
-    publish(&mut node, at, "q", &[0, 0], "x");
+    publish(&mut node, at, "q", &[0, 0], "x").unwrap();
     let first = got(&mut node, at, "q");
     node.settle(at, first.tag, false, Settlement::Reject);
     node.turns(at);
@@ -460,11 +473,11 @@ fn a_deleted_queue_drops_its_waiting_dead_letters() {
     let at = node.connect();
     declare(&mut node, at, "dead", false, &[]);
     declare(&mut node, at, "q", false, &to("dead"));
-    publish(&mut node, at, "q", &[0, 0], "x");
+    publish(&mut node, at, "q", &[0, 0], "x").unwrap();
     let first = got(&mut node, at, "q");
     let held = filled(&mut node);
     node.settle(at, first.tag, false, Settlement::Reject);
-    node.done(at, Command::QueueDelete { queue: "q", if_unused: false, if_empty: false });
+    node.done(at, DefinitionCommand::QueueDelete { queue: "q", if_unused: false, if_empty: false });
     node.turns(at);
     held.into_iter().for_each(|id| node.messages.release(id));
     node.turns(at);
@@ -572,19 +585,19 @@ impl BrokerRun {
 
     /// Gets a message, which may have to wait until the message and the watermark above it are durable.
     pub(crate) fn get(&mut self, queue: &str) -> Option<Got> {
-        let outcome = match self.node.ask(self.at, Command::Get { queue, no_ack: false }) {
-            Outcome::Later => {
+        let outcome = match self.node.ask(self.at, GetCommand { queue, no_ack: false }) {
+            Ok(GetAnswer::Later) => {
                 let time_ms = self.node.pending_writes.time_ms();
                 self.store().expect("the disk is well");
                 let node = &mut self.node;
                 node.pending_writes.set_time(time_ms);
                 node.broker.run_jobs(&mut context!(node));
                 node.broker.deliver(&mut context!(node), 8192);
-                node.broker.take_late_reply(self.at.connection).expect("it is answered").0
+                node.broker.take_late_get(self.at.connection).expect("it is answered").0
             }
             outcome => outcome,
         };
-        (outcome == Outcome::GetQueued).then(|| received(&mut self.node, self.at))
+        (outcome == Ok(GetAnswer::Queued)).then(|| received(&mut self.node, self.at))
     }
 
     pub(crate) fn empty(&mut self, queue: &str) -> Vec<String> {
@@ -624,9 +637,9 @@ pub(crate) fn at_every_cut(
         let at = run.at;
         declare(&mut run.node, at, "dead", true, &[]);
         declare(&mut run.node, at, "q", true, arguments);
-        run.node.done(at, Command::ConfirmSelect);
+        run.node.done(at, ChannelCommand::ConfirmSelect);
         for number in 0..COUNT {
-            publish(&mut run.node, at, "q", PERSISTENT, &format!("{number}"));
+            publish(&mut run.node, at, "q", PERSISTENT, &format!("{number}")).unwrap();
         }
         let taker = take(&mut run.node, at);
         while get(&mut run.node, taker, "q").is_some() {}
@@ -675,12 +688,12 @@ fn over_power_cuts_a_message_requeued_too_often_is_in_one_place() {
 fn over_power_cuts_a_transaction_takes_its_dead_letters_along() {
     let in_transaction = |node: &mut TestBroker, at| {
         let tx = node.open(at, 2);
-        node.done(tx, Command::TxSelect);
+        node.done(tx, ChannelCommand::TxSelect);
         tx
     };
     at_every_cut(&to("dead"), in_transaction, |node, tx| {
         reject_all(node, tx);
-        node.done(tx, Command::TxCommit);
+        node.done(tx, ChannelCommand::TxCommit);
     });
 }
 
@@ -696,11 +709,14 @@ fn a_dead_letter_has_its_own_offset_in_another_target_of_its_message() {
     declare(&mut run.node, at, "dead", true, &[]);
     for queue in ["full", "dead"] {
         let (exchange, routing_key) = ("amq.fanout", "");
-        run.node.done(at, Command::QueueBind { queue, exchange, routing_key, arguments: &[] });
+        run.node.done(at, DefinitionCommand::QueueBind { queue, exchange, routing_key, arguments: &[] });
     }
     for body in ["1", "2", "3"] {
         let message = message_to(&mut run.node, "amq.fanout", "", PERSISTENT, body.as_bytes());
-        assert_eq!(run.node.ask(at, Command::Publish { message, mandatory: false }), Outcome::Published);
+        assert_eq!(
+            run.node.ask(at, PublishCommand::Publish { message, mandatory: false }),
+            Ok(PublishAnswer::Published)
+        );
     }
     assert_eq!(run.empty("dead"), ["1", "2", "1", "3", "2"]);
     assert_eq!(run.empty("full"), ["3"]);
@@ -720,13 +736,13 @@ fn evicted_messages_are_loaded_to_be_dead_lettered() {
     declare(&mut run.node, at, "dead", true, &[]);
     declare(&mut run.node, at, "q", true, &with("dead", |t| t.int("x-max-length", COUNT as i32)));
     for number in 0..COUNT {
-        publish(&mut run.node, at, "q", PERSISTENT, &format!("{number}"));
+        publish(&mut run.node, at, "q", PERSISTENT, &format!("{number}")).unwrap();
     }
     run.store().expect("the disk is well");
     drop(run);
     let mut run = BrokerRun::begin(&disk).expect("it opens");
     let at = run.at;
-    publish(&mut run.node, at, "q", PERSISTENT, "new");
+    publish(&mut run.node, at, "q", PERSISTENT, "new").unwrap();
     run.node.turns(at);
     assert_eq!(run.counts(), (COUNT + 1, 0), "it is not in memory");
     assert_eq!(run.read_back(), (COUNT, 0));

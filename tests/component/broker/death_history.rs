@@ -1,7 +1,7 @@
 //! Dead letters with a long history: rejected repeatedly, or with forged deaths.
 
 use leveret_amqp::{TableWriter, Writer};
-use leveret_core::command::{Command, Outcome, Settlement};
+use leveret_core::command::{DefinitionCommand, PublishAnswer, Settlement};
 use leveret_core::limits::Limits;
 
 use crate::dead_letters::{BrokerRun, PERSISTENT, declare, disk, empty, got, publish, table, to, with};
@@ -34,7 +34,8 @@ fn headers_that_fill_a_frame_make_no_rejected_message_vanish_and_its_count_rises
         let at = node.connect();
         declare(&mut node, at, "work", false, &to("retry"));
         declare(&mut node, at, "retry", false, &with("work", |t| t.int("x-message-ttl", 1)));
-        publish(&mut node, at, "work", &filling(frame_max as usize - HEADER_FRAME_BYTES - free), "x");
+        publish(&mut node, at, "work", &filling(frame_max as usize - HEADER_FRAME_BYTES - free), "x")
+            .unwrap();
         for attempt in 1..=4_i64 {
             let tag = got(&mut node, at, "work").tag;
             node.settle(at, tag, false, Settlement::Reject);
@@ -65,7 +66,7 @@ fn headers_that_fill_a_frame_make_no_expired_or_dropped_message_vanish() {
         declare(&mut node, at, "dead", false, &[]);
         declare(&mut node, at, "q", false, &with("dead", |t| t.int(key, 0)));
         let bytes = Limits::default().frame_max as usize - HEADER_FRAME_BYTES - free;
-        publish(&mut node, at, "q", &filling(bytes), "x");
+        publish(&mut node, at, "q", &filling(bytes), "x").unwrap();
         node.pending_writes.set_time(1_000);
         node.turns(at);
         let reason = if key == "x-message-ttl" { "expired" } else { "maxlen" };
@@ -84,9 +85,13 @@ fn a_removed_header_still_routes_the_dead_letter() {
         t.text("s", &"x".repeat(100))
     });
     let (exchange, routing_key) = ("amq.headers", "");
-    node.done(at, Command::QueueBind { queue: "dead", exchange, routing_key, arguments: &arguments });
+    node.done(
+        at,
+        DefinitionCommand::QueueBind { queue: "dead", exchange, routing_key, arguments: &arguments },
+    );
     declare(&mut node, at, "q", false, &table(|t| t.text("x-dead-letter-exchange", exchange)));
-    publish(&mut node, at, "q", &filling(Limits::default().frame_max as usize - HEADER_FRAME_BYTES), "x");
+    publish(&mut node, at, "q", &filling(Limits::default().frame_max as usize - HEADER_FRAME_BYTES), "x")
+        .unwrap();
     let tag = got(&mut node, at, "q").tag;
     node.settle(at, tag, false, Settlement::Reject);
     let letter = got(&mut node, at, "dead");
@@ -105,7 +110,7 @@ fn a_cycle_of_several_queues_ends_although_headers_fill_a_frame() {
             let arguments = with(&name((number + 1) % 8), |t| t.int("x-max-length", 0));
             declare(&mut node, at, &name(number), false, &arguments);
         }
-        publish(&mut node, at, &name(0), &filling(4096 - HEADER_FRAME_BYTES - free), "x");
+        publish(&mut node, at, &name(0), &filling(4096 - HEADER_FRAME_BYTES - free), "x").unwrap();
         let mut turns = 0;
         while node.broker.may_expire_or_trim(&node.pending_writes, &node.messages) {
             node.turn(at);
@@ -128,17 +133,17 @@ fn a_rejected_dead_letter_is_dead_lettered_a_few_times() {
     for number in 0..12 {
         let arguments = with(&format!("{}", number + 1), full);
         declare(&mut node, at, &number.to_string(), false, &arguments);
-        publish(&mut node, at, &number.to_string(), &[0, 0], "first");
+        publish(&mut node, at, &number.to_string(), &[0, 0], "first").unwrap();
     }
     declare(&mut node, at, "12", false, &[]);
     for (first, ends) in [("6", 1), ("1", 0)] {
         declare(&mut node, at, "q", false, &to(first));
-        publish(&mut node, at, "q", &[0, 0], "second");
+        publish(&mut node, at, "q", &[0, 0], "second").unwrap();
         let rejected = got(&mut node, at, "q");
         node.settle(at, rejected.tag, false, Settlement::Reject);
         assert_eq!(node.ready(at, "12"), ends, "so many are passed at once, and no more");
         empty(&mut node, at, "12");
-        node.done(at, Command::QueueDelete { queue: "q", if_unused: false, if_empty: false });
+        node.done(at, DefinitionCommand::QueueDelete { queue: "q", if_unused: false, if_empty: false });
     }
     for number in 0..12 {
         assert_eq!(empty(&mut node, at, &number.to_string()), ["first"]);
@@ -176,11 +181,11 @@ fn the_cost_of_forged_deaths_does_not_depend_on_the_number_of_queues() {
         let queue = number.to_string();
         node.declare(at, &queue, false);
         let (queue, exchange, routing_key, arguments) = (&*queue, "amq.fanout", "", &[][..]);
-        node.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
+        node.done(at, DefinitionCommand::QueueBind { queue, exchange, routing_key, arguments });
     }
     node.pending_writes.set_time(1);
     node.work.take();
-    assert_eq!(publish(&mut node, at, "q", &properties, "x"), Outcome::Published);
+    assert_eq!(publish(&mut node, at, "q", &properties, "x"), Ok(PublishAnswer::Published));
     node.broker.deliver(&mut context!(node), 0);
     let units = node.work.take();
     assert!((1000..5000).contains(&units), "{units}: the turn hears of each of them, and once");
@@ -200,7 +205,7 @@ fn a_dead_letter_waits_only_for_its_move() {
     let at = run.at;
     declare(&mut run.node, at, "dead", true, &[]);
     declare(&mut run.node, at, "q", true, &to("dead"));
-    publish(&mut run.node, at, "q", PERSISTENT, "x");
+    publish(&mut run.node, at, "q", PERSISTENT, "x").unwrap();
     let first = got(&mut run.node, at, "q");
     run.store().expect("the disk is well");
     let reader = run.node.connect();

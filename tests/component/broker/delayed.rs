@@ -2,8 +2,10 @@
 
 use leveret_amqp::{Full, TableWriter};
 use leveret_broker::ExchangeView;
-use leveret_core::command::{Command, Outcome, Settlement};
-use leveret_core::error::ReplyCode;
+use leveret_core::command::{
+    ChannelCommand, DefinitionAnswer, DefinitionCommand, PublishAnswer, PublishCommand, Settlement,
+};
+use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::limits::Limits;
 use leveret_queues::{PageInOutcome, ReadMessage};
 
@@ -20,19 +22,33 @@ const START_MS: u64 = 1_234_567_891;
 fn exchange(node: &mut TestBroker, at: At, name: &str, kind: &str, durable: bool) {
     let arguments = table(|t| t.text("x-delayed-type", kind));
     let outcome = declared(node, at, name, durable, &arguments);
-    assert_eq!(outcome, Outcome::Done);
+    assert_eq!(outcome, Ok(DefinitionAnswer::Done));
 }
 
-fn declared(node: &mut TestBroker, at: At, exchange: &str, durable: bool, arguments: &[u8]) -> Outcome {
+fn declared(
+    node: &mut TestBroker,
+    at: At,
+    exchange: &str,
+    durable: bool,
+    arguments: &[u8],
+) -> Result<DefinitionAnswer, Fault> {
     let (kind, passive, auto_delete, internal) = ("x-delayed-message", false, false, false);
     node.ask(
         at,
-        Command::ExchangeDeclare { exchange, kind, passive, durable, auto_delete, internal, arguments },
+        DefinitionCommand::ExchangeDeclare {
+            exchange,
+            kind,
+            passive,
+            durable,
+            auto_delete,
+            internal,
+            arguments,
+        },
     )
 }
 
 fn bind(node: &mut TestBroker, at: At, (exchange, routing_key): (&str, &str), queue: &str, arguments: &[u8]) {
-    node.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
+    node.done(at, DefinitionCommand::QueueBind { queue, exchange, routing_key, arguments });
 }
 
 /// Returns properties with these headers, persistent or not.
@@ -45,7 +61,13 @@ fn headers(persistent: bool, fill: impl FnOnce(&mut TableWriter<'_, '_>) -> Resu
     properties
 }
 
-fn send(node: &mut TestBroker, at: At, delay_ms: i64, persistent: bool, body: &str) -> Outcome {
+fn send(
+    node: &mut TestBroker,
+    at: At,
+    delay_ms: i64,
+    persistent: bool,
+    body: &str,
+) -> Result<PublishAnswer, Fault> {
     let properties = headers(persistent, |t| t.long("x-delay", delay_ms));
     send_as(node, at, ("delayed", "q"), &properties, body)
 }
@@ -56,9 +78,9 @@ fn send_as(
     (exchange, key): (&str, &str),
     properties: &[u8],
     body: &str,
-) -> Outcome {
+) -> Result<PublishAnswer, Fault> {
     let message = message_to(node, exchange, key, properties, body.as_bytes());
-    node.ask(at, Command::Publish { message, mandatory: true })
+    node.ask(at, PublishCommand::Publish { message, mandatory: true })
 }
 
 /// Declares a delayed exchange with a queue.
@@ -84,7 +106,7 @@ fn delayed_messages_are_released_in_the_order_of_their_times() {
     let at = node.connect();
     ready(&mut node, at, false);
     for (delay_ms, body) in [(30, "c"), (10, "a"), (20, "b1"), (20, "b2"), (100_000, "e"), (20_000, "d")] {
-        assert_eq!(send(&mut node, at, delay_ms, false, body), Outcome::Published);
+        assert_eq!(send(&mut node, at, delay_ms, false, body), Ok(PublishAnswer::Published));
     }
     node.turns(at);
     assert_eq!((node.ready(at, "q"), asleep(&node)), (0, 6));
@@ -125,7 +147,7 @@ fn headers_that_fill_a_frame_make_no_delayed_message_vanish() {
         entries.extend(filler);
         let properties = [b"\x20\0", &(entries.len() as u32).to_be_bytes()[..], &entries].concat();
         assert_eq!(properties.len(), bytes);
-        assert_eq!(send_as(&mut node, at, ("delayed", "q"), &properties, "x"), Outcome::Published);
+        assert_eq!(send_as(&mut node, at, ("delayed", "q"), &properties, "x"), Ok(PublishAnswer::Published));
         pass_to(&mut node, at, START_MS + 1_000);
         let released = got(&mut node, at, "q");
         let delay = released.headers().get("x-delay").and_then(|value| value.as_integer());
@@ -146,7 +168,7 @@ fn released_messages_have_a_negative_delay_and_invalid_delays_are_ignored() {
         t.int("x-delay", 5_000)?;
         t.text("a", "first")
     });
-    send_as(&mut node, at, ("delayed", "q"), &properties, "x");
+    send_as(&mut node, at, ("delayed", "q"), &properties, "x").unwrap();
     pass_to(&mut node, at, START_MS + 5_000);
     let message = got(&mut node, at, "q");
     let said = message.headers();
@@ -162,7 +184,7 @@ fn released_messages_have_a_negative_delay_and_invalid_delays_are_ignored() {
         vec![0, 0],
     ];
     for properties in none {
-        send_as(&mut node, at, ("delayed", "q"), &properties, "now");
+        send_as(&mut node, at, ("delayed", "q"), &properties, "now").unwrap();
         assert_eq!(empty(&mut node, at, "q"), ["now"]);
     }
     assert_eq!(asleep(&node), 0);
@@ -190,7 +212,7 @@ fn delayed_messages_are_routed_by_the_declared_exchange_type() {
             t.int("x-delay", 100)
         });
         let now_ms = node.pending_writes.time_ms();
-        send_as(&mut node, at, (kind, key), &properties, kind);
+        send_as(&mut node, at, (kind, key), &properties, kind).unwrap();
         node.turns(at);
         assert_eq!(node.ready(at, kind), 0);
         pass_to(&mut node, at, now_ms + 100);
@@ -203,8 +225,8 @@ fn delayed_messages_are_routed_by_the_declared_exchange_type() {
 fn invalid_delayed_exchanges_are_refused_with_the_plug_ins_error_texts() {
     let mut node = TestBroker::new(64);
     let at = node.connect();
-    let text = |outcome| match outcome {
-        Outcome::Fault(fault) => (fault.code, fault.text.to_string()),
+    let text = |answer: Result<DefinitionAnswer, Fault>| match answer {
+        Err(fault) => (fault.code, fault.text.to_string()),
         other => panic!("{other:?}"),
     };
     let wrong = "PRECONDITION_FAILED - Invalid argument, 'x-delayed-type' must be an existing exchange type";
@@ -226,11 +248,11 @@ fn invalid_delayed_exchanges_are_refused_with_the_plug_ins_error_texts() {
     assert_eq!((node.broker.gauges().queues, node.broker.gauges().exchanges), (0, 0), "nothing is left");
     exchange(&mut node, at, "d", "topic", false);
     // Once it exists, its type is not checked again.
-    assert_eq!(declared(&mut node, at, "d", false, &[]), Outcome::Done);
+    assert_eq!(declared(&mut node, at, "d", false, &[]), Ok(DefinitionAnswer::Done));
     let said = text(declared(&mut node, at, "d", true, &[]));
     assert_eq!(said.0, ReplyCode::PreconditionFailed);
     let (kind, passive, durable, auto_delete, internal) = ("topic", false, false, false, false);
-    let plain = Command::ExchangeDeclare {
+    let plain = DefinitionCommand::ExchangeDeclare {
         exchange: "d",
         kind,
         passive,
@@ -251,7 +273,7 @@ fn delayed_messages_are_invisible_and_deleted_with_their_exchange() {
         let at = node.connect();
         ready(&mut node, at, durable);
         for delay_ms in [1, 1_000, 10_000, 1 << 20, 1 << 31] {
-            send(&mut node, at, delay_ms, durable, "x");
+            send(&mut node, at, delay_ms, durable, "x").unwrap();
         }
         pass_to(&mut node, at, START_MS + 500);
         assert_eq!((asleep(&node), node.ready(at, "q")), (4, 1));
@@ -260,9 +282,9 @@ fn delayed_messages_are_invisible_and_deleted_with_their_exchange() {
             all.map(|view| view.name.to_string()).collect()
         };
         assert_eq!(names(&node), ["q"]);
-        publish(&mut node, at, "", &[0, 0], "to nobody");
+        publish(&mut node, at, "", &[0, 0], "to nobody").unwrap();
         assert_eq!(asleep(&node), 4);
-        node.done(at, Command::ExchangeDelete { exchange: "delayed", if_unused: false });
+        node.done(at, DefinitionCommand::ExchangeDelete { exchange: "delayed", if_unused: false });
         node.turns(at);
         pass_to(&mut node, at, START_MS + (1 << 33));
         let gauges = node.broker.gauges();
@@ -282,7 +304,7 @@ fn messages_are_delayed_whatever_their_source() {
     bind(&mut node, at, ("amq.fanout", ""), "at once", &[]);
     node.done(
         at,
-        Command::ExchangeBind {
+        DefinitionCommand::ExchangeBind {
             destination: "delayed",
             source: "amq.fanout",
             routing_key: "",
@@ -290,7 +312,7 @@ fn messages_are_delayed_whatever_their_source() {
         },
     );
     let properties = headers(false, |t| t.int("x-delay", 100));
-    send_as(&mut node, at, ("amq.fanout", "q"), &properties, "fanned out");
+    send_as(&mut node, at, ("amq.fanout", "q"), &properties, "fanned out").unwrap();
     assert_eq!((empty(&mut node, at, "at once"), asleep(&node)), (vec!["fanned out".to_string()], 1));
     // A dead letter with a delay.
     let arguments = table(|t| {
@@ -298,15 +320,15 @@ fn messages_are_delayed_whatever_their_source() {
         t.text("x-dead-letter-routing-key", "q")
     });
     declare(&mut node, at, "work", false, &arguments);
-    publish(&mut node, at, "work", &headers(false, |t| t.int("x-delay", 200)), "failed");
+    publish(&mut node, at, "work", &headers(false, |t| t.int("x-delay", 200)), "failed").unwrap();
     let failed = got(&mut node, at, "work");
     node.settle(at, failed.tag, false, Settlement::Reject);
     // A transaction.
     let tx = node.open(at, 2);
-    node.done(tx, Command::TxSelect);
-    send(&mut node, tx, 300, false, "committed");
+    node.done(tx, ChannelCommand::TxSelect);
+    send(&mut node, tx, 300, false, "committed").unwrap();
     assert_eq!(asleep(&node), 2);
-    node.done(tx, Command::TxCommit);
+    node.done(tx, ChannelCommand::TxCommit);
     node.turns(at);
     assert_eq!(asleep(&node), 3);
     for (after_ms, body) in [(100, "fanned out"), (200, "failed"), (300, "committed")] {
@@ -326,7 +348,7 @@ fn a_message_with_an_expiration_expires_only_after_its_release() {
         properties[0] |= 0x01;
         properties.push(ms.len() as u8);
         properties.extend(ms.as_bytes());
-        send_as(&mut node, at, ("delayed", "q"), &properties, ms);
+        send_as(&mut node, at, ("delayed", "q"), &properties, ms).unwrap();
     }
     pass_to(&mut node, at, START_MS + 999);
     assert_eq!(asleep(&node), 2);
@@ -343,8 +365,8 @@ fn without_capacity_messages_are_delayed_longer() {
     node.pending_writes.set_time(START_MS);
     let at = node.connect();
     ready(&mut node, at, false);
-    send(&mut node, at, 10, false, "1");
-    send(&mut node, at, 20, false, "2");
+    send(&mut node, at, 10, false, "1").unwrap();
+    send(&mut node, at, 20, false, "2").unwrap();
     let mut held = filled(&mut node);
     pass_to(&mut node, at, START_MS + 30);
     assert_eq!((node.ready(at, "q"), asleep(&node)), (0, 2));
@@ -372,7 +394,7 @@ fn thousands_are_released_in_order_and_a_turn_releases_a_bounded_number() {
             let mut random = Random::new(bits);
             for _ in 0..4_000 {
                 let delay_ms = 1 + random.below((1 << bits) - 1);
-                send(&mut node, at, delay_ms as i64, false, &format!("{}", START_MS + delay_ms));
+                send(&mut node, at, delay_ms as i64, false, &format!("{}", START_MS + delay_ms)).unwrap();
             }
             let mut came: Vec<u64> = Vec::new();
             for jump in 1..=jumps {
@@ -408,7 +430,7 @@ fn memory_does_not_depend_on_the_number_of_delayed_messages() {
     let mut most = 0;
     for _ in 0..COUNT {
         let delay_ms = 3_600_000 + random.below(1 << 20) as i64;
-        assert_eq!(send(&mut node, at, delay_ms, true, "x"), Outcome::Published);
+        assert_eq!(send(&mut node, at, delay_ms, true, "x"), Ok(PublishAnswer::Published));
         store(&mut node);
         while node.broker.evict(&mut context!(node)) {}
         most = most.max(node.messages.messages_used());
@@ -529,7 +551,10 @@ fn send_dated(
     let delay_ms = 1 + random.below(1 << bits);
     *serial += 1;
     let due = now_ms + delay_ms;
-    assert_eq!(send(node, at, delay_ms as i64, true, &format!("{due} {serial}")), Outcome::Published);
+    assert_eq!(
+        send(node, at, delay_ms as i64, true, &format!("{due} {serial}")),
+        Ok(PublishAnswer::Published)
+    );
     expected.push((due, *serial));
 }
 
@@ -547,7 +572,7 @@ fn over_power_cuts_a_message_is_either_delayed_or_released() {
         run.node.pending_writes.set_time(START_MS);
         ready(&mut run.node, at, true);
         for number in 0..COUNT {
-            send(&mut run.node, at, 1_000_000 + 20_000 * number as i64, true, "x");
+            send(&mut run.node, at, 1_000_000 + 20_000 * number as i64, true, "x").unwrap();
         }
         run.store().expect("the disk is well");
         disk.foresee(Trouble::Cut(cut));
@@ -584,11 +609,11 @@ fn over_power_cuts_an_exchange_is_deleted_with_its_delayed_messages() {
         run.node.pending_writes.set_time(START_MS);
         ready(&mut run.node, at, true);
         for delay_ms in [1_000, 100_000, 10_000_000] {
-            send(&mut run.node, at, delay_ms, true, "x");
+            send(&mut run.node, at, delay_ms, true, "x").unwrap();
         }
         run.store().expect("the disk is well");
         disk.foresee(Trouble::Cut(cut));
-        run.node.done(at, Command::ExchangeDelete { exchange: "delayed", if_unused: false });
+        run.node.done(at, DefinitionCommand::ExchangeDelete { exchange: "delayed", if_unused: false });
         run.node.turns(at);
         let is_over = run.store().is_some();
         drop(run);
@@ -618,12 +643,12 @@ fn a_new_exchange_of_the_same_name_has_no_delayed_messages() {
     let at = run.at;
     run.node.pending_writes.set_time(START_MS);
     ready(&mut run.node, at, true);
-    send(&mut run.node, at, 50_000, true, "old");
-    run.node.done(at, Command::ExchangeDelete { exchange: "delayed", if_unused: false });
+    send(&mut run.node, at, 50_000, true, "old").unwrap();
+    run.node.done(at, DefinitionCommand::ExchangeDelete { exchange: "delayed", if_unused: false });
     run.node.turns(at);
     exchange(&mut run.node, at, "delayed", "fanout", true);
     bind(&mut run.node, at, ("delayed", ""), "q", &[]);
-    send(&mut run.node, at, 60_000, true, "new");
+    send(&mut run.node, at, 60_000, true, "new").unwrap();
     run.store().expect("the disk is well");
     drop(run);
     disk.power_cut();

@@ -1,7 +1,9 @@
 //! Message TTL and expiry of unused queues, in broker time.
 
 use leveret_amqp::{Full, TableWriter};
-use leveret_core::command::{Command, Outcome, Settlement};
+use leveret_core::command::{
+    ChannelCommand, DefinitionCommand, GetCommand, PublishAnswer, PublishCommand, Settlement,
+};
 use leveret_core::limits::Limits;
 use leveret_core::time::Now;
 
@@ -40,11 +42,11 @@ fn messages_expire_at_their_time() {
     node.pending_writes.set_time(1_000);
     let at = node.connect();
     declare(&mut node, at, "q", false, &ttl(500));
-    publish(&mut node, at, "q", &[0, 0], "1");
+    publish(&mut node, at, "q", &[0, 0], "1").unwrap();
     node.turns(at);
     assert_eq!(node.broker.queues().next_expiry_ms(), Some(1_500), "the loop sleeps until then");
     pass_to(&mut node, at, 1_200);
-    publish(&mut node, at, "q", &[0, 0], "2");
+    publish(&mut node, at, "q", &[0, 0], "2").unwrap();
     pass_to(&mut node, at, 1_499);
     assert_eq!(node.ready(at, "q"), 2);
     pass_to(&mut node, at, 1_500);
@@ -62,10 +64,10 @@ fn the_shorter_of_both_times_counts_and_only_the_first_expires() {
     declare(&mut node, at, "q", false, &ttl(500));
     declare(&mut node, at, "plain", false, &[]);
     for queue in ["q", "plain"] {
-        publish(&mut node, at, queue, &expiring("300"), "own");
+        publish(&mut node, at, queue, &expiring("300"), "own").unwrap();
     }
-    publish(&mut node, at, "plain", &[0, 0], "for ever");
-    publish(&mut node, at, "plain", &expiring("100"), "behind");
+    publish(&mut node, at, "plain", &[0, 0], "for ever").unwrap();
+    publish(&mut node, at, "plain", &expiring("100"), "behind").unwrap();
     pass_to(&mut node, at, 1_299);
     assert_eq!((node.ready(at, "q"), node.ready(at, "plain")), (1, 3));
     pass_to(&mut node, at, 1_300);
@@ -82,7 +84,7 @@ fn expired_messages_are_dead_lettered_and_not_delivered() {
     let at = node.connect();
     declare(&mut node, at, "dead", false, &[]);
     declare(&mut node, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 100)));
-    publish(&mut node, at, "q", &expiring("5000"), "x");
+    publish(&mut node, at, "q", &expiring("5000"), "x").unwrap();
     node.pending_writes.set_time(1_100);
     assert!(get(&mut node, at, "q").is_none(), "even before its queue is checked");
     let letter = got(&mut node, at, "dead");
@@ -103,14 +105,14 @@ fn messages_with_ttl_0_are_delivered_only_to_waiting_consumers() {
     declare(&mut node, at, "q", false, &ttl(0));
     declare(&mut node, at, "dlq", false, &with("dead", |t| t.int("x-message-ttl", 0)));
     for queue in ["q", "dlq"] {
-        publish(&mut node, at, queue, &[0, 0], "1");
+        publish(&mut node, at, queue, &[0, 0], "1").unwrap();
         node.turns(at);
     }
     pass_to(&mut node, at, 1_001);
     assert_eq!((node.ready(at, "q"), node.ready(at, "dlq"), node.ready(at, "dead")), (0, 0, 1));
     for queue in ["q", "dlq"] {
         node.consume(at, queue);
-        publish(&mut node, at, queue, &[0, 0], "2");
+        publish(&mut node, at, queue, &[0, 0], "2").unwrap();
         assert_eq!(node.turns(at), 1, "{queue}");
     }
 }
@@ -138,7 +140,7 @@ fn requeued_messages_keep_their_expiry_time() {
     node.pending_writes.set_time(1_000);
     let at = node.connect();
     declare(&mut node, at, "q", false, &ttl(500));
-    publish(&mut node, at, "q", &[0, 0], "1");
+    publish(&mut node, at, "q", &[0, 0], "1").unwrap();
     let first = got(&mut node, at, "q");
     pass_to(&mut node, at, 1_400);
     node.settle(at, first.tag, false, Settlement::Requeue);
@@ -165,13 +167,13 @@ fn an_unused_queue_is_deleted() {
     pass_to(&mut node, at, 1_270);
     node.consume(at, "q");
     pass_to(&mut node, at, 9_000);
-    node.done(at, Command::Cancel { tag: "q" });
+    node.done(at, ChannelCommand::Cancel { tag: "q" });
     pass_to(&mut node, at, 9_099);
     assert_eq!(node.broker.gauges().queues, 1);
     pass_to(&mut node, at, 9_100);
     assert_eq!(node.broker.gauges().queues, 0);
     let (queue, no_ack) = ("q", false);
-    assert!(matches!(node.ask(at, Command::Get { queue, no_ack }), Outcome::Fault(_)));
+    assert!(node.ask(at, GetCommand { queue, no_ack }).is_err());
 }
 
 // ---- consumers
@@ -185,8 +187,8 @@ fn a_message_with_ttl_0_expires_before_the_next_command() {
     declare(&mut node, at, "dead", false, &[]);
     declare(&mut node, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 0)));
     declare(&mut node, at, "own", false, &with("dead", |_| Ok(())));
-    publish(&mut node, at, "q", &[0, 0], "1");
-    publish(&mut node, at, "own", &expiring("0"), "2");
+    publish(&mut node, at, "q", &[0, 0], "1").unwrap();
+    publish(&mut node, at, "own", &expiring("0"), "2").unwrap();
     for queue in ["q", "own"] {
         assert_eq!(node.ready(at, queue), 0, "{queue}");
         node.consume(at, queue);
@@ -199,11 +201,11 @@ fn a_message_with_ttl_0_expires_before_the_next_command() {
 fn messages_with_ttl_0_go_to_a_consumer_as_far_as_its_credit_allows() {
     let mut node = TestBroker::new(64);
     let at = node.connect();
-    node.done(at, Command::Qos { prefetch_count: 3, global: false });
+    node.done(at, ChannelCommand::Qos { prefetch_count: 3, global: false });
     declare(&mut node, at, "q", false, &ttl(0));
     node.consume(at, "q");
     for number in 0..5 {
-        publish(&mut node, at, "q", &[0, 0], &format!("{number}"));
+        publish(&mut node, at, "q", &[0, 0], &format!("{number}")).unwrap();
     }
     assert_eq!((node.turns(at), node.ready(at, "q")), (3, 0));
 }
@@ -215,7 +217,7 @@ fn without_capacity_for_its_dead_letter_an_expired_message_stays_undelivered_and
     let at = node.connect();
     declare(&mut node, at, "dead", false, &[]);
     declare(&mut node, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 100)));
-    publish(&mut node, at, "q", &[0, 0], "x");
+    publish(&mut node, at, "q", &[0, 0], "x").unwrap();
     let mut held = filled(&mut node);
     pass_to(&mut node, at, 1_100);
     node.consume(at, "q");
@@ -227,7 +229,7 @@ fn without_capacity_for_its_dead_letter_an_expired_message_stays_undelivered_and
     assert_eq!((node.ready(at, "q"), node.ready(at, "dead")), (0, 1));
     held.into_iter().for_each(|id| node.messages.release(id));
     // The queue continues after that.
-    publish(&mut node, at, "q", &[0, 0], "y");
+    publish(&mut node, at, "q", &[0, 0], "y").unwrap();
     assert_eq!(node.turns(at), 1);
 }
 
@@ -240,10 +242,10 @@ fn the_first_message_while_others_are_requeued_need_not_be_the_first_to_expire()
     declare(&mut node, at, "q", false, &[]);
     node.consume(at, "q");
     for _ in 0..600 {
-        publish(&mut node, at, "q", &[0, 0], "for ever");
+        publish(&mut node, at, "q", &[0, 0], "for ever").unwrap();
     }
     node.turns(at);
-    publish(&mut node, at, "q", &expiring("100"), "behind");
+    publish(&mut node, at, "q", &expiring("100"), "behind").unwrap();
     assert_eq!(node.turns(at), 1);
     node.pending_writes.set_time(2_000);
     let mut context = context!(node);
@@ -261,7 +263,7 @@ fn many_queues_whose_time_comes_at_once_take_several_turns() {
     for number in 0..2_000 {
         let queue = format!("q{number}");
         declare(&mut node, at, &queue, false, &ttl(10));
-        publish(&mut node, at, &queue, &[0, 0], "x");
+        publish(&mut node, at, &queue, &[0, 0], "x").unwrap();
     }
     node.turns(at);
     node.pending_writes.set_time(2_000);
@@ -297,8 +299,8 @@ fn messages_left_by_the_length_limit_expire_in_time() {
     node.pending_writes.set_time(1_000);
     let at = node.connect();
     declare(&mut node, at, "q", false, &table(|t| t.int("x-max-length", 1)));
-    publish(&mut node, at, "q", &[0, 0], "for ever");
-    publish(&mut node, at, "q", &expiring("300"), "x");
+    publish(&mut node, at, "q", &[0, 0], "for ever").unwrap();
+    publish(&mut node, at, "q", &expiring("300"), "x").unwrap();
     node.turns(at);
     assert_eq!((node.ready(at, "q"), node.broker.queues().next_expiry_ms()), (1, Some(1_300)));
     pass_to(&mut node, at, 1_300);
@@ -319,7 +321,7 @@ fn length_limits_and_ttls_use_the_same_dead_letter_queue() {
     declare(&mut node, at, "q", false, &with("dead", both));
     for (time_ms, body) in [(1_000, "1"), (1_100, "2"), (1_200, "3"), (1_300, "4")] {
         pass_to(&mut node, at, time_ms);
-        publish(&mut node, at, "q", &[0, 0], body);
+        publish(&mut node, at, "q", &[0, 0], body).unwrap();
     }
     pass_to(&mut node, at, 1_699);
     assert_eq!((node.ready(at, "q"), node.ready(at, "dead")), (2, 2));
@@ -346,10 +348,13 @@ fn a_message_in_two_queues_is_checked_in_both() {
             let its = if queue == has { ttl(100) } else { with(has, |t| t.int("x-message-ttl", 0)) };
             declare(&mut node, at, queue, false, &its);
             let (exchange, routing_key, arguments) = ("amq.fanout", "", &[][..]);
-            node.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
+            node.done(at, DefinitionCommand::QueueBind { queue, exchange, routing_key, arguments });
         }
         let message = message_to(&mut node, "amq.fanout", "", &[0, 0], b"x");
-        assert_eq!(node.ask(at, Command::Publish { message, mandatory: false }), Outcome::Published);
+        assert_eq!(
+            node.ask(at, PublishCommand::Publish { message, mandatory: false }),
+            Ok(PublishAnswer::Published)
+        );
         pass_to(&mut node, at, 1_001);
         assert_eq!((node.ready(at, gives), node.ready(at, has)), (0, 2));
         assert_eq!(node.broker.queues().next_expiry_ms(), Some(1_100));
@@ -370,8 +375,8 @@ fn a_restart_neither_shortens_nor_extends_a_ttl() {
     declare(&mut run.node, at, "ttl", true, &ttl(100_000));
     declare(&mut run.node, at, "own", true, &with("dead", |_| Ok(())));
     run.node.pending_writes.set_time(50_000);
-    publish(&mut run.node, at, "ttl", PERSISTENT, "x");
-    publish(&mut run.node, at, "own", &persistent_expiring("120000"), "y");
+    publish(&mut run.node, at, "ttl", PERSISTENT, "x").unwrap();
+    publish(&mut run.node, at, "own", &persistent_expiring("120000"), "y").unwrap();
     run.store_at(Now::from_ms(55_000)).expect("the disk is well");
     drop(run);
     let mut run = BrokerRun::begin(&disk).expect("it opens");
@@ -405,7 +410,7 @@ fn messages_in_the_log_expire_one_after_the_other() {
     declare(&mut run.node, at, "q", true, &ttl(1_000));
     for time_ms in [10_000, 10_400, 10_800] {
         run.node.pending_writes.set_time(time_ms);
-        publish(&mut run.node, at, "q", PERSISTENT, "x");
+        publish(&mut run.node, at, "q", PERSISTENT, "x").unwrap();
     }
     run.store_at(Now::from_ms(10_800)).expect("the disk is well");
     drop(run);
@@ -429,7 +434,7 @@ fn evicted_messages_expire() {
     declare(&mut run.node, at, "q", true, &ttl(100_000));
     run.node.pending_writes.set_time(2_000);
     for _ in 0..100 {
-        publish(&mut run.node, at, "q", PERSISTENT, "x");
+        publish(&mut run.node, at, "q", PERSISTENT, "x").unwrap();
     }
     for _ in 0..3 {
         while run.node.broker.evict(&mut context!(run.node)) {
@@ -470,7 +475,7 @@ fn broker_time_goes_on_over_a_power_cut_without_traffic() {
         let mut run = BrokerRun::begin(&disk).expect("it opens");
         let at = run.at;
         declare(&mut run.node, at, "q", true, &ttl_ms.map_or(Vec::new(), ttl));
-        publish(&mut run.node, at, "q", PERSISTENT, "x");
+        publish(&mut run.node, at, "q", PERSISTENT, "x").unwrap();
         run.node.turns(at);
         run.store().expect("the disk is well");
         let mut commits = 0;
@@ -542,7 +547,7 @@ fn messages_in_the_log_expire_in_a_queue_without_arguments() {
     let at = run.at;
     declare(&mut run.node, at, "q", true, &[]);
     run.node.pending_writes.set_time(10_000);
-    publish(&mut run.node, at, "q", &persistent_expiring("1000"), "x");
+    publish(&mut run.node, at, "q", &persistent_expiring("1000"), "x").unwrap();
     run.store_at(Now::from_ms(10_000)).expect("the disk is well");
     drop(run);
     let mut run = BrokerRun::begin(&disk).expect("it opens");
@@ -562,7 +567,7 @@ fn broker_time_is_not_written_twice() {
     let at = run.at;
     declare(&mut run.node, at, "q", true, &ttl(1 << 30));
     run.store().expect("the disk is well");
-    publish(&mut run.node, at, "q", PERSISTENT, "x");
+    publish(&mut run.node, at, "q", PERSISTENT, "x").unwrap();
     let now = Now::from_ms(90_000);
     run.keeper.record_time(true, now);
     let before = run.keeper.log().counters().commits;
@@ -583,7 +588,8 @@ fn broker_time_goes_on_in_a_full_log() {
     run.store().expect("the disk is well");
     let body = "x".repeat(4_000);
     let mut count = 0;
-    while publish(&mut run.node, at, ["a", "b"][count % 2], PERSISTENT, &body) == Outcome::Published {
+    while publish(&mut run.node, at, ["a", "b"][count % 2], PERSISTENT, &body) == Ok(PublishAnswer::Published)
+    {
         count += 1;
         if count % 16 == 0 {
             run.node.turns(at);

@@ -1,6 +1,8 @@
 //! Expiring messages without capacity for their dead letters, or many at once.
 
-use leveret_core::command::{Command, Outcome, Settlement};
+use leveret_core::command::{
+    ChannelCommand, DefinitionCommand, GetAnswer, GetCommand, PublishAnswer, PublishCommand, Settlement,
+};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Share};
 use leveret_core::time::Now;
@@ -42,9 +44,9 @@ fn a_rejected_message_without_capacity_does_not_stop_expiry() {
     let at = node.connect();
     declare(&mut node, at, "dead", false, &[]);
     declare(&mut node, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 100)));
-    publish(&mut node, at, "q", &[0, 0], &"x".repeat(200_000));
+    publish(&mut node, at, "q", &[0, 0], &"x".repeat(200_000)).unwrap();
     let rejected = got(&mut node, at, "q");
-    publish(&mut node, at, "q", &[0, 0], "small");
+    publish(&mut node, at, "q", &[0, 0], "small").unwrap();
     let mut bodies = bodies_filled(&mut node);
     let records = filled(&mut node);
     node.settle(at, rejected.tag, false, Settlement::Reject);
@@ -55,7 +57,7 @@ fn a_rejected_message_without_capacity_does_not_stop_expiry() {
     records.into_iter().chain(bodies.drain(..40)).for_each(|id| node.messages.release(id));
     node.turns(at);
     assert_eq!((node.ready(at, "q"), node.ready(at, "dead")), (0, 1), "the small one has");
-    publish(&mut node, at, "q", &[0, 0], "new");
+    publish(&mut node, at, "q", &[0, 0], "new").unwrap();
     assert_eq!(node.turns(at), 1);
     bodies.into_iter().for_each(|id| node.messages.release(id));
     node.turns(at);
@@ -70,9 +72,9 @@ fn a_get_does_not_wait_for_capacity_that_its_client_has_to_free() {
     let at = node.connect();
     declare(&mut node, at, "dead", false, &[]);
     declare(&mut node, at, "q", false, &with("dead", |_| Ok(())));
-    publish(&mut node, at, "q", &[0, 0], "1");
+    publish(&mut node, at, "q", &[0, 0], "1").unwrap();
     let first = got(&mut node, at, "q");
-    publish(&mut node, at, "q", &expiring("100"), "2");
+    publish(&mut node, at, "q", &expiring("100"), "2").unwrap();
     let mut held = filled(&mut node);
     node.pending_writes.set_time(1_100);
     for _ in 0..2 {
@@ -94,14 +96,14 @@ fn a_get_finds_the_message_behind_all_expired_ones() {
     let at = node.connect();
     declare(&mut node, at, "q", false, &[]);
     for _ in 0..1_000 {
-        publish(&mut node, at, "q", &expiring("100"), "x");
+        publish(&mut node, at, "q", &expiring("100"), "x").unwrap();
     }
-    publish(&mut node, at, "q", &[0, 0], "for ever");
+    publish(&mut node, at, "q", &[0, 0], "for ever").unwrap();
     node.pending_writes.set_time(1_100);
-    assert_eq!(node.ask(at, Command::Get { queue: "q", no_ack: true }), Outcome::Later);
+    assert_eq!(node.ask(at, GetCommand { queue: "q", no_ack: true }), Ok(GetAnswer::Later));
     node.turns(at);
-    let outcome = node.broker.take_late_reply(at.connection).map(|(outcome, _)| outcome);
-    assert_eq!(outcome, Some(Outcome::GetQueued));
+    let outcome = node.broker.take_late_get(at.connection).map(|(outcome, _)| outcome);
+    assert_eq!(outcome, Some(Ok(GetAnswer::Queued)));
 }
 
 /// Copying a message for its dead letter is work: a turn expires fewer large messages.
@@ -116,7 +118,7 @@ fn a_turn_expires_few_large_messages() {
         declare(&mut node, at, "dead", false, &[]);
         declare(&mut node, at, "q", false, &with("dead", |t| t.int("x-message-ttl", 100)));
         for _ in 0..LETTERS {
-            publish(&mut node, at, "q", &[0, 0], &"x".repeat(200_000));
+            publish(&mut node, at, "q", &[0, 0], &"x".repeat(200_000)).unwrap();
         }
         node.pending_writes.set_time(1_100);
         if consumes {
@@ -140,9 +142,9 @@ fn messages_that_expire_between_others_count_as_work_of_the_turn() {
     declare(&mut node, at, "q", false, &[]);
     for _ in 0..100 {
         for _ in 0..EACH {
-            publish(&mut node, at, "q", &expiring("100"), "x");
+            publish(&mut node, at, "q", &expiring("100"), "x").unwrap();
         }
-        publish(&mut node, at, "q", &[0, 0], "for ever");
+        publish(&mut node, at, "q", &[0, 0], "for ever").unwrap();
     }
     node.consume(at, "q");
     node.pending_writes.set_time(1_100);
@@ -169,7 +171,10 @@ fn reading_large_properties_is_work() {
     properties.extend(b"\x03300");
     let message = message_to(&mut node, "", "q", &properties, b"x");
     node.work.take();
-    assert_eq!(node.ask(at, Command::Publish { message, mandatory: false }), Outcome::Published);
+    assert_eq!(
+        node.ask(at, PublishCommand::Publish { message, mandatory: false }),
+        Ok(PublishAnswer::Published)
+    );
     let units = node.work.take();
     assert!(units >= 50_000 / 512, "{units}");
 }
@@ -190,11 +195,11 @@ fn messages_with_ttl_0_go_to_the_next_consumer_as_well() {
     let other = node.connect();
     declare(&mut node, at, "q", false, &ttl(0));
     for one in [at, other] {
-        node.done(one, Command::Qos { prefetch_count: 1, global: false });
+        node.done(one, ChannelCommand::Qos { prefetch_count: 1, global: false });
         node.consume(one, "q");
     }
     for body in ["1", "2", "3"] {
-        publish(&mut node, at, "q", &[0, 0], body);
+        publish(&mut node, at, "q", &[0, 0], body).unwrap();
     }
     node.broker.deliver(&mut context!(node), 64);
     assert_eq!((node.broker.gauges().deliveries, node.ready(at, "q")), (2, 0));
@@ -207,9 +212,9 @@ fn messages_behind_others_wait_for_their_ttl_too() {
     let mut run = BrokerRun::begin(&disk).expect("it opens");
     let at = run.at;
     declare(&mut run.node, at, "q", true, &[]);
-    publish(&mut run.node, at, "q", PERSISTENT, "for ever");
+    publish(&mut run.node, at, "q", PERSISTENT, "for ever").unwrap();
     assert!(!run.node.broker.queues().has_stored_deadline() && !run.node.broker.queues().has_deadlines());
-    publish(&mut run.node, at, "q", &persistent_expiring("1000"), "behind");
+    publish(&mut run.node, at, "q", &persistent_expiring("1000"), "behind").unwrap();
     assert!(run.node.broker.queues().has_stored_deadline() && run.node.broker.queues().has_deadlines());
 }
 
@@ -251,14 +256,18 @@ fn expired_messages_free_the_log_share_of_their_virtual_host() {
         declare(&mut node, at, "next", true, &[]);
         let body = "x".repeat(5_000);
         let mut count = 0;
-        while publish(&mut node, at, "q", PERSISTENT, &body) == Outcome::Published {
+        while publish(&mut node, at, "q", PERSISTENT, &body) == Ok(PublishAnswer::Published) {
             count += 1;
         }
         assert!(count > 10, "{count}");
         let before = node.broker.capacity_freed();
         pass_to(&mut node, at, 1_100);
         assert_ne!(node.broker.capacity_freed(), before, "{argument}");
-        assert_eq!(publish(&mut node, at, "next", PERSISTENT, &body), Outcome::Published, "{argument}");
+        assert_eq!(
+            publish(&mut node, at, "next", PERSISTENT, &body),
+            Ok(PublishAnswer::Published),
+            "{argument}"
+        );
     }
 }
 
@@ -278,7 +287,9 @@ fn a_full_log_of_expiring_messages_proceeds() {
         }
         let body = "x".repeat(body_len);
         let mut count = 0;
-        while publish(&mut run.node, at, ["a", "b"][count % 2], PERSISTENT, &body) == Outcome::Published {
+        while publish(&mut run.node, at, ["a", "b"][count % 2], PERSISTENT, &body)
+            == Ok(PublishAnswer::Published)
+        {
             count += 1;
             if count % 64 == 0 {
                 write_all(&mut run, &disk);
@@ -297,7 +308,7 @@ fn a_full_log_of_expiring_messages_proceeds() {
                 println!("{body_len}: {count} published, {left} left, {taken} taken");
                 assert!(needs_taker && !has_taker, "{left} of {count} are left of {body_len} bytes");
                 let (queue, no_ack, exclusive, arguments) = ("dead", true, false, &[][..]);
-                run.node.done(at, Command::Consume { queue, tag: "", no_ack, exclusive, arguments });
+                run.node.done(at, ChannelCommand::Consume { queue, tag: "", no_ack, exclusive, arguments });
                 (has_taker, vain) = (true, 0);
             }
         }
@@ -316,7 +327,7 @@ fn broker_time_is_written_while_the_log_is_full() {
     let at = run.at;
     declare(&mut run.node, at, "q", true, &[]);
     let expiring = persistent_expiring("4000000000");
-    while publish(&mut run.node, at, "q", &expiring, &"x".repeat(4_000)) == Outcome::Published {
+    while publish(&mut run.node, at, "q", &expiring, &"x".repeat(4_000)) == Ok(PublishAnswer::Published) {
         write_all(&mut run, &disk);
     }
     for hour in 1..=1_000 {
@@ -355,21 +366,25 @@ fn a_get_from_a_queue_that_is_deleted_is_answered() {
     let at = run.at;
     declare(&mut run.node, at, "q", true, &[]);
     for _ in 0..600 {
-        publish(&mut run.node, at, "q", PERSISTENT, "x");
+        publish(&mut run.node, at, "q", PERSISTENT, "x").unwrap();
     }
     run.store().expect("the disk is well");
-    let ask = Command::Get { queue: "q", no_ack: false };
-    assert_eq!(run.node.ask(at, ask), Outcome::Later, "that it may have been delivered is not written yet");
+    let ask = GetCommand { queue: "q", no_ack: false };
+    assert_eq!(
+        run.node.ask(at, ask),
+        Ok(GetAnswer::Later),
+        "that it may have been delivered is not written yet"
+    );
     run.store().expect("the disk is well");
     run.node.turns(at);
-    let first = run.node.broker.take_late_reply(at.connection).map(|(outcome, _)| outcome);
-    assert_eq!(first, Some(Outcome::GetQueued));
-    while run.node.ask(at, ask) == Outcome::GetQueued {
+    let first = run.node.broker.take_late_get(at.connection).map(|(outcome, _)| outcome);
+    assert_eq!(first, Some(Ok(GetAnswer::Queued)));
+    while run.node.ask(at, ask) == Ok(GetAnswer::Queued) {
         run.node.broker.sent(&mut context!(run.node), at.connection, 1);
     }
     let other = run.node.connect();
-    run.node.done(other, Command::QueueDelete { queue: "q", if_unused: false, if_empty: false });
+    run.node.done(other, DefinitionCommand::QueueDelete { queue: "q", if_unused: false, if_empty: false });
     run.node.turns(at);
-    let last = run.node.broker.take_late_reply(at.connection).map(|(outcome, _)| outcome);
-    assert_eq!(last, Some(Outcome::GetEmpty));
+    let last = run.node.broker.take_late_get(at.connection).map(|(outcome, _)| outcome);
+    assert_eq!(last, Some(Ok(GetAnswer::Empty)));
 }

@@ -1,6 +1,6 @@
 //! The firehose: which copies it makes, that it blocks no client, and that it does not copy its own messages.
 
-use leveret_core::command::{Command, Outcome};
+use leveret_core::command::{DefinitionCommand, PublishAnswer};
 use leveret_core::limits::Limits;
 
 use crate::dead_letters::{declare, empty, get, publish, table};
@@ -18,20 +18,20 @@ fn traced(limits: &Limits) -> (TestBroker, At) {
 
 fn bind(node: &mut TestBroker, at: At, queue: &str) {
     let (exchange, routing_key, arguments) = ("amq.rabbitmq.trace", "#", &[][..]);
-    node.done(at, Command::QueueBind { queue, exchange, routing_key, arguments });
+    node.done(at, DefinitionCommand::QueueBind { queue, exchange, routing_key, arguments });
 }
 
 #[test]
 fn publishes_and_deliveries_are_copied_while_tracing_has_a_receiver() {
     let (mut node, at) = traced(&Limits::default());
     node.declare(at, "q", false);
-    publish(&mut node, at, "q", &[0, 0], "1");
+    publish(&mut node, at, "q", &[0, 0], "1").unwrap();
     assert_eq!(node.ready(at, "copies"), 1);
     assert_eq!(empty(&mut node, at, "q"), ["1"]);
     assert_eq!(node.ready(at, "copies"), 2);
     assert!(!node.broker.trace("nowhere", "node", true));
     assert!(node.broker.trace("/", "node", false));
-    publish(&mut node, at, "q", &[0, 0], "2");
+    publish(&mut node, at, "q", &[0, 0], "2").unwrap();
     assert_eq!(empty(&mut node, at, "q"), ["2"]);
     assert_eq!(empty(&mut node, at, "copies"), ["1", "1"], "and none of the copies' own deliveries");
     assert_eq!((node.messages.messages_used(), node.broker.gauges().chunks), (0, 0));
@@ -67,12 +67,12 @@ fn a_full_queue_of_copies_blocks_no_client_and_holds_nothing_back() {
     node.declare(at, "q", false);
     for round in 0..2000 {
         let outcome = node.offer(at, "q", 10);
-        assert_eq!(outcome, Outcome::Published, "round {round}");
+        assert_eq!(outcome, Ok(PublishAnswer::Published), "round {round}");
         let got = get(&mut node, at, "q").expect("what was published");
         node.settle(at, got.tag, false, leveret_core::command::Settlement::Ack);
     }
     let copies = node.ready(at, "copies");
     assert!((200..400).contains(&copies), "{copies} of 4000");
     declare(&mut node, at, "reserve", false, &table(|t| t.int("x-max-length", 1)));
-    assert_eq!(node.offer(at, "reserve", 10), Outcome::Published);
+    assert_eq!(node.offer(at, "reserve", 10), Ok(PublishAnswer::Published));
 }

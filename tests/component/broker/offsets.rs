@@ -100,7 +100,7 @@ fn the_return_count_of_a_lost_message_does_not_apply_to_another() {
     };
     assert_eq!(arguments, limit, "nothing is said of a message any more");
     let at = node.connect();
-    publish(&mut node, at, "q", PERSISTENT, "x");
+    publish(&mut node, at, "q", PERSISTENT, "x").unwrap();
     let first = get(&mut node, at, "q").expect("it is there");
     node.settle(at, first.tag, false, Settlement::Requeue);
     node.turns(at);
@@ -116,11 +116,11 @@ fn every_message_in_a_quorum_queue_is_persistent() {
     declare(&mut node, at, "classic", true, &[]);
     declare(&mut node, at, "quorum", true, b"\x0cx-queue-typeS\0\0\0\x06quorum");
     let waiting = |node: &TestBroker| node.pending_writes.len();
-    publish(&mut node, at, "classic", &[0, 0], "x");
+    publish(&mut node, at, "classic", &[0, 0], "x").unwrap();
     assert_eq!(waiting(&node), 0);
-    publish(&mut node, at, "quorum", &[0, 0], "x");
+    publish(&mut node, at, "quorum", &[0, 0], "x").unwrap();
     assert_eq!(waiting(&node), 1);
-    publish(&mut node, at, "quorum", PERSISTENT, "x");
+    publish(&mut node, at, "quorum", PERSISTENT, "x").unwrap();
     assert_eq!(waiting(&node), 2);
 }
 

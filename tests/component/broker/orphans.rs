@@ -1,6 +1,6 @@
 //! A queue that adopts an orphan, before the orphan's messages are in it.
 
-use leveret_core::command::{Command, Outcome};
+use leveret_core::command::{DefinitionAnswer, DefinitionCommand};
 use leveret_core::limits::Limits;
 use leveret_queues::Contents;
 
@@ -17,7 +17,10 @@ fn adopting() -> (TestBroker, At) {
     let at = node.connect();
     let (passive, durable, exclusive, auto_delete) = (false, true, false, false);
     let (queue, arguments) = ("lost", &[][..]);
-    node.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
+    node.done(
+        at,
+        DefinitionCommand::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments },
+    );
     assert_eq!(node.ready(at, "lost"), 3);
     (node, at)
 }
@@ -33,8 +36,8 @@ fn put(node: &mut TestBroker) {
 #[test]
 fn adopted_messages_count_as_messages_of_the_queue() {
     let (mut node, at) = adopting();
-    let delete = Command::QueueDelete { queue: "lost", if_unused: false, if_empty: true };
-    assert!(matches!(node.ask(at, delete), Outcome::Fault(_)), "it is not empty");
+    let delete = DefinitionCommand::QueueDelete { queue: "lost", if_unused: false, if_empty: true };
+    assert!(node.ask(at, delete).is_err(), "it is not empty");
     put(&mut node);
     node.turns(at);
     assert_eq!(node.ready(at, "lost"), 3);
@@ -43,20 +46,26 @@ fn adopted_messages_count_as_messages_of_the_queue() {
 #[test]
 fn a_purge_removes_adopted_messages() {
     let (mut node, at) = adopting();
-    assert_eq!(node.ask(at, Command::QueuePurge { queue: "lost" }), Outcome::MessageCount(3));
+    assert_eq!(
+        node.ask(at, DefinitionCommand::QueuePurge { queue: "lost" }),
+        Ok(DefinitionAnswer::QueuePurged(3))
+    );
     assert_eq!(node.ready(at, "lost"), 0);
     put(&mut node);
     node.turns(at);
     assert_eq!(node.ready(at, "lost"), 0);
-    assert_eq!(node.ask(at, Command::QueuePurge { queue: "lost" }), Outcome::MessageCount(0));
+    assert_eq!(
+        node.ask(at, DefinitionCommand::QueuePurge { queue: "lost" }),
+        Ok(DefinitionAnswer::QueuePurged(0))
+    );
 }
 
 #[test]
 fn a_queue_deleted_while_adopting_leaves_nothing() {
     let (mut node, at) = adopting();
     let before = node.broker.gauges();
-    let delete = Command::QueueDelete { queue: "lost", if_unused: false, if_empty: false };
-    assert_eq!(node.ask(at, delete), Outcome::MessageCount(3));
+    let delete = DefinitionCommand::QueueDelete { queue: "lost", if_unused: false, if_empty: false };
+    assert_eq!(node.ask(at, delete), Ok(DefinitionAnswer::QueueDeleted(3)));
     put(&mut node);
     node.turns(at);
     assert_eq!((node.broker.gauges().chunks, node.broker.gauges().queues), (before.chunks, 0));

@@ -4,7 +4,7 @@ use crate::dead_letters::{declare, table};
 use crate::policies::policy;
 use crate::support::{At, TestBroker};
 use leveret_broker::Overdue;
-use leveret_core::command::{Command, Outcome, Settlement};
+use leveret_core::command::{ChannelCommand, GetAnswer, GetCommand, Settlement};
 use leveret_core::definition::PolicyKind;
 use leveret_core::limits::Limits;
 use leveret_core::time::{Deadline, Now};
@@ -61,7 +61,7 @@ fn an_unsettled_delivery_closes_its_channel_with_rabbitmqs_error_text() {
          1800000 ms. This timeout value can be configured, see consumers doc guide to learn more"
     );
     // The closed channel's deliveries go to other consumers, and nothing is left to check.
-    node.done(stuck, Command::CloseChannel);
+    node.done(stuck, ChannelCommand::CloseChannel);
     node.turns(stuck);
     assert_eq!(node.ready(other, "q"), 3);
     assert!(overdue(&mut node, 100 + 2 * TIMEOUT_S).is_empty());
@@ -107,10 +107,10 @@ fn the_timeout_applies_to_gets_but_not_without_acknowledgement() {
     let at = node.connect();
     node.declare(at, "q", false);
     node.publish(at, "q", 2);
-    assert_eq!(node.ask(at, Command::Get { queue: "q", no_ack: true }), Outcome::GetQueued);
+    assert_eq!(node.ask(at, GetCommand { queue: "q", no_ack: true }), Ok(GetAnswer::Queued));
     assert_eq!(node.broker.overdue_deadline(), Deadline::NEVER);
     node.turns(at);
-    assert_eq!(node.ask(at, Command::Get { queue: "q", no_ack: false }), Outcome::GetQueued);
+    assert_eq!(node.ask(at, GetCommand { queue: "q", no_ack: false }), Ok(GetAnswer::Queued));
     node.turns(at);
     assert_eq!(overdue(&mut node, TIMEOUT_S + 1).len(), 1);
 }
@@ -120,7 +120,7 @@ fn a_transaction_without_progress_closes_its_channel() {
     let mut node = node();
     let at = node.connect();
     node.declare(at, "q", false);
-    node.done(at, Command::TxSelect);
+    node.done(at, ChannelCommand::TxSelect);
     assert!(overdue(&mut node, 100).is_empty());
     node.publish(at, "q", 1);
     assert!(overdue(&mut node, 100 + TIMEOUT_S).is_empty());
@@ -130,7 +130,7 @@ fn a_transaction_without_progress_closes_its_channel() {
     let all = overdue(&mut node, 200 + 2 * TIMEOUT_S);
     assert_eq!(all.len(), 1);
     assert!(all[0].fault.text.contains("transaction on channel 1 was left open"), "{}", all[0].fault);
-    node.done(at, Command::TxCommit);
+    node.done(at, ChannelCommand::TxCommit);
     assert!(overdue(&mut node, 300 + 2 * TIMEOUT_S).is_empty());
     assert_eq!(node.broker.overdue_deadline(), Deadline::NEVER);
 }
@@ -201,7 +201,7 @@ fn a_queue_has_a_timeout_of_its_own_shorter_or_longer() {
     let all = overdue(&mut node, second);
     let [Overdue { connection, fault, .. }] = &all[..] else { panic!("{all:?}") };
     assert_eq!((*connection, fault.text.contains("used: 10000 ms")), (soon.connection, true));
-    node.done(soon, Command::CloseChannel);
+    node.done(soon, ChannelCommand::CloseChannel);
     node.turns(soon);
     let text = |all: &[Overdue]| all.iter().map(|overdue| overdue.fault.text.to_string()).collect::<String>();
     let all = overdue(&mut node, TIMEOUT_S + 1);

@@ -1,7 +1,7 @@
 //! Connections of the broker itself: the local end of a bridge.
 
 use leveret_amqp::Properties;
-use leveret_core::command::{Command, Outbox, Outcome, Refusal, Settlement};
+use leveret_core::command::{DefinitionCommand, Outbox, PublishAnswer, PublishCommand, Refusal, Settlement};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Share};
 
@@ -19,7 +19,8 @@ fn repeated_link_failures_count_against_no_message() {
     let at = node.connect();
     let (passive, durable, exclusive, auto_delete) = (false, true, false, false);
     let arguments = DELIVERY_LIMIT;
-    let declare = Command::QueueDeclare { queue: "q", passive, durable, exclusive, auto_delete, arguments };
+    let declare =
+        DefinitionCommand::QueueDeclare { queue: "q", passive, durable, exclusive, auto_delete, arguments };
     node.done(at, declare);
     node.publish(at, "q", 3);
     for _ in 0..5 {
@@ -56,7 +57,10 @@ fn a_parked_message_keeps_its_bcc_keys_secret() {
         let kept = node.messages.reserve_content(id, &headers, MessageFlags::NONE, 0, Share::Ordinary);
         kept.expect("there is room");
         node.messages.finish(id);
-        assert_eq!(node.ask(at, Command::Publish { message: id, mandatory: false }), Outcome::Published);
+        assert_eq!(
+            node.ask(at, PublishCommand::Publish { message: id, mandatory: false }),
+            Ok(PublishAnswer::Published)
+        );
         let connection = node.broker.connect_own("bridge", "/").expect("there is room");
         let link = node.open(At { connection, channel: at.channel }, 1);
         node.consume(link, "q");
@@ -89,7 +93,7 @@ fn a_requeued_message_is_forwarded_only_when_its_commit_is_durable() {
     let at = node.connect();
     declare(&mut node, at, "q", true, &[]);
     store(&mut node);
-    publish(&mut node, at, "q", PERSISTENT, "x");
+    publish(&mut node, at, "q", PERSISTENT, "x").unwrap();
     let first = get(&mut node, at, "q").expect("it is delivered before it is written");
     let batch = begin_commit(&mut node);
     let connection = node.broker.connect_own("bridge", "/").expect("there is capacity");

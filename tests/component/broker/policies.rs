@@ -3,7 +3,7 @@
 
 use leveret_amqp::{Full, TableWriter};
 use leveret_broker::OperatorFault;
-use leveret_core::command::{Command, Outcome, Settlement};
+use leveret_core::command::{ChannelCommand, PublishAnswer, Settlement};
 use leveret_core::definition::{ApplyTo, Policy, PolicyKind};
 use leveret_core::limits::Limits;
 
@@ -53,7 +53,7 @@ fn applied(node: &TestBroker, queue: &str) -> (Option<String>, Option<String>) {
 
 fn fill(node: &mut TestBroker, at: At, queue: &str, count: usize) {
     for number in 0..count {
-        publish(node, at, queue, &[0, 0], &number.to_string());
+        publish(node, at, queue, &[0, 0], &number.to_string()).unwrap();
     }
 }
 
@@ -86,8 +86,8 @@ fn a_policy_change_affects_existing_messages_in_steps() {
         t.int("max-length", 4)?;
         t.text("overflow", "reject-publish")
     });
-    node.done(at, Command::ConfirmSelect);
-    assert_eq!(node.offer(at, "q", 10), Outcome::PublishRefused);
+    node.done(at, ChannelCommand::ConfirmSelect);
+    assert_eq!(node.offer(at, "q", 10), Ok(PublishAnswer::Refused));
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn a_policy_applies_as_a_whole_or_not_at_all() {
         assert_eq!((has("e1"), has("e2")), (classic, quorum), "{number}");
     }
     say(&mut node, "e", "^e", |t| t.int("delivery-limit", 1));
-    publish(&mut node, at, "e2", &[0, 0], "x");
+    publish(&mut node, at, "e2", &[0, 0], "x").unwrap();
     for _ in 0..2 {
         let tag = got(&mut node, at, "e2").tag;
         node.settle(at, tag, false, Settlement::Requeue);
@@ -286,7 +286,7 @@ fn a_start_restores_policies() {
         .broker
         .set_policy(&mut context!(run.node), &Policy { vhost: "v", ..policy("v", "", &definition) })
         .unwrap();
-    publish(&mut run.node, at, "q", PERSISTENT, "x");
+    publish(&mut run.node, at, "q", PERSISTENT, "x").unwrap();
     run.store().expect("the disk is well");
     drop(run);
     let mut run = BrokerRun::begin(&disk).expect("it opens");
@@ -306,7 +306,7 @@ fn a_start_restores_policies() {
     run.node.turns(at);
     assert_eq!((run.node.ready(at, "q"), run.node.ready(at, "dead")), (0, 1), "by its policy");
     for number in 0..4 {
-        publish(&mut run.node, at, "q", PERSISTENT, &number.to_string());
+        publish(&mut run.node, at, "q", PERSISTENT, &number.to_string()).unwrap();
     }
     assert_eq!(run.node.ready(at, "q"), 2);
     run.node.broker.delete_vhost(&mut context!(run.node), "v").unwrap();

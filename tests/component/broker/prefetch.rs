@@ -1,6 +1,6 @@
 //! A prefetch count that the consumers of a channel share: which consumers receive messages.
 
-use leveret_core::command::{Command, Settlement};
+use leveret_core::command::{ChannelCommand, DefinitionCommand, Settlement};
 
 use crate::support::{At, TestBroker};
 
@@ -11,7 +11,7 @@ const EACH: u32 = 60;
 fn node_with(prefetch_count: u16) -> (TestBroker, At) {
     let mut node = TestBroker::new(100);
     let at = node.connect();
-    node.done(at, Command::Qos { prefetch_count, global: true });
+    node.done(at, ChannelCommand::Qos { prefetch_count, global: true });
     for queue in QUEUES {
         node.declare(at, queue, false);
         node.publish(at, queue, EACH);
@@ -60,7 +60,7 @@ fn ten_credits_are_shared_as_well() {
 fn the_consumer_that_has_waited_longest_is_next() {
     let (mut node, at) = node_with(1);
     // One message of b is delivered before the others.
-    node.done(at, Command::QueuePurge { queue: "b" });
+    node.done(at, DefinitionCommand::QueuePurge { queue: "b" });
     for tag in 1..=10 {
         settle_below(&mut node, at, tag);
         assert_eq!(node.turns(at), 1);
@@ -77,12 +77,12 @@ fn the_consumer_that_has_waited_longest_is_next() {
 fn a_consumer_without_acknowledgements_waits_for_the_credit_of_its_channel() {
     let mut node = TestBroker::new(100);
     let at = node.connect();
-    node.done(at, Command::Qos { prefetch_count: 2, global: true });
+    node.done(at, ChannelCommand::Qos { prefetch_count: 2, global: true });
     node.declare(at, "a", false);
     node.declare(at, "b", false);
     node.consume(at, "a");
     let (queue, tag, arguments) = ("b", "free", &[][..]);
-    node.done(at, Command::Consume { queue, tag, no_ack: true, exclusive: false, arguments });
+    node.done(at, ChannelCommand::Consume { queue, tag, no_ack: true, exclusive: false, arguments });
     node.publish(at, "b", 5);
     assert_eq!(node.turns(at), 5, "there is credit");
     node.publish(at, "a", 3);

@@ -6,8 +6,11 @@ use crate::dead_letters::{BrokerRun, disk, get, message_to};
 use crate::spilling::store;
 use crate::support::{At, PRIORITIES, TestBroker, with_priority};
 use leveret_broker::Restored;
-use leveret_core::command::{Command, Outcome, Settlement};
+use leveret_core::command::{
+    ChannelCommand, DefinitionAnswer, DefinitionCommand, PublishAnswer, PublishCommand, Settlement,
+};
 use leveret_core::definition::{self, Definition};
+use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
 use leveret_queues::levels_of;
 use leveret_storage::LogEntry;
@@ -21,16 +24,19 @@ const QUEUE: &str = "q";
 fn declare(node: &mut TestBroker, at: At, queue: &str, more: &[u8]) {
     let arguments = &[PRIORITIES, more].concat();
     let (passive, durable, exclusive, auto_delete) = (false, false, false, false);
-    node.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
+    node.done(
+        at,
+        DefinitionCommand::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments },
+    );
 }
 
-fn send(node: &mut TestBroker, at: At, priority: Option<u8>, body: &str) -> Outcome {
+fn send(node: &mut TestBroker, at: At, priority: Option<u8>, body: &str) -> Result<PublishAnswer, Fault> {
     send_with(node, at, &priority.map_or(vec![0, 0], with_priority), body)
 }
 
-fn send_with(node: &mut TestBroker, at: At, properties: &[u8], body: &str) -> Outcome {
+fn send_with(node: &mut TestBroker, at: At, properties: &[u8], body: &str) -> Result<PublishAnswer, Fault> {
     let message = message_to(node, "", QUEUE, properties, body.as_bytes());
-    node.ask(at, Command::Publish { message, mandatory: false })
+    node.ask(at, PublishCommand::Publish { message, mandatory: false })
 }
 
 /// The expected content of the queue: by priority, the highest last, each in order of arrival.
@@ -73,7 +79,7 @@ fn run(seed: u64, length_max: Option<u8>) {
             0..=5 => {
                 let priority = random.one_of(&[None, Some(0), Some(1), Some(4), Some(5), Some(9), Some(255)]);
                 let body = model.send(priority);
-                assert_eq!(send(&mut node, at, priority, &body), Outcome::Published);
+                assert_eq!(send(&mut node, at, priority, &body), Ok(PublishAnswer::Published));
             }
             6..=10 => {
                 let expected = model.take();
@@ -98,7 +104,7 @@ fn run(seed: u64, length_max: Option<u8>) {
                 }
             }
             14 => {
-                node.done(at, Command::Recover);
+                node.done(at, ChannelCommand::Recover);
                 for (place, body) in core::mem::take(&mut model.taken).into_values() {
                     model.waiting.insert(place, body);
                 }
@@ -106,8 +112,8 @@ fn run(seed: u64, length_max: Option<u8>) {
             _ if random.below(8) == 0 => {
                 let count = model.waiting.len() as u32;
                 assert_eq!(
-                    node.ask(at, Command::QueuePurge { queue: QUEUE }),
-                    Outcome::MessageCount(count),
+                    node.ask(at, DefinitionCommand::QueuePurge { queue: QUEUE }),
+                    Ok(DefinitionAnswer::QueuePurged(count)),
                     "seed {seed}, step {step}"
                 );
                 model.waiting.clear();
@@ -121,8 +127,8 @@ fn run(seed: u64, length_max: Option<u8>) {
         assert_eq!(node.ready(at, QUEUE) as usize, model.waiting.len(), "seed {seed}, step {step}");
         assert_eq!(node.broker.queues().forgotten_queue(), None);
     }
-    node.done(at, Command::QueueDelete { queue: QUEUE, if_unused: false, if_empty: false });
-    node.done(at, Command::Recover);
+    node.done(at, DefinitionCommand::QueueDelete { queue: QUEUE, if_unused: false, if_empty: false });
+    node.done(at, ChannelCommand::Recover);
     node.turns(at);
     assert_eq!(node.broker.gauges().queues, 0, "seed {seed}: a level was left");
     assert_eq!(node.messages.messages_used(), 0, "seed {seed}: messages were left");
@@ -151,12 +157,12 @@ fn without_capacity_for_a_level_messages_wait_in_the_next_lower_one() {
     declare(&mut node, at, QUEUE, &[]);
     node.declare(at, "other", false);
     for (priority, body) in [(0, "a"), (3, "b"), (5, "c"), (2, "d"), (4, "e")] {
-        assert_eq!(send(&mut node, at, Some(priority), body), Outcome::Published);
+        assert_eq!(send(&mut node, at, Some(priority), body), Ok(PublishAnswer::Published));
     }
     let all: Vec<_> = core::iter::from_fn(|| get(&mut node, at, QUEUE)).map(|got| got.body).collect();
     assert_eq!(all, ["b", "c", "e", "a", "d"]);
     node.settle(at, 0, true, Settlement::Ack);
-    node.done(at, Command::QueueDelete { queue: QUEUE, if_unused: false, if_empty: false });
+    node.done(at, DefinitionCommand::QueueDelete { queue: QUEUE, if_unused: false, if_empty: false });
     node.turns(at);
     node.declare(at, "another", false);
 }
@@ -206,11 +212,11 @@ fn a_get_that_ends_a_priority_wakes_the_consumer_of_the_next() {
     let at = node.connect();
     crate::dead_letters::declare(&mut node, at, QUEUE, true, PRIORITIES);
     // Delivery mode, priority, and, with the third flag, an expiration.
-    send_with(&mut node, at, b"\x19\0\x02\x05\x0250", "waits for its mark");
+    send_with(&mut node, at, b"\x19\0\x02\x05\x0250", "waits for its mark").unwrap();
     store(&mut node);
-    send_with(&mut node, at, b"\x18\0\x01\x05", "taken");
-    send_with(&mut node, at, b"\x19\0\x01\x05\x0250", "expires behind it");
-    send_with(&mut node, at, b"\x18\0\x01\x00", "of the next priority");
+    send_with(&mut node, at, b"\x18\0\x01\x05", "taken").unwrap();
+    send_with(&mut node, at, b"\x19\0\x01\x05\x0250", "expires behind it").unwrap();
+    send_with(&mut node, at, b"\x18\0\x01\x00", "of the next priority").unwrap();
     node.consume(at, QUEUE);
     node.broker.deliver(&mut context!(node), 64);
     assert_eq!(node.outbox_bodies(at), [""; 0], "the log does not say yet that the first may be delivered");
@@ -230,11 +236,14 @@ fn stored(disk: &SimDisk) -> BrokerRun {
     let at = run.node.connect_as("other", "v");
     let (passive, durable, exclusive, auto_delete, arguments) = (false, true, false, false, PRIORITIES);
     let queue = QUEUE;
-    run.node.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
+    run.node.done(
+        at,
+        DefinitionCommand::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments },
+    );
     for priority in [1, 3, 5] {
         // `delivery-mode` and `priority`.
         let properties = [0x18, 0, 2, priority];
-        assert_eq!(send_with(&mut run.node, at, &properties, "kept"), Outcome::Published);
+        assert_eq!(send_with(&mut run.node, at, &properties, "kept"), Ok(PublishAnswer::Published));
     }
     run.store().expect("the disk is well");
     assert_eq!(live_in_log(&mut run), [1, 1, 1], "each level is the log's by itself");
@@ -274,7 +283,7 @@ fn a_queue_left_out_by_a_start_keeps_its_levels_until_it_is_deleted() {
         if is_deleted {
             let queue = QUEUE;
             let at = run.node.connect_as("other", "v");
-            run.node.done(at, Command::QueueDelete { queue, if_unused: false, if_empty: false });
+            run.node.done(at, DefinitionCommand::QueueDelete { queue, if_unused: false, if_empty: false });
             run.node.turns(at);
         }
         run.store().expect("the disk is well");

@@ -7,8 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::support::{PRIORITIES, SINGLE_ACTIVE, with_priority};
-use leveret_broker::{Broker, Gauges, Work};
-use leveret_core::command::{ChannelId, Command, ConnectionId, DeliveryKind, Outbox, Outcome, Settlement};
+use leveret_broker::{Broker, ChannelRequest, ConnectionRequest, Gauges, Work};
+use leveret_core::command::{
+    ChannelAnswer, ChannelCommand, ChannelId, Command, ConnectionId, DefinitionAnswer, DefinitionCommand,
+    DeliveryKind, GetAnswer, GetCommand, LoginAnswer, LoginCommand, OpenChannel, OpenVhost, Outbox, Outcome,
+    PublishAnswer, PublishCommand, Settlement,
+};
+use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, MessageId, Messages, Share};
 use leveret_storage::PendingWrites;
@@ -73,20 +78,28 @@ impl Restarts {
         }
     }
 
-    fn apply(
+    fn apply<C: ChannelRequest>(
         &mut self,
         connection: ConnectionId,
-        channel: Option<ChannelId>,
-        command: Command<'_>,
-    ) -> Outcome {
-        self.broker.apply(&mut context!(self), connection, channel, command).0
+        channel: ChannelId,
+        command: C,
+    ) -> Result<C::Answer, Fault> {
+        self.broker.apply_on_channel(&mut context!(self), connection, channel, command)
+    }
+
+    fn open<C: ConnectionRequest>(
+        &mut self,
+        connection: ConnectionId,
+        command: C,
+    ) -> Result<C::Answer, Fault> {
+        self.broker.apply_to_connection(&mut context!(self), connection, command)
     }
 
     fn connect(&mut self) {
         let Some(connection) = self.broker.connect() else { return };
-        let login = Command::LoginExternal { user: "guest", from_loopback: true };
-        assert_eq!(self.apply(connection, None, login), Outcome::Done);
-        assert_eq!(self.apply(connection, None, Command::OpenVhost { vhost: "/" }), Outcome::Done);
+        let login = LoginCommand::External { user: "guest", from_loopback: true };
+        assert_eq!(self.open(connection, login), Ok(LoginAnswer::LoggedIn));
+        assert_eq!(self.open(connection, OpenVhost { vhost: "/" }), Ok(()));
         self.clients.push(Client {
             connection,
             channels: Vec::new(),
@@ -100,8 +113,7 @@ impl Restarts {
     fn open_channel(&mut self, client: usize) {
         let number = (1..).find(|number| !self.clients[client].numbers.contains_key(number)).unwrap();
         let connection = self.clients[client].connection;
-        if let Outcome::ChannelOpened(channel) = self.apply(connection, None, Command::OpenChannel { number })
-        {
+        if let Ok(channel) = self.open(connection, OpenChannel { number }) {
             self.clients[client].channels.push(channel);
             self.clients[client].numbers.insert(number, channel);
         }
@@ -111,7 +123,7 @@ impl Restarts {
         let connection = self.clients[client].connection;
         // A partly written delivery would have to be completed first; this driver always writes complete
         // ones.
-        self.apply(connection, Some(channel), Command::CloseChannel);
+        self.apply(connection, channel, ChannelCommand::CloseChannel).unwrap();
         let client = &mut self.clients[client];
         client.channels.retain(|other| *other != channel);
         client.unsettled.remove(&channel);
@@ -158,10 +170,12 @@ impl Restarts {
         let share = self.broker.content_share(connection);
         let Some(message) = self.message(exchange, key, share) else { return };
         let mandatory = self.random.below(3) == 0;
-        match self.apply(connection, Some(channel), Command::Publish { message, mandatory }) {
-            Outcome::Wait => self.messages.release(message),
-            Outcome::Fault(_) => self.close_channel(client, channel),
-            Outcome::Published | Outcome::PublishedNowhere | Outcome::PublishRefused => {}
+        match self.apply(connection, channel, PublishCommand::Publish { message, mandatory }) {
+            Ok(PublishAnswer::Wait) => self.messages.release(message),
+            Err(_) => self.close_channel(client, channel),
+            Ok(PublishAnswer::Published)
+            | Ok(PublishAnswer::PublishedNowhere)
+            | Ok(PublishAnswer::Refused) => {}
             other => panic!("publish answered {other:?}"),
         }
     }
@@ -224,13 +238,15 @@ impl Restarts {
             (false, _) => (self.random.one_of(&known), false),
         };
         let outcome =
-            self.apply(connection, Some(channel), Command::Settle { delivery_tag, multiple, settlement });
+            self.apply(connection, channel, ChannelCommand::Settle { delivery_tag, multiple, settlement });
         let left = self.clients[client].unsettled.entry(channel).or_default();
         match outcome {
-            Outcome::Done if multiple && delivery_tag == 0 => left.clear(),
-            Outcome::Done if multiple => left.retain(|tag| *tag > delivery_tag),
-            Outcome::Done => assert!(left.remove(&delivery_tag), "tag {delivery_tag} was not known"),
-            Outcome::Fault(fault) => {
+            Ok(ChannelAnswer::Done) if multiple && delivery_tag == 0 => left.clear(),
+            Ok(ChannelAnswer::Done) if multiple => left.retain(|tag| *tag > delivery_tag),
+            Ok(ChannelAnswer::Done) => {
+                assert!(left.remove(&delivery_tag), "tag {delivery_tag} was not known")
+            }
+            Err(fault) => {
                 assert!(!left.contains(&delivery_tag), "{fault}");
                 self.close_channel(client, channel);
             }
@@ -268,53 +284,72 @@ impl Restarts {
         let tag = self.random.one_of(&["c1", "c2", "auto1", "auto2"]);
         let flag = self.random.below(2) == 0;
         let exclusive = queue.starts_with('x');
-        let command = match self.random.below(17) {
-            0 | 1 => Command::QueueDeclare {
-                queue,
-                passive: false,
-                durable: false,
-                exclusive,
-                auto_delete: queue == "q3",
-                arguments: match queue {
-                    "q1" => SINGLE_ACTIVE,
-                    "q2" => PRIORITIES,
-                    _ => &[],
+        let choice = self.random.below(17);
+        let command = match choice {
+            0..=9 => Command::Definition(
+                channel,
+                match choice {
+                    0 | 1 => DefinitionCommand::QueueDeclare {
+                        queue,
+                        passive: false,
+                        durable: false,
+                        exclusive,
+                        auto_delete: queue == "q3",
+                        arguments: match queue {
+                            "q1" => SINGLE_ACTIVE,
+                            "q2" => PRIORITIES,
+                            _ => &[],
+                        },
+                    },
+                    2 => DefinitionCommand::QueueDelete { queue, if_unused: flag, if_empty: false },
+                    3 => DefinitionCommand::QueuePurge { queue },
+                    4 | 5 => {
+                        DefinitionCommand::QueueBind { queue, exchange, routing_key: key, arguments: &[] }
+                    }
+                    6 => DefinitionCommand::QueueUnbind { queue, exchange, routing_key: key, arguments: &[] },
+                    7 => DefinitionCommand::ExchangeDeclare {
+                        exchange: destination,
+                        kind: if destination == "e1" { "topic" } else { "fanout" },
+                        passive: false,
+                        durable: false,
+                        auto_delete: true,
+                        internal: false,
+                        arguments: &[],
+                    },
+                    8 => DefinitionCommand::ExchangeBind {
+                        destination,
+                        source: exchange,
+                        routing_key: key,
+                        arguments: &[],
+                    },
+                    _ => DefinitionCommand::ExchangeDelete { exchange: destination, if_unused: flag },
                 },
-            },
-            2 => Command::QueueDelete { queue, if_unused: flag, if_empty: false },
-            3 => Command::QueuePurge { queue },
-            4 | 5 => Command::QueueBind { queue, exchange, routing_key: key, arguments: &[] },
-            6 => Command::QueueUnbind { queue, exchange, routing_key: key, arguments: &[] },
-            7 => Command::ExchangeDeclare {
-                exchange: destination,
-                kind: if destination == "e1" { "topic" } else { "fanout" },
-                passive: false,
-                durable: false,
-                auto_delete: true,
-                internal: false,
-                arguments: &[],
-            },
-            8 => Command::ExchangeBind { destination, source: exchange, routing_key: key, arguments: &[] },
-            9 => Command::ExchangeDelete { exchange: destination, if_unused: flag },
-            10 | 11 => Command::Consume {
-                queue,
-                tag,
-                no_ack: tag.starts_with("auto"),
-                exclusive: false,
-                arguments: self.random.one_of(&[&b""[..], b"\x0ax-priorityb\x03"]),
-            },
-            12 => Command::Cancel { tag },
-            13 => Command::Get { queue, no_ack: false },
-            14 => Command::Qos { prefetch_count: self.random.below(5) as u16, global: flag },
-            15 => Command::Recover,
+            ),
+            10 | 11 => Command::Channel(
+                channel,
+                ChannelCommand::Consume {
+                    queue,
+                    tag,
+                    no_ack: tag.starts_with("auto"),
+                    exclusive: false,
+                    arguments: self.random.one_of(&[&b""[..], b"\x0ax-priorityb\x03"]),
+                },
+            ),
+            12 => Command::Channel(channel, ChannelCommand::Cancel { tag }),
+            13 => Command::Get(channel, GetCommand { queue, no_ack: false }),
+            14 => Command::Channel(
+                channel,
+                ChannelCommand::Qos { prefetch_count: self.random.below(5) as u16, global: flag },
+            ),
+            15 => Command::Channel(channel, ChannelCommand::Recover),
             _ => return self.transact(client, channel),
         };
         let connection = self.clients[client].connection;
-        let outcome = self.apply(connection, Some(channel), command);
+        let (outcome, _) = self.broker.apply(&mut context!(self), connection, command);
         self.settle_jobs();
         match outcome {
-            Outcome::Fault(_) => self.close_channel(client, channel),
-            _ if command == Command::Recover => {
+            Outcome::Answer(Err(_)) => self.close_channel(client, channel),
+            _ if command == Command::Channel(channel, ChannelCommand::Recover) => {
                 self.clients[client].unsettled.remove(&channel);
             }
             _ => {}
@@ -323,10 +358,14 @@ impl Restarts {
 
     fn transact(&mut self, client: usize, channel: ChannelId) {
         let connection = self.clients[client].connection;
-        let command = self.random.one_of(&[Command::TxSelect, Command::TxCommit, Command::ConfirmSelect]);
-        match self.apply(connection, Some(channel), command) {
-            Outcome::Fault(_) => self.close_channel(client, channel),
-            _ if command == Command::TxSelect => {
+        let command = self.random.one_of(&[
+            ChannelCommand::TxSelect,
+            ChannelCommand::TxCommit,
+            ChannelCommand::ConfirmSelect,
+        ]);
+        match self.apply(connection, channel, command) {
+            Err(_) => self.close_channel(client, channel),
+            _ if command == ChannelCommand::TxSelect => {
                 self.clients[client].transactional.insert(channel);
             }
             _ => {}
@@ -349,14 +388,18 @@ fn run(seed: u64) {
     world.open_channel(0);
     let (connection, channel) = (world.clients[0].connection, world.clients[0].channels[0]);
     for queue in ["q1", "q2", "q3"] {
-        world.apply(
-            connection,
-            Some(channel),
-            Command::QueueDelete { queue, if_unused: false, if_empty: false },
-        );
+        world
+            .apply(
+                connection,
+                channel,
+                DefinitionCommand::QueueDelete { queue, if_unused: false, if_empty: false },
+            )
+            .unwrap();
     }
     for exchange in ["e1", "e2"] {
-        world.apply(connection, Some(channel), Command::ExchangeDelete { exchange, if_unused: false });
+        world
+            .apply(connection, channel, DefinitionCommand::ExchangeDelete { exchange, if_unused: false })
+            .unwrap();
     }
     world.disconnect(0);
     assert_eq!(world.broker.gauges(), Gauges::default(), "something was left in a pool");
@@ -387,7 +430,7 @@ fn a_routing_key_need_not_be_text() {
     world.open_channel(0);
     let (connection, channel) = (world.clients[0].connection, world.clients[0].channels[0]);
     for (queue, key) in [("all", "#"), ("two words", "*.*"), ("text", "a.b")] {
-        let declare = Command::QueueDeclare {
+        let declare = DefinitionCommand::QueueDeclare {
             queue,
             passive: false,
             durable: false,
@@ -395,24 +438,21 @@ fn a_routing_key_need_not_be_text() {
             auto_delete: false,
             arguments: &[],
         };
-        world.apply(connection, Some(channel), declare);
-        let bind = Command::QueueBind { queue, exchange: "amq.topic", routing_key: key, arguments: &[] };
-        assert_eq!(world.apply(connection, Some(channel), bind), Outcome::Done);
+        world.apply(connection, channel, declare).unwrap();
+        let bind =
+            DefinitionCommand::QueueBind { queue, exchange: "amq.topic", routing_key: key, arguments: &[] };
+        assert_eq!(world.apply(connection, channel, bind), Ok(DefinitionAnswer::Done));
     }
     let key = b"\xFF\xFE.b";
     let message = world.messages.begin("amq.topic", key, Share::Ordinary).unwrap();
     world.messages.reserve_content(message, &[0, 0], MessageFlags::NONE, 0, Share::Ordinary).unwrap();
     world.messages.finish(message);
-    let publish = Command::Publish { message, mandatory: true };
-    assert_eq!(world.apply(connection, Some(channel), publish), Outcome::Published);
+    let publish = PublishCommand::Publish { message, mandatory: true };
+    assert_eq!(world.apply(connection, channel, publish), Ok(PublishAnswer::Published));
     for (queue, expected) in
-        [("all", Outcome::GetQueued), ("two words", Outcome::GetQueued), ("text", Outcome::GetEmpty)]
+        [("all", Ok(GetAnswer::Queued)), ("two words", Ok(GetAnswer::Queued)), ("text", Ok(GetAnswer::Empty))]
     {
-        assert_eq!(
-            world.apply(connection, Some(channel), Command::Get { queue, no_ack: true }),
-            expected,
-            "{queue}"
-        );
+        assert_eq!(world.apply(connection, channel, GetCommand { queue, no_ack: true }), expected, "{queue}");
     }
     let outbox = world.broker.outbox(connection);
     assert_eq!(world.messages.routing_key(outbox.peek().unwrap().message), key);
@@ -425,7 +465,7 @@ fn a_commit_is_whole_though_its_queue_is_over_its_share() {
     world.connect();
     world.open_channel(0);
     let (connection, channel) = (world.clients[0].connection, world.clients[0].channels[0]);
-    let declare = Command::QueueDeclare {
+    let declare = DefinitionCommand::QueueDeclare {
         queue: "q",
         passive: false,
         durable: false,
@@ -433,13 +473,13 @@ fn a_commit_is_whole_though_its_queue_is_over_its_share() {
         auto_delete: false,
         arguments: &[],
     };
-    world.apply(connection, Some(channel), declare);
+    world.apply(connection, channel, declare).unwrap();
     let publish = |world: &mut Restarts| {
         let message = world.messages.begin("", b"q", world.broker.content_share(connection)).unwrap();
         world.messages.reserve_content(message, &[0, 0], MessageFlags::NONE, 0, Share::Reserve).unwrap();
         world.messages.finish(message);
-        let outcome = world.apply(connection, Some(channel), Command::Publish { message, mandatory: true });
-        if outcome == Outcome::Wait {
+        let outcome = world.apply(connection, channel, PublishCommand::Publish { message, mandatory: true });
+        if outcome == Ok(PublishAnswer::Wait) {
             world.messages.release(message);
         }
         outcome
@@ -447,15 +487,16 @@ fn a_commit_is_whole_though_its_queue_is_over_its_share() {
     // One queue may take two thirds.
     let stored = limits().messages_max / 16 * 15 / 3 * 2 - 10;
     for _ in 0..stored {
-        assert_eq!(publish(&mut world), Outcome::Published);
+        assert_eq!(publish(&mut world), Ok(PublishAnswer::Published));
     }
-    assert_eq!(world.apply(connection, Some(channel), Command::TxSelect), Outcome::Done);
+    assert_eq!(world.apply(connection, channel, ChannelCommand::TxSelect), Ok(ChannelAnswer::Done));
     for _ in 0..20 {
-        assert_eq!(publish(&mut world), Outcome::Published);
+        assert_eq!(publish(&mut world), Ok(PublishAnswer::Published));
     }
-    assert_eq!(world.apply(connection, Some(channel), Command::TxCommit), Outcome::Done);
-    assert_eq!(publish(&mut world), Outcome::Wait, "the next transaction waits");
-    let Outcome::QueueDeclared { message_count, .. } = world.apply(connection, Some(channel), declare) else {
+    assert_eq!(world.apply(connection, channel, ChannelCommand::TxCommit), Ok(ChannelAnswer::Done));
+    assert_eq!(publish(&mut world), Ok(PublishAnswer::Wait), "the next transaction waits");
+    let Ok(DefinitionAnswer::QueueDeclared { message_count, .. }) = world.apply(connection, channel, declare)
+    else {
         panic!("the queue is gone");
     };
     assert_eq!(message_count, stored + 20);

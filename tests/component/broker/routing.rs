@@ -4,8 +4,12 @@
 use std::collections::BTreeSet;
 
 use leveret_amqp::{Table, Value};
-use leveret_broker::{Broker, Context, Work};
-use leveret_core::command::{ChannelId, Command, ConnectionId, Outcome};
+use leveret_broker::{Broker, ChannelRequest, Context, Work};
+use leveret_core::command::{
+    ChannelAnswer, ChannelCommand, ChannelId, ConnectionId, DefinitionAnswer, DefinitionCommand,
+    LoginCommand, OpenChannel, OpenVhost, PublishAnswer, PublishCommand,
+};
+use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Messages, Share};
 use leveret_storage::PendingWrites;
@@ -34,58 +38,67 @@ impl TestBroker {
             (PendingWrites::new(limits.messages_max as usize), Work::default());
         let mut context = Context::new(&mut pending_writes, &mut messages, &mut work);
         let connection = broker.connect().unwrap();
-        let login = Command::LoginExternal { user: "guest", from_loopback: true };
-        for command in [login, Command::OpenVhost { vhost: "/" }] {
-            assert_eq!(broker.apply(&mut context, connection, None, command).0, Outcome::Done);
-        }
-        let open = Command::OpenChannel { number: 1 };
-        match broker.apply(&mut context, connection, None, open).0 {
-            Outcome::ChannelOpened(channel) => {
-                Self { broker, pending_writes, work, messages, connection, channel }
-            }
-            other => panic!("channel.open answered {other:?}"),
-        }
+        let login = LoginCommand::External { user: "guest", from_loopback: true };
+        broker.apply_to_connection(&mut context, connection, login).unwrap();
+        broker.apply_to_connection(&mut context, connection, OpenVhost { vhost: "/" }).unwrap();
+        let open = OpenChannel { number: 1 };
+        let channel = broker.apply_to_connection(&mut context, connection, open).unwrap();
+        Self { broker, pending_writes, work, messages, connection, channel }
     }
 
-    fn ask(&mut self, command: Command<'_>) -> Outcome {
-        self.broker.apply(&mut context!(self), self.connection, Some(self.channel), command).0
+    fn ask<C: ChannelRequest>(&mut self, command: C) -> Result<C::Answer, Fault> {
+        self.broker.apply_on_channel(&mut context!(self), self.connection, self.channel, command)
     }
 
     fn queue(&mut self, queue: &str) {
         let (passive, durable, exclusive, auto_delete) = (false, false, false, false);
         let arguments = &[];
-        let declare = Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments };
-        assert!(matches!(self.ask(declare), Outcome::QueueDeclared { .. }));
+        let declare =
+            DefinitionCommand::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments };
+        assert!(matches!(self.ask(declare), Ok(DefinitionAnswer::QueueDeclared { .. })));
     }
 
     fn exchange(&mut self, exchange: &str, kind: &str) {
         let (passive, durable, auto_delete, internal) = (false, false, false, false);
         let arguments = &[];
-        let declare =
-            Command::ExchangeDeclare { exchange, kind, passive, durable, auto_delete, internal, arguments };
-        assert_eq!(self.ask(declare), Outcome::Done);
+        let declare = DefinitionCommand::ExchangeDeclare {
+            exchange,
+            kind,
+            passive,
+            durable,
+            auto_delete,
+            internal,
+            arguments,
+        };
+        assert_eq!(self.ask(declare), Ok(DefinitionAnswer::Done));
     }
 
-    fn bind(&mut self, queue: &str, exchange: &str, routing_key: &str, arguments: &[u8]) -> Outcome {
-        self.ask(Command::QueueBind { queue, exchange, routing_key, arguments })
+    fn bind(
+        &mut self,
+        queue: &str,
+        exchange: &str,
+        routing_key: &str,
+        arguments: &[u8],
+    ) -> Result<DefinitionAnswer, Fault> {
+        self.ask(DefinitionCommand::QueueBind { queue, exchange, routing_key, arguments })
     }
 
     fn bind_exchange(&mut self, source: &str, destination: &str) {
         let (routing_key, arguments) = ("", &[]);
-        let bind = Command::ExchangeBind { destination, source, routing_key, arguments };
-        assert_eq!(self.ask(bind), Outcome::Done);
+        let bind = DefinitionCommand::ExchangeBind { destination, source, routing_key, arguments };
+        assert_eq!(self.ask(bind), Ok(DefinitionAnswer::Done));
     }
 
-    fn publish(&mut self, exchange: &str, key: &str, headers: &[u8]) -> Outcome {
+    fn publish(&mut self, exchange: &str, key: &str, headers: &[u8]) -> Result<PublishAnswer, Fault> {
         let len = (headers.len() as u32).to_be_bytes();
         let properties = [&[0x20, 0][..], &len, headers].concat();
         let flags = MessageFlags::NONE.with(MessageFlags::PARSE_PROPERTIES);
         let message = self.messages.begin(exchange, key.as_bytes(), Share::Ordinary).unwrap();
         self.messages.reserve_content(message, &properties, flags, 0, Share::Ordinary).unwrap();
         self.messages.finish(message);
-        match self.ask(Command::Publish { message, mandatory: false }) {
+        match self.ask(PublishCommand::Publish { message, mandatory: false }) {
             // Which queues got the message is checked elsewhere.
-            Outcome::PublishedNowhere => Outcome::Published,
+            Ok(PublishAnswer::PublishedNowhere) => Ok(PublishAnswer::Published),
             outcome => outcome,
         }
     }
@@ -93,7 +106,7 @@ impl TestBroker {
     /// Returns the cost of publishing.
     fn steps(&mut self, exchange: &str, key: &str, headers: &[u8]) -> u32 {
         self.work.take();
-        assert_eq!(self.publish(exchange, key, headers), Outcome::Published);
+        assert_eq!(self.publish(exchange, key, headers), Ok(PublishAnswer::Published));
         self.work.take()
     }
 
@@ -101,7 +114,7 @@ impl TestBroker {
     fn steps_until_refused(&mut self, exchange: &str, key: &str, headers: &[u8]) -> u32 {
         self.work.take();
         match self.publish(exchange, key, headers) {
-            Outcome::Fault(fault) => assert!(fault.text.contains("takes too long"), "{fault:?}"),
+            Err(fault) => assert!(fault.text.contains("takes too long"), "{fault:?}"),
             other => panic!("{other:?}"),
         }
         self.work.take()
@@ -110,9 +123,10 @@ impl TestBroker {
     fn ready(&mut self, queue: &str) -> u32 {
         let (passive, durable, exclusive, auto_delete) = (true, false, false, false);
         let arguments = &[];
-        let declare = Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments };
+        let declare =
+            DefinitionCommand::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments };
         match self.ask(declare) {
-            Outcome::QueueDeclared { message_count, .. } => message_count,
+            Ok(DefinitionAnswer::QueueDeclared { message_count, .. }) => message_count,
             other => panic!("{other:?}"),
         }
     }
@@ -242,7 +256,7 @@ proptest! {
         for (at, (arguments, is_second, _)) in bindings.iter().enumerate() {
             let exchange = if *is_second { "second" } else { "amq.headers" };
             node.queue(&format!("q{at}"));
-            assert_eq!(node.bind(&format!("q{at}"), exchange, "", arguments), Outcome::Done);
+            assert_eq!(node.bind(&format!("q{at}"), exchange, "", arguments), Ok(DefinitionAnswer::Done));
             bound.push(true);
         }
         // Some bindings are deleted; the others must still be found.
@@ -250,15 +264,15 @@ proptest! {
             let exchange = if *is_second { "second" } else { "amq.headers" };
             let (queue, routing_key) = (&*format!("q{at}"), "");
             assert_eq!(*fate, 0);
-            let unbind = Command::QueueUnbind { queue, exchange, routing_key, arguments };
-            assert_eq!(node.ask(unbind), Outcome::Done);
+            let unbind = DefinitionCommand::QueueUnbind { queue, exchange, routing_key, arguments };
+            assert_eq!(node.ask(unbind), Ok(DefinitionAnswer::Done));
             bound[at] = false;
         }
         let mut expected = vec![0; bindings.len()];
         for (entries, more, to_second) in &headers {
             let entries = [entries.clone(), others(*more)].concat();
             let exchange = if *to_second { "second" } else { "amq.headers" };
-            prop_assert_eq!(node.publish(exchange, "", &entries), Outcome::Published);
+            prop_assert_eq!(node.publish(exchange, "", &entries), Ok(PublishAnswer::Published));
             for (at, (arguments, is_second, _)) in bindings.iter().enumerate() {
                 // The second exchange forwards everything to the first.
                 let is_asked = bound[at] && (*to_second || !*is_second);
@@ -294,12 +308,12 @@ fn bindings_that_have_nothing_in_common_with_a_message_are_not_looked_at() {
         // A pair that all bindings require selects nothing; the other pair does, at any position.
         let (kind, id) = (text("kind", "report"), number("id", at));
         let pairs = if at % 2 == 0 { [kind, id].concat() } else { [id, kind].concat() };
-        assert_eq!(node.bind("all", "amq.headers", "", &pairs), Outcome::Done);
+        assert_eq!(node.bind("all", "amq.headers", "", &pairs), Ok(DefinitionAnswer::Done));
         let any = [text("x-match", "any"), number("id", at), number("other", at)].concat();
-        assert_eq!(node.bind("any", "amq.headers", "", &any), Outcome::Done);
+        assert_eq!(node.bind("any", "amq.headers", "", &any), Ok(DefinitionAnswer::Done));
     }
     let few = [text("x-match", "any"), entry("id", b"V")].concat();
-    assert_eq!(node.bind("few", "amq.headers", "", &few), Outcome::Done);
+    assert_eq!(node.bind("few", "amq.headers", "", &few), Ok(DefinitionAnswer::Done));
     let message = [text("kind", "report"), number("id", 77), number("unasked", 1)].concat();
     let steps = node.steps("amq.headers", "", &message);
     assert_eq!(["all", "any", "few"].map(|queue| node.ready(queue)), [1, 1, 1]);
@@ -308,7 +322,7 @@ fn bindings_that_have_nothing_in_common_with_a_message_are_not_looked_at() {
     // Common pairs are work and are counted.
     let common: Vec<u8> = (0..5).flat_map(|at| number(&format!("c{at}"), at)).collect();
     for at in 0..1_000 {
-        assert_eq!(node.bind("all", "amq.headers", &at.to_string(), &common), Outcome::Done);
+        assert_eq!(node.bind("all", "amq.headers", &at.to_string(), &common), Ok(DefinitionAnswer::Done));
     }
     let steps = node.steps("amq.headers", "", &common);
     assert!((6_000..9_000).contains(&steps), "{steps} steps for a thousand bindings of five pairs");
@@ -326,7 +340,7 @@ fn thousands_of_headers_against_thousands_of_bindings_are_not_their_product() {
             pairs.extend(&headers[..4]);
         }
         let rule = text("x-match", ["any", "all"][at as usize % 4 / 2]);
-        assert_eq!(node.bind("q", "amq.headers", "", &[rule, pairs].concat()), Outcome::Done);
+        assert_eq!(node.bind("q", "amq.headers", "", &[rule, pairs].concat()), Ok(DefinitionAnswer::Done));
     }
     let steps = node.steps("amq.headers", "", &headers);
     assert!(steps < 100_000, "{steps} steps for 30,000 headers and 3,000 bindings");
@@ -343,7 +357,7 @@ fn thousands_of_headers_are_not_looked_at_in_each_of_many_exchanges() {
         node.bind_exchange("fan", &exchange);
         for pair in 0..8 {
             let arguments = number(&format!("zz{pair}"), pair);
-            assert_eq!(node.bind("q", &exchange, &pair.to_string(), &arguments), Outcome::Done);
+            assert_eq!(node.bind("q", &exchange, &pair.to_string(), &arguments), Ok(DefinitionAnswer::Done));
         }
     }
     let steps = node.steps("fan", "", &[headers_of_a_frame(), list("CC", &[b"7".to_vec()])].concat());
@@ -359,19 +373,23 @@ fn a_binding_by_any_of_its_pairs_takes_a_place_for_each() {
         let pairs: Vec<u8> = (from..from + count).flat_map(|at| number("k", at)).collect();
         [text("x-match", "any"), pairs].concat()
     };
-    assert_eq!(node.bind("q", "amq.headers", "", &any(0, 40)), Outcome::Done);
+    assert_eq!(node.bind("q", "amq.headers", "", &any(0, 40)), Ok(DefinitionAnswer::Done));
     let refused = node.bind("q", "amq.headers", "", &any(100, 40));
-    assert!(matches!(&refused, Outcome::Fault(fault) if fault.text.contains("bindings")), "{refused:?}");
-    assert_eq!(node.bind("q", "amq.headers", "", &any(100, 16)), Outcome::Done);
-    assert_eq!(node.publish("amq.headers", "", &number("k", 39)), Outcome::Published);
+    assert!(matches!(&refused, Err(fault) if fault.text.contains("bindings")), "{refused:?}");
+    assert_eq!(node.bind("q", "amq.headers", "", &any(100, 16)), Ok(DefinitionAnswer::Done));
+    assert_eq!(node.publish("amq.headers", "", &number("k", 39)), Ok(PublishAnswer::Published));
     let (queue, exchange, routing_key) = ("q", "amq.headers", "");
     for arguments in [&*any(0, 40), &*any(100, 16)] {
-        let unbind = Command::QueueUnbind { queue, exchange, routing_key, arguments };
-        assert_eq!(node.ask(unbind), Outcome::Done);
+        let unbind = DefinitionCommand::QueueUnbind { queue, exchange, routing_key, arguments };
+        assert_eq!(node.ask(unbind), Ok(DefinitionAnswer::Done));
     }
-    assert_eq!(node.bind("q", "amq.headers", "", &any(200, 58)), Outcome::Done, "the places are free again");
-    assert_eq!(node.publish("amq.headers", "", &number("k", 39)), Outcome::Published);
-    assert_eq!(node.publish("amq.headers", "", &number("k", 257)), Outcome::Published);
+    assert_eq!(
+        node.bind("q", "amq.headers", "", &any(200, 58)),
+        Ok(DefinitionAnswer::Done),
+        "the places are free again"
+    );
+    assert_eq!(node.publish("amq.headers", "", &number("k", 39)), Ok(PublishAnswer::Published));
+    assert_eq!(node.publish("amq.headers", "", &number("k", 257)), Ok(PublishAnswer::Published));
     assert_eq!(node.ready("q"), 2);
 }
 
@@ -392,7 +410,7 @@ fn topic_trap(node: &mut TestBroker) -> String {
         }
     }
     for pattern in &patterns {
-        assert_eq!(node.bind("q", "amq.topic", pattern, &[]), Outcome::Done);
+        assert_eq!(node.bind("q", "amq.topic", pattern, &[]), Ok(DefinitionAnswer::Done));
     }
     let words: Vec<&str> = (0..127).map(|at| letters.get(at).map_or("Z", |letter| &**letter)).collect();
     words.join(".")
@@ -431,7 +449,7 @@ fn thousands_of_copies_are_not_looked_for_in_each_of_many_exchanges() {
         let exchange = format!("e{at}");
         node.exchange(&exchange, "direct");
         node.bind_exchange("fan", &exchange);
-        assert_eq!(node.bind("q", &exchange, "k", &[]), Outcome::Done);
+        assert_eq!(node.bind("q", &exchange, "k", &[]), Ok(DefinitionAnswer::Done));
     }
     let copies: Vec<Vec<u8>> = (0..10_000_u32).map(|at| at.to_string().into_bytes()).collect();
     let steps = node.steps_until_refused("fan", "", &list("CC", &copies));
@@ -442,33 +460,33 @@ fn thousands_of_copies_are_not_looked_for_in_each_of_many_exchanges() {
 fn a_commit_may_not_take_long_either() {
     let mut node = TestBroker::new();
     let key = topic_trap(&mut node);
-    assert_eq!(node.ask(Command::TxSelect), Outcome::Done);
+    assert_eq!(node.ask(ChannelCommand::TxSelect), Ok(ChannelAnswer::Done));
     // A message that was routed when it was published is not routed again.
     for _ in 0..1_000 {
-        assert_eq!(node.publish("amq.topic", &key[..47], &[]), Outcome::Published);
+        assert_eq!(node.publish("amq.topic", &key[..47], &[]), Ok(PublishAnswer::Published));
         assert!(node.work.take() < STEPS_MAX);
     }
-    assert_eq!(node.ask(Command::TxCommit), Outcome::Done);
+    assert_eq!(node.ask(ChannelCommand::TxCommit), Ok(ChannelAnswer::Done));
     assert!(node.work.take() <= 9 * STEPS_MAX, "a commit without routing");
     // A message that names its queues by keys is routed at the commit. Each one is allowed, all together are
     // not.
     let copies = vec![vec![b'1']; 2_000];
     for _ in 0..600 {
-        assert_eq!(node.publish("", "nobody", &list("CC", &copies)), Outcome::Published);
+        assert_eq!(node.publish("", "nobody", &list("CC", &copies)), Ok(PublishAnswer::Published));
         assert!(node.work.take() < STEPS_MAX);
     }
-    match node.ask(Command::TxCommit) {
-        Outcome::Fault(fault) => assert!(fault.text.contains("takes too long"), "{fault:?}"),
+    match node.ask(ChannelCommand::TxCommit) {
+        Err(fault) => assert!(fault.text.contains("takes too long"), "{fault:?}"),
         other => panic!("{other:?}"),
     }
     let steps = node.work.take();
     assert!(steps <= 9 * STEPS_MAX, "{steps} steps for a commit");
-    assert_eq!(node.ask(Command::TxRollback), Outcome::Done);
+    assert_eq!(node.ask(ChannelCommand::TxRollback), Ok(ChannelAnswer::Done));
     assert_eq!(node.messages.messages_used(), 0);
     // An ordinary transaction works as before.
     for _ in 0..1_000 {
-        assert_eq!(node.publish("", "q", &[]), Outcome::Published);
+        assert_eq!(node.publish("", "q", &[]), Ok(PublishAnswer::Published));
     }
-    assert_eq!(node.ask(Command::TxCommit), Outcome::Done);
+    assert_eq!(node.ask(ChannelCommand::TxCommit), Ok(ChannelAnswer::Done));
     assert_eq!(node.ready("q"), 1_000);
 }

@@ -2,7 +2,7 @@
 
 use crate::support::{At, SINGLE_ACTIVE, TestBroker};
 use leveret_broker::ConsumerActivity;
-use leveret_core::command::{Command, Outcome, Settlement};
+use leveret_core::command::{ChannelCommand, DefinitionCommand, Settlement};
 use leveret_core::limits::Limits;
 
 fn node() -> TestBroker {
@@ -12,14 +12,17 @@ fn node() -> TestBroker {
 fn declare(node: &mut TestBroker, at: At, queue: &str, auto_delete: bool) {
     let (passive, durable, exclusive) = (false, false, false);
     let arguments = SINGLE_ACTIVE;
-    node.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
+    node.done(
+        at,
+        DefinitionCommand::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments },
+    );
 }
 
 fn consume(node: &mut TestBroker, at: At, tag: &str, priority: i8) {
     let mut arguments = b"\x0ax-priorityb".to_vec();
     arguments.push(priority.to_be_bytes()[0]);
     let (no_ack, exclusive) = (false, false);
-    node.done(at, Command::Consume { queue: "q", tag, no_ack, exclusive, arguments: &arguments });
+    node.done(at, ChannelCommand::Consume { queue: "q", tag, no_ack, exclusive, arguments: &arguments });
 }
 
 /// Returns the tag of the active consumer; all others report that they wait.
@@ -50,7 +53,7 @@ fn others_wait_while_the_active_consumer_is_full_and_the_highest_priority_is_nex
     let mut node = node();
     let (one, two) = (node.connect(), node.connect());
     declare(&mut node, one, "q", false);
-    node.done(one, Command::Qos { prefetch_count: 2, global: false });
+    node.done(one, ChannelCommand::Qos { prefetch_count: 2, global: false });
     for (at, tag, priority) in [(one, "a", 0), (two, "b", 0), (two, "c", 5), (one, "d", 5), (two, "e", 9)] {
         consume(&mut node, at, tag, priority);
     }
@@ -60,14 +63,14 @@ fn others_wait_while_the_active_consumer_is_full_and_the_highest_priority_is_nex
     node.settle(one, 0, true, Settlement::Ack);
     assert_eq!(served(&mut node, one, two), (2, 0));
     // Its messages stay with it; the remaining ones go to the next consumer.
-    node.done(one, Command::Cancel { tag: "a" });
+    node.done(one, ChannelCommand::Cancel { tag: "a" });
     assert_eq!(active(&node).as_deref(), Some("e"));
     assert_eq!(served(&mut node, one, two), (0, 6));
     node.settle(two, 0, true, Settlement::Ack);
     for next in ["c", "d", "b"] {
         let before = active(&node).unwrap();
         let at = if before == "d" { one } else { two };
-        node.done(at, Command::Cancel { tag: &before });
+        node.done(at, ChannelCommand::Cancel { tag: &before });
         assert_eq!(active(&node).as_deref(), Some(next));
         node.publish(one, "q", 1);
         let (ones, twos) = served(&mut node, one, two);
@@ -96,15 +99,16 @@ fn a_single_active_queue_allows_no_exclusive_consumer_and_is_deleted_with_its_la
     let mut node = node();
     let at = node.connect();
     declare(&mut node, at, "q", true);
-    let alone = Command::Consume { queue: "q", tag: "x", no_ack: false, exclusive: true, arguments: &[] };
-    let Outcome::Fault(fault) = node.ask(at, alone) else { panic!("an exclusive consumer was taken") };
+    let alone =
+        ChannelCommand::Consume { queue: "q", tag: "x", no_ack: false, exclusive: true, arguments: &[] };
+    let Err(fault) = node.ask(at, alone) else { panic!("an exclusive consumer was taken") };
     assert_eq!(fault.to_string(), "403 ACCESS_REFUSED - queue 'q' in vhost '/' in exclusive use");
     let at = node.open(at, 2);
     consume(&mut node, at, "a", 0);
     consume(&mut node, at, "b", 0);
-    node.done(at, Command::Cancel { tag: "a" });
+    node.done(at, ChannelCommand::Cancel { tag: "a" });
     assert_eq!(active(&node).as_deref(), Some("b"));
-    node.done(at, Command::Cancel { tag: "b" });
+    node.done(at, ChannelCommand::Cancel { tag: "b" });
     node.turns(at);
     assert_eq!(node.broker.gauges().queues, 0);
 }
@@ -131,7 +135,8 @@ fn a_rebuilt_queue_that_is_declared_with_one_active_consumer_has_one() {
     assert_eq!(served(&mut node, one, two), (2, 2), "its argument is unknown");
     let (passive, durable, exclusive, auto_delete) = (false, true, false, false);
     let arguments = SINGLE_ACTIVE;
-    let declare = Command::QueueDeclare { queue: "q", passive, durable, exclusive, auto_delete, arguments };
+    let declare =
+        DefinitionCommand::QueueDeclare { queue: "q", passive, durable, exclusive, auto_delete, arguments };
     node.done(one, declare);
     node.publish(one, "q", 4);
     assert_eq!(served(&mut node, one, two), (4, 0));

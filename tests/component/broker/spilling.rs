@@ -6,7 +6,7 @@
 use leveret_config::board::BOARDS;
 use leveret_config::{Config, Layer};
 use leveret_core::batch::Batch;
-use leveret_core::command::{Command, Outcome};
+use leveret_core::command::{DefinitionCommand, PublishAnswer, PublishCommand};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{Memory, MessageFlags, MessageId, Share};
 use leveret_queues::{PageInOutcome, ReadMessage};
@@ -21,7 +21,10 @@ fn publish_persistent(node: &mut TestBroker, at: At) {
     node.messages.reserve_content(message, &[0x10, 0, 2], flags, BODY_BYTES, Share::Ordinary).unwrap();
     node.messages.append_body(message, &[7; BODY_BYTES as usize]);
     node.messages.finish(message);
-    assert_eq!(node.ask(at, Command::Publish { message, mandatory: false }), Outcome::Published);
+    assert_eq!(
+        node.ask(at, PublishCommand::Publish { message, mandatory: false }),
+        Ok(PublishAnswer::Published)
+    );
 }
 
 /// Moves everything into a commit. Returns the batch that is durable when the commit is.
@@ -50,7 +53,7 @@ fn no_more_messages_are_evicted_than_necessary() {
     node.pending_writes.start(1, true, 1 << 20);
     node.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
     let at = node.connect();
-    let declare = Command::QueueDeclare {
+    let declare = DefinitionCommand::QueueDeclare {
         queue: "q",
         passive: false,
         durable: true,
@@ -79,7 +82,7 @@ fn no_more_messages_are_evicted_than_necessary() {
 fn fill(node: &mut TestBroker, at: At, queue: &str, body_len: u32) -> u32 {
     let mut count = 0;
     node.messages.lift_hold();
-    while node.offer(at, queue, body_len) == Outcome::Published {
+    while node.offer(at, queue, body_len) == Ok(PublishAnswer::Published) {
         count += 1;
     }
     count
@@ -97,7 +100,10 @@ fn leave_to_the_log(node: &mut TestBroker, at: At, limits: &Limits) {
         node.messages.append_body(id, &piece[..piece.len().min((body - at) as usize)]);
     }
     node.messages.finish(id);
-    assert_eq!(node.ask(at, Command::Publish { message: id, mandatory: false }), Outcome::Published);
+    assert_eq!(
+        node.ask(at, PublishCommand::Publish { message: id, mandatory: false }),
+        Ok(PublishAnswer::Published)
+    );
     store(node);
 }
 
@@ -121,7 +127,10 @@ fn crowd(limits: &Limits, memory: &Memory, is_after_start: bool) -> (TestBroker,
     let (passive, durable, exclusive, auto_delete) = (false, true, false, false);
     let arguments = &[];
     let queue = "q";
-    node.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
+    node.done(
+        at,
+        DefinitionCommand::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments },
+    );
     leave_to_the_log(&mut node, at, limits);
     // While something else is short of memory, it is evicted.
     let helper = fill(&mut node, at, "q", 3_000);
@@ -171,7 +180,7 @@ fn memory_reserved_for_loading_is_for_publishers_again_when_nothing_has_to_be_lo
     let limits = Limits { body_bytes_max: 4 << 20, message_size_max: 1 << 20, ..Limits::default() };
     let (mut node, at) = crowd(&limits, &Memory::unlimited(), false);
     let before = node.messages.body_bytes_used();
-    node.done(at, Command::QueuePurge { queue: "q" });
+    node.done(at, DefinitionCommand::QueuePurge { queue: "q" });
     node.turns(at);
     while node.broker.evict(&mut context!(node)) {}
     fill(&mut node, at, "q", 3_000);
@@ -186,7 +195,10 @@ fn publish_large(node: &mut TestBroker, at: At, queue: &str, body_len: u32) {
     node.messages.reserve_content(id, LASTING, flags, body_len, Share::Ordinary).unwrap();
     append_body(node, id, body_len);
     node.messages.finish(id);
-    assert_eq!(node.ask(at, Command::Publish { message: id, mandatory: false }), Outcome::Published);
+    assert_eq!(
+        node.ask(at, PublishCommand::Publish { message: id, mandatory: false }),
+        Ok(PublishAnswer::Published)
+    );
     store(node);
 }
 
@@ -240,14 +252,21 @@ fn queues_that_wait_for_memory_do_not_wake_each_other() {
             let arguments = &[];
             node.done(
                 at,
-                Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments },
+                DefinitionCommand::QueueDeclare {
+                    queue,
+                    passive,
+                    durable,
+                    exclusive,
+                    auto_delete,
+                    arguments,
+                },
             );
             publish_large(&mut node, at, queue, BODY_LEN);
         }
         for body_len in [20_000, 20_000, 20_000, 3_000, 3_000, 10, 10] {
             node.messages.lift_hold();
             for queue in floods {
-                while node.offer(at, queue, body_len) == Outcome::Published {}
+                while node.offer(at, queue, body_len) == Ok(PublishAnswer::Published) {}
             }
             while node.broker.evict(&mut context!(node)) {}
         }

@@ -2,10 +2,14 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses a part of it")]
 
-use leveret_broker::{Broker, Work};
+use leveret_broker::{Broker, ChannelRequest, Work};
 use leveret_core::batch::Batch;
-use leveret_core::command::{ChannelId, Command, ConnectionId, Outbox, Outcome, Settlement};
+use leveret_core::command::{
+    ChannelCommand, ChannelId, ConnectionId, DefinitionAnswer, DefinitionCommand, LoginCommand, OpenChannel,
+    OpenVhost, Outbox, PublishAnswer, PublishCommand, Settlement,
+};
 use leveret_core::definition::Permission;
+use leveret_core::error::Fault;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{Memory, MessageFlags, MessageId, Messages, Share};
 use leveret_core::password::PasswordHash;
@@ -90,49 +94,48 @@ impl TestBroker {
 
     pub fn connect_as(&mut self, user: &str, vhost: &str) -> At {
         let connection = self.broker.connect().unwrap();
-        let login = Command::LoginExternal { user, from_loopback: true };
-        let open = Command::OpenChannel { number: 1 };
-        for command in [login, Command::OpenVhost { vhost }] {
-            assert_eq!(self.broker.apply(&mut context!(self), connection, None, command).0, Outcome::Done);
-        }
-        match self.broker.apply(&mut context!(self), connection, None, open).0 {
-            Outcome::ChannelOpened(channel) => At { connection, channel },
-            other => panic!("channel.open answered {other:?}"),
-        }
+        let login = LoginCommand::External { user, from_loopback: true };
+        self.broker.apply_to_connection(&mut context!(self), connection, login).unwrap();
+        self.broker.apply_to_connection(&mut context!(self), connection, OpenVhost { vhost }).unwrap();
+        let open = OpenChannel { number: 1 };
+        let channel = self.broker.apply_to_connection(&mut context!(self), connection, open).unwrap();
+        At { connection, channel }
     }
 
     /// Opens another channel of the same connection.
     pub fn open(&mut self, at: At, number: u16) -> At {
-        let open = Command::OpenChannel { number };
-        match self.broker.apply(&mut context!(self), at.connection, None, open).0 {
-            Outcome::ChannelOpened(channel) => At { connection: at.connection, channel },
-            other => panic!("channel.open answered {other:?}"),
-        }
+        let open = OpenChannel { number };
+        let channel = self.broker.apply_to_connection(&mut context!(self), at.connection, open).unwrap();
+        At { connection: at.connection, channel }
     }
 
-    pub fn ask(&mut self, at: At, command: Command<'_>) -> Outcome {
+    pub fn ask<C: ChannelRequest>(&mut self, at: At, command: C) -> Result<C::Answer, Fault> {
         let mut context = context!(self);
-        let (outcome, _) = self.broker.apply(&mut context, at.connection, Some(at.channel), command);
+        let answer = self.broker.apply_on_channel(&mut context, at.connection, at.channel, command);
         self.awaited = context.awaited;
-        outcome
+        answer
     }
 
     #[track_caller]
-    pub fn done(&mut self, at: At, command: Command<'_>) {
-        let outcome = self.ask(at, command);
-        assert!(!matches!(outcome, Outcome::Fault(_) | Outcome::Wait), "{command:?}: {outcome:?}");
+    pub fn done(&mut self, at: At, command: impl ChannelRequest) {
+        if let Err(fault) = self.ask(at, command) {
+            panic!("refused: {fault:?}");
+        }
     }
 
     pub fn declare(&mut self, at: At, queue: &str, exclusive: bool) {
         let (passive, durable, auto_delete) = (false, false, false);
         let arguments = &[];
-        self.done(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments });
+        self.done(
+            at,
+            DefinitionCommand::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments },
+        );
     }
 
     pub fn consume(&mut self, at: At, queue: &str) {
         self.done(
             at,
-            Command::Consume { queue, tag: queue, no_ack: false, exclusive: false, arguments: &[] },
+            ChannelCommand::Consume { queue, tag: queue, no_ack: false, exclusive: false, arguments: &[] },
         );
     }
 
@@ -149,30 +152,30 @@ impl TestBroker {
     pub fn publish(&mut self, at: At, key: &str, count: u32) {
         for _ in 0..count {
             let message = self.message(key, 10);
-            let outcome = self.ask(at, Command::Publish { message, mandatory: false });
-            assert_eq!(outcome, Outcome::Published);
+            let outcome = self.ask(at, PublishCommand::Publish { message, mandatory: false });
+            assert_eq!(outcome, Ok(PublishAnswer::Published));
         }
     }
 
     /// Publishes a body of this length, like a connection. A publish that would have to wait is dropped.
-    pub fn offer(&mut self, at: At, key: &str, body_len: u32) -> Outcome {
+    pub fn offer(&mut self, at: At, key: &str, body_len: u32) -> Result<PublishAnswer, Fault> {
         let share = self.broker.content_share(at.connection);
-        let Ok(id) = self.messages.begin("", key.as_bytes(), share) else { return Outcome::Wait };
+        let Ok(id) = self.messages.begin("", key.as_bytes(), share) else { return Ok(PublishAnswer::Wait) };
         if self.messages.reserve_content(id, &[0, 0], MessageFlags::NONE, body_len, share).is_err() {
             self.messages.release(id);
-            return Outcome::Wait;
+            return Ok(PublishAnswer::Wait);
         }
         self.messages.append_body(id, &vec![7; body_len as usize]);
         self.messages.finish(id);
-        let outcome = self.ask(at, Command::Publish { message: id, mandatory: false });
-        if outcome == Outcome::Wait {
+        let answer = self.ask(at, PublishCommand::Publish { message: id, mandatory: false });
+        if answer == Ok(PublishAnswer::Wait) {
             self.messages.release(id);
         }
-        outcome
+        answer
     }
 
     pub fn settle(&mut self, at: At, delivery_tag: u64, multiple: bool, settlement: Settlement) {
-        self.done(at, Command::Settle { delivery_tag, multiple, settlement });
+        self.done(at, ChannelCommand::Settle { delivery_tag, multiple, settlement });
     }
 
     /// Does what a turn does after reading, with the whole outbox written. Returns the number of deliveries.
@@ -222,10 +225,11 @@ impl TestBroker {
     pub fn ready(&mut self, at: At, queue: &str) -> u32 {
         let (passive, durable, exclusive, auto_delete) = (true, false, false, false);
         let arguments = &[];
-        match self
-            .ask(at, Command::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments })
-        {
-            Outcome::QueueDeclared { message_count, .. } => message_count,
+        match self.ask(
+            at,
+            DefinitionCommand::QueueDeclare { queue, passive, durable, exclusive, auto_delete, arguments },
+        ) {
+            Ok(DefinitionAnswer::QueueDeclared { message_count, .. }) => message_count,
             other => panic!("a passive declare answered {other:?}"),
         }
     }

@@ -9,7 +9,10 @@
 use leveret_amqp::Full;
 use leveret_amqp::field::{TableWriter, Value};
 use leveret_broker::Gauges;
-use leveret_core::command::{ChannelId, Command, ConnectionId, Outbox, Outcome, Settlement};
+use leveret_core::command::{
+    ChannelCommand, ChannelId, Command, ConnectionId, DefinitionCommand, GetCommand, LoginCommand,
+    OpenChannel, OpenVhost, Outbox, PublishAnswer, PublishCommand, Settlement,
+};
 use leveret_core::definition::Permission;
 use leveret_core::definition::{ApplyTo, Policy, PolicyKind};
 use leveret_core::limits::Limits;
@@ -103,21 +106,22 @@ impl BrokerRun {
             );
         }
         let Some(connection) = self.node.broker.connect() else { return };
-        let login = Command::LoginExternal { user, from_loopback: true };
-        for command in [login, Command::OpenVhost { vhost }] {
-            let answer = self.node.broker.apply(&mut context!(self.node), connection, None, command).0;
-            if answer != Outcome::Done {
-                return self.node.broker.release(&mut context!(self.node), connection);
-            }
+        let login = LoginCommand::External { user, from_loopback: true };
+        let broker = &mut self.node.broker;
+        let opened = broker.apply_to_connection(&mut context!(self.node), connection, login).and_then(|_| {
+            broker.apply_to_connection(&mut context!(self.node), connection, OpenVhost { vhost })
+        });
+        if opened.is_err() {
+            return self.node.broker.release(&mut context!(self.node), connection);
         }
         self.peers.push(Peer { connection, channels: Vec::new(), tags: 0 });
     }
 
     fn open_channel(&mut self, at: usize) {
-        let open = Command::OpenChannel { number: 1 + self.random.below(60_000) as u16 };
+        let open = OpenChannel { number: 1 + self.random.below(60_000) as u16 };
         let connection = self.peers[at].connection;
-        let answer = self.node.broker.apply(&mut context!(self.node), connection, None, open).0;
-        if let Outcome::ChannelOpened(channel) = answer {
+        let answer = self.node.broker.apply_to_connection(&mut context!(self.node), connection, open);
+        if let Ok(channel) = answer {
             self.peers[at].channels.push(channel);
         }
     }
@@ -165,77 +169,105 @@ impl BrokerRun {
         let source = self.random.one_of(&EXCHANGES);
         let (passive, internal, if_unused) = (false, false, flag);
         let arguments: Vec<u8>;
-        let command = match self.random.below(100) {
-            0..=13 => {
-                let shape = self.random.below(12);
-                let is_quorum = shape == 8;
-                arguments = self.queue_arguments(shape);
-                let exclusive = !is_quorum && self.random.once_in(6);
-                let (durable, auto_delete) = (is_quorum || flag, !is_quorum && self.random.once_in(5));
-                Command::QueueDeclare {
-                    queue,
-                    passive,
-                    durable,
-                    exclusive,
-                    auto_delete,
-                    arguments: &arguments,
-                }
-            }
-            14..=18 => {
-                arguments = match (flag, other) {
-                    (true, _) => table(|fields| fields.text("x-delayed-type", "fanout")),
-                    (false, true) => table(|fields| fields.text("alternate-exchange", "dl")),
-                    (false, false) => Vec::new(),
-                };
-                let plain = self.random.one_of(&["direct", "fanout", "topic", "headers"]);
-                let kind = if flag { "x-delayed-message" } else { plain };
-                let (durable, auto_delete) = (self.flips(), self.random.once_in(4));
-                let arguments = &arguments;
-                Command::ExchangeDeclare {
-                    exchange,
-                    kind,
-                    passive,
-                    durable,
-                    auto_delete,
-                    internal,
-                    arguments,
-                }
-            }
-            19..=26 => Command::QueueBind { queue, exchange, routing_key: key, arguments: &[] },
-            27 => Command::QueueUnbind { queue, exchange, routing_key: key, arguments: &[] },
-            28..=30 => {
-                Command::ExchangeBind { destination: exchange, source, routing_key: key, arguments: &[] }
-            }
-            31 => Command::ExchangeUnbind { destination: exchange, source, routing_key: key, arguments: &[] },
-            32 => Command::ExchangeDelete { exchange, if_unused },
-            33 => Command::QueueDelete { queue, if_unused, if_empty: other },
-            34 => Command::QueuePurge { queue },
+        let choice = self.random.below(100);
+        let command = match choice {
+            0..=34 => Command::Definition(
+                channel,
+                match choice {
+                    0..=13 => {
+                        let shape = self.random.below(12);
+                        let is_quorum = shape == 8;
+                        arguments = self.queue_arguments(shape);
+                        let exclusive = !is_quorum && self.random.once_in(6);
+                        let (durable, auto_delete) =
+                            (is_quorum || flag, !is_quorum && self.random.once_in(5));
+                        DefinitionCommand::QueueDeclare {
+                            queue,
+                            passive,
+                            durable,
+                            exclusive,
+                            auto_delete,
+                            arguments: &arguments,
+                        }
+                    }
+                    14..=18 => {
+                        arguments = match (flag, other) {
+                            (true, _) => table(|fields| fields.text("x-delayed-type", "fanout")),
+                            (false, true) => table(|fields| fields.text("alternate-exchange", "dl")),
+                            (false, false) => Vec::new(),
+                        };
+                        let plain = self.random.one_of(&["direct", "fanout", "topic", "headers"]);
+                        let kind = if flag { "x-delayed-message" } else { plain };
+                        let (durable, auto_delete) = (self.flips(), self.random.once_in(4));
+                        let arguments = &arguments;
+                        DefinitionCommand::ExchangeDeclare {
+                            exchange,
+                            kind,
+                            passive,
+                            durable,
+                            auto_delete,
+                            internal,
+                            arguments,
+                        }
+                    }
+                    19..=26 => {
+                        DefinitionCommand::QueueBind { queue, exchange, routing_key: key, arguments: &[] }
+                    }
+                    27 => {
+                        DefinitionCommand::QueueUnbind { queue, exchange, routing_key: key, arguments: &[] }
+                    }
+                    28..=30 => DefinitionCommand::ExchangeBind {
+                        destination: exchange,
+                        source,
+                        routing_key: key,
+                        arguments: &[],
+                    },
+                    31 => DefinitionCommand::ExchangeUnbind {
+                        destination: exchange,
+                        source,
+                        routing_key: key,
+                        arguments: &[],
+                    },
+                    32 => DefinitionCommand::ExchangeDelete { exchange, if_unused },
+                    33 => DefinitionCommand::QueueDelete { queue, if_unused, if_empty: other },
+                    _ => DefinitionCommand::QueuePurge { queue },
+                },
+            ),
             35..=40 => {
                 let queue = if self.random.once_in(8) { "amq.rabbitmq.reply-to" } else { queue };
                 let exclusive = self.random.once_in(8);
-                Command::Consume { queue, tag: "", no_ack: flag, exclusive, arguments: &[] }
+                Command::Channel(
+                    channel,
+                    ChannelCommand::Consume { queue, tag: "", no_ack: flag, exclusive, arguments: &[] },
+                )
             }
-            41..=44 => Command::Get { queue, no_ack: flag },
-            45 => Command::Qos { prefetch_count: self.random.below(4) as u16, global: flag },
-            46 => Command::Recover,
-            47 => Command::TxSelect,
-            48..=50 => Command::TxCommit,
-            51 => Command::TxRollback,
-            52 => Command::ConfirmSelect,
+            41..=44 => Command::Get(channel, GetCommand { queue, no_ack: flag }),
+            45 => Command::Channel(
+                channel,
+                ChannelCommand::Qos { prefetch_count: self.random.below(4) as u16, global: flag },
+            ),
+            46 => Command::Channel(channel, ChannelCommand::Recover),
+            47 => Command::Channel(channel, ChannelCommand::TxSelect),
+            48..=50 => Command::Channel(channel, ChannelCommand::TxCommit),
+            51 => Command::Channel(channel, ChannelCommand::TxRollback),
+            52 => Command::Channel(channel, ChannelCommand::ConfirmSelect),
             53 => {
                 self.peers[at].channels.remove(place);
-                Command::CloseChannel
+                Command::Channel(channel, ChannelCommand::CloseChannel)
             }
             54..=62 => {
                 let settlements = [Settlement::Ack, Settlement::Requeue, Settlement::Reject];
                 let settlement = self.random.one_of(&settlements);
                 let is_all = self.random.once_in(3);
                 let delivery_tag = if is_all { 0 } else { 1 + self.random.below(self.peers[at].tags + 1) };
-                Command::Settle { delivery_tag, multiple: flag || is_all, settlement }
+                Command::Channel(
+                    channel,
+                    ChannelCommand::Settle { delivery_tag, multiple: flag || is_all, settlement },
+                )
             }
             _ => return self.publish(connection, channel, (exchange, key)),
         };
-        let _ = self.node.broker.apply(&mut context!(self.node), connection, Some(channel), command);
+        let _ = self.node.broker.apply(&mut context!(self.node), connection, command);
     }
 
     /// Returns properties with some of: headers, delivery mode, priority, reply-to, expiration; and whether
@@ -295,8 +327,10 @@ impl BrokerRun {
         }
         node.messages.append_body(message, &vec![7; body_len as usize]);
         node.messages.finish(message);
-        let publish = Command::Publish { message, mandatory };
-        if node.broker.apply(&mut context!(node), connection, Some(channel), publish).0 == Outcome::Wait {
+        let publish = PublishCommand::Publish { message, mandatory };
+        if node.broker.apply_on_channel(&mut context!(node), connection, channel, publish)
+            == Ok(PublishAnswer::Wait)
+        {
             node.messages.release(message);
         }
     }
@@ -367,7 +401,7 @@ impl BrokerRun {
             while node.broker.next_cancelled(peer.connection).is_some() {
                 node.broker.note_cancel_sent(peer.connection);
             }
-            let _ = node.broker.take_late_reply(peer.connection);
+            let _ = node.broker.take_late_get(peer.connection);
             let mut outbox = node.broker.outbox(peer.connection);
             let mut waiting = 0;
             while outbox.peek().is_some_and(|delivery| !delivery.is_withdrawn) {

@@ -1,6 +1,6 @@
 //! Consumers receive messages of a transaction only when all of it is durable.
 
-use leveret_core::command::{Command, Outcome};
+use leveret_core::command::{ChannelAnswer, ChannelCommand, GetAnswer, GetCommand, PublishAnswer};
 
 use crate::dead_letters::{BrokerRun, PERSISTENT, declare, disk, publish, table};
 use crate::support::At;
@@ -28,20 +28,26 @@ fn persistent_messages_of_a_transaction_are_delivered_after_its_sync_and_keep_th
                 run.node.consume(taker, "q");
             }
             run.store().expect("the disk is well");
-            run.node.done(transacted, Command::TxSelect);
+            run.node.done(transacted, ChannelCommand::TxSelect);
             let bodies: Vec<String> = (0..size).map(|number| format!("t{number}")).collect();
             for body in &bodies {
-                assert_eq!(publish(&mut run.node, transacted, "q", PERSISTENT, body), Outcome::Published);
+                assert_eq!(
+                    publish(&mut run.node, transacted, "q", PERSISTENT, body),
+                    Ok(PublishAnswer::Published)
+                );
             }
-            let commit = run.node.ask(transacted, Command::TxCommit);
-            assert_eq!(commit, Outcome::Done);
+            let commit = run.node.ask(transacted, ChannelCommand::TxCommit);
+            assert_eq!(commit, Ok(ChannelAnswer::Done));
             for (properties, body) in [(TRANSIENT, "later"), (PERSISTENT, "last")] {
-                assert_eq!(publish(&mut run.node, publisher, "q", properties, body), Outcome::Published);
+                assert_eq!(
+                    publish(&mut run.node, publisher, "q", properties, body),
+                    Ok(PublishAnswer::Published)
+                );
             }
             let expected = [&bodies[..], &["later".into(), "last".into()]].concat();
             if is_got {
-                let get = Command::Get { queue: "q", no_ack: true };
-                assert_eq!(run.node.ask(taker, get), Outcome::Later, "it waits for the sync");
+                let get = GetCommand { queue: "q", no_ack: true };
+                assert_eq!(run.node.ask(taker, get), Ok(GetAnswer::Later), "it waits for the sync");
                 assert_eq!(delivered(&mut run, taker), [""; 0]);
                 run.store().expect("the disk is well");
                 assert_eq!(delivered(&mut run, taker), expected[..1]);
@@ -65,15 +71,15 @@ fn committed(arguments: &[u8], prefetch_count: u16) -> (BrokerRun, At, At) {
     let (publisher, taker) = (run.at, run.node.connect());
     let transacted = run.node.open(publisher, 2);
     declare(&mut run.node, publisher, "q", true, arguments);
-    run.node.done(taker, Command::Qos { prefetch_count, global: false });
+    run.node.done(taker, ChannelCommand::Qos { prefetch_count, global: false });
     run.node.consume(taker, "q");
     run.store().expect("the disk is well");
-    run.node.done(transacted, Command::TxSelect);
+    run.node.done(transacted, ChannelCommand::TxSelect);
     for number in 0..320 {
-        publish(&mut run.node, transacted, "q", PERSISTENT, &format!("{number}"));
+        publish(&mut run.node, transacted, "q", PERSISTENT, &format!("{number}")).unwrap();
     }
     // If the queue rejects some messages, this is a fault.
-    let _ = run.node.ask(transacted, Command::TxCommit);
+    let _ = run.node.ask(transacted, ChannelCommand::TxCommit);
     (run, publisher, taker)
 }
 
@@ -111,7 +117,7 @@ fn a_length_limit_counts_only_what_consumers_cannot_take_after_the_sync() {
 fn a_length_limit_acts_when_the_waiting_consumer_leaves_before_the_sync() {
     let (mut run, publisher, taker) = committed(&table(|t| t.long("x-max-length", 5)), 0);
     assert_eq!(delivered(&mut run, taker), [""; 0]);
-    run.node.done(taker, Command::Cancel { tag: "q" });
+    run.node.done(taker, ChannelCommand::Cancel { tag: "q" });
     run.store().expect("the disk is well");
     run.node.turns(publisher);
     assert_eq!(run.node.ready(publisher, "q"), 5);
@@ -129,10 +135,10 @@ fn transactions_that_need_no_log_are_delivered_at_once() {
     run.node.consume(taker, "q");
     run.node.consume(taker, "brief");
     run.store().expect("the disk is well");
-    run.node.done(transacted, Command::TxSelect);
-    publish(&mut run.node, transacted, "q", TRANSIENT, "a");
-    publish(&mut run.node, transacted, "brief", PERSISTENT, "b");
-    run.node.done(transacted, Command::TxCommit);
+    run.node.done(transacted, ChannelCommand::TxSelect);
+    publish(&mut run.node, transacted, "q", TRANSIENT, "a").unwrap();
+    publish(&mut run.node, transacted, "brief", PERSISTENT, "b").unwrap();
+    run.node.done(transacted, ChannelCommand::TxCommit);
     let mut bodies = delivered(&mut run, taker);
     bodies.sort();
     assert_eq!(bodies, ["a", "b"]);

@@ -4,7 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use leveret_core::command::{Command, DeliveryKind, Outbox, Settlement};
+use leveret_broker::ChannelRequest;
+use leveret_core::command::{
+    ChannelCommand, DefinitionCommand, DeliveryKind, GetCommand, Outbox, Settlement,
+};
 use leveret_core::limits::Limits;
 
 use crate::dead_letters::{declare, publish, table};
@@ -103,17 +106,19 @@ impl Side {
                 let body = format!("{queue} {:05}", self.published);
                 format!("{:?}", publish(&mut self.node, asker, queue, &[0, 0], &body))
             }
-            Step::Get(queue) => self.ask(0, Command::Get { queue, no_ack: false }),
+            Step::Get(queue) => self.ask(0, GetCommand { queue, no_ack: false }),
             Step::Consume(at, queue, tag, prefetch_count, no_ack) => {
-                self.ask(at, Command::Qos { prefetch_count, global: false });
-                let consume = Command::Consume { queue, tag, no_ack, exclusive: false, arguments: &[] };
+                self.ask(at, ChannelCommand::Qos { prefetch_count, global: false });
+                let consume =
+                    ChannelCommand::Consume { queue, tag, no_ack, exclusive: false, arguments: &[] };
                 self.ask(at, consume)
             }
-            Step::Cancel(at, tag) => self.ask(at, Command::Cancel { tag }),
+            Step::Cancel(at, tag) => self.ask(at, ChannelCommand::Cancel { tag }),
             Step::Count(queue) => self.node.ready(asker, queue).to_string(),
-            Step::Purge(queue) => self.ask(0, Command::QueuePurge { queue }),
+            Step::Purge(queue) => self.ask(0, DefinitionCommand::QueuePurge { queue }),
             Step::DeleteIfEmpty(queue) => {
-                let answer = self.ask(0, Command::QueueDelete { queue, if_unused: false, if_empty: true });
+                let answer =
+                    self.ask(0, DefinitionCommand::QueueDelete { queue, if_unused: false, if_empty: true });
                 self.declare(queue);
                 answer
             }
@@ -128,13 +133,13 @@ impl Side {
                 }
                 self.held[at].remove(&body);
                 // A no-ack delivery cannot be settled; the tag in the answer is not compared.
-                let answer = self.ask(at, Command::Settle { delivery_tag, multiple, settlement });
+                let answer = self.ask(at, ChannelCommand::Settle { delivery_tag, multiple, settlement });
                 answer.split('{').next().unwrap().to_owned()
             }
         }
     }
 
-    fn ask(&mut self, at: usize, command: Command<'_>) -> String {
+    fn ask<C: ChannelRequest<Answer: core::fmt::Debug>>(&mut self, at: usize, command: C) -> String {
         let answer = format!("{:?}", self.node.ask(self.channels[at], command));
         let jobs = &mut context!(self.node);
         self.node.broker.run_jobs(jobs);
@@ -201,11 +206,11 @@ fn a_consumer_of_a_deleted_queue_that_was_not_notified_yet_is_skipped() {
     let mut side = Side::new();
     side.step(&Step::Consume(1, "plain", "one", 10, false));
     side.step(&Step::Consume(2, "second", "two", 10, false));
-    side.ask(0, Command::QueueDelete { queue: "plain", if_unused: false, if_empty: false });
+    side.ask(0, DefinitionCommand::QueueDelete { queue: "plain", if_unused: false, if_empty: false });
     // A queue has a message for a consumer, so commands check for deliveries.
     side.step(&Step::Publish("second"));
-    side.ask(1, Command::Qos { prefetch_count: 3, global: true });
-    side.ask(1, Command::Qos { prefetch_count: 5, global: false });
+    side.ask(1, ChannelCommand::Qos { prefetch_count: 3, global: true });
+    side.ask(1, ChannelCommand::Qos { prefetch_count: 5, global: false });
     side.deliver();
     let written = side.write();
     assert_eq!(written[2].len(), 1, "{written:?}");

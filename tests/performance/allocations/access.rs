@@ -3,7 +3,9 @@
 
 use crate::counting::Count;
 use leveret_broker::{Broker, Context, Work};
-use leveret_core::command::{ChannelId, Command, ConnectionId, Outcome};
+use leveret_core::command::{
+    ChannelId, ConnectionId, LoginCommand, OpenChannel, OpenVhost, PublishAnswer, PublishCommand,
+};
 use leveret_core::definition::{Permission, TopicPermission};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Messages, Share};
@@ -59,25 +61,24 @@ impl Publisher {
         Self { broker, pending_writes, work: Work::default(), messages, connection, channel: None }
     }
 
-    fn ask(&mut self, command: Command<'_>) -> Outcome {
-        let mut context = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
-        self.broker.apply(&mut context, self.connection, self.channel, command).0
-    }
-
     fn enter(&mut self) {
-        assert_eq!(self.ask(Command::LoginExternal { user: "u", from_loopback: true }), Outcome::Done);
-        assert_eq!(self.ask(Command::OpenVhost { vhost: "/" }), Outcome::Done);
-        let Outcome::ChannelOpened(channel) = self.ask(Command::OpenChannel { number: 1 }) else {
-            panic!("there is room")
-        };
-        self.channel = Some(channel);
+        let mut context = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
+        let login = LoginCommand::External { user: "u", from_loopback: true };
+        self.broker.apply_to_connection(&mut context, self.connection, login).unwrap();
+        self.broker.apply_to_connection(&mut context, self.connection, OpenVhost { vhost: "/" }).unwrap();
+        let open = OpenChannel { number: 1 };
+        self.channel = Some(self.broker.apply_to_connection(&mut context, self.connection, open).unwrap());
     }
 
     fn publish(&mut self, exchange: &str, key: &str) {
         let id = self.messages.begin(exchange, key.as_bytes(), Share::Ordinary).unwrap();
         self.messages.reserve_content(id, &[0, 0], MessageFlags::NONE, 0, Share::Ordinary).unwrap();
         self.messages.finish(id);
-        assert_eq!(self.ask(Command::Publish { message: id, mandatory: false }), Outcome::PublishedNowhere);
+        let channel = self.channel.expect("a channel is open");
+        let mut context = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
+        let publish = PublishCommand::Publish { message: id, mandatory: false };
+        let answer = self.broker.apply_on_channel(&mut context, self.connection, channel, publish);
+        assert_eq!(answer, Ok(PublishAnswer::PublishedNowhere));
     }
 
     /// Every way twice.

@@ -2,7 +2,7 @@
 
 use crate::counting;
 use leveret_broker::{Broker, Context, PATTERN_BYTES_MAX, Work};
-use leveret_core::command::Command;
+use leveret_core::command::{DefinitionCommand, LoginCommand, OpenChannel, OpenVhost};
 use leveret_core::definition::Permission;
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageLimits, Messages};
@@ -29,13 +29,10 @@ fn taken(pattern: &str, patterns_bytes_max: u32) -> Option<usize> {
         )
         .unwrap();
     let connection = broker.connect().unwrap();
-    let ask = |broker: &mut Broker, context: &mut Context<'_>, channel, command| {
-        broker.apply(context, connection, channel, command).0
-    };
-    ask(&mut broker, &mut context, None, Command::LoginExternal { user: "u", from_loopback: true });
-    ask(&mut broker, &mut context, None, Command::OpenVhost { vhost: "/" });
-    let opened = ask(&mut broker, &mut context, None, Command::OpenChannel { number: 1 });
-    let leveret_core::command::Outcome::ChannelOpened(channel) = opened else { panic!("{opened:?}") };
+    let login = LoginCommand::External { user: "u", from_loopback: true };
+    broker.apply_to_connection(&mut context, connection, login).unwrap();
+    broker.apply_to_connection(&mut context, connection, OpenVhost { vhost: "/" }).unwrap();
+    let channel = broker.apply_to_connection(&mut context, connection, OpenChannel { number: 1 }).unwrap();
     let before = counting::held_bytes();
     broker
         .access_mut()
@@ -45,12 +42,8 @@ fn taken(pattern: &str, patterns_bytes_max: u32) -> Option<usize> {
         )
         .ok()?;
     // Matching needs space too, which is kept.
-    ask(
-        &mut broker,
-        &mut context,
-        Some(channel),
-        Command::QueueDelete { queue: "none", if_unused: false, if_empty: false },
-    );
+    let delete = DefinitionCommand::QueueDelete { queue: "none", if_unused: false, if_empty: false };
+    broker.apply_on_channel(&mut context, connection, channel, delete).unwrap();
     Some(counting::held_bytes_since(before))
 }
 

@@ -5,7 +5,10 @@ use crate::counting::Count;
 use leveret_amqp::Method;
 use leveret_connection::{Context, InputStep};
 use leveret_core::batch::Batch;
-use leveret_core::command::{ChannelId, Command, Delivery, DeliveryKind, Outbox, Outcome};
+use leveret_core::command::{
+    Answer, ChannelAnswer, ChannelCommand, ChannelId, Command, DefinitionAnswer, Delivery, DeliveryKind,
+    GetAnswer, OpenChannel, Outbox, PublishAnswer, PublishCommand,
+};
 use leveret_core::mem::MessageId;
 use leveret_test_support::single_connection::*;
 
@@ -65,10 +68,10 @@ fn nothing_is_allocated_while_messages_flow() {
             loop {
                 let (mut context, names) = environment.context_and_names();
                 match host.connection.next(&mut context, names, &script[..end], &mut at) {
-                    InputStep::Command { command, .. } => {
+                    InputStep::Command(command) => {
                         handled += 1;
-                        let outcome = answer(&mut context, command);
-                        host.connection.answer(&mut context, outcome, 0, leveret_core::batch::Batch::NONE);
+                        let answer = answer(&mut context, command);
+                        host.connection.answer(&mut context, Ok(answer), 0, leveret_core::batch::Batch::NONE);
                     }
                     InputStep::NeedMore => break,
                     InputStep::Suspended(_) | InputStep::Finished => {
@@ -88,14 +91,23 @@ fn nothing_is_allocated_while_messages_flow() {
     assert_eq!(handled, 50 * 20);
 }
 
-fn answer(context: &mut Context<'_>, command: Command<'_>) -> Outcome {
+fn answer(context: &mut Context<'_>, command: Command<'_>) -> Answer {
     match command {
-        Command::Publish { message, .. } => {
+        Command::Publish(_, PublishCommand::Publish { message, .. }) => {
             context.messages.release(message);
-            Outcome::Published
+            Answer::Publish(PublishAnswer::Published)
         }
-        Command::OpenChannel { number } => Outcome::ChannelOpened(ChannelId::from_index(number.into())),
-        Command::Get { .. } => Outcome::GetEmpty,
-        _ => Outcome::Done,
+        Command::Login(_) => Answer::LoggedIn,
+        Command::OpenVhost(_) => Answer::OpenVhost,
+        Command::OpenChannel(OpenChannel { number }) => {
+            Answer::OpenChannel(ChannelId::from_index(number.into()))
+        }
+        Command::Get(..) => Answer::Get(GetAnswer::Empty),
+        Command::Channel(_, ChannelCommand::ConfirmSelect) => {
+            Answer::Channel(ChannelAnswer::ConfirmsSelected)
+        }
+        Command::Channel(..) => Answer::Channel(ChannelAnswer::Done),
+        Command::Definition(..) => Answer::Definition(DefinitionAnswer::Done),
+        Command::Publish(..) | Command::OpenSession(_) | Command::Mqtt(..) => panic!("{command:?}"),
     }
 }

@@ -285,11 +285,11 @@ PLACES = [
     # The answer to a repeated PUBREL does not wait for the disk.
     (
         "src/broker/sessions/packets.rs",
-        "            cx.await_defined(record.received_batch);\n            return Ok(Outcome::UnknownPacket);\n",
+        "            cx.await_defined(record.received_batch);\n            return Ok(MqttAnswer::UnknownPacket);\n",
         "            if !PLANTED(\"repeated-pubrel-answered-at-once\") {\n"
         "                cx.await_defined(record.received_batch);\n"
         "            }\n"
-        "            return Ok(Outcome::UnknownPacket);\n",
+        "            return Ok(MqttAnswer::UnknownPacket);\n",
     ),
     # A delivery with QoS 2 is sent before its packet identifier is durable.
     (
