@@ -17,7 +17,7 @@ use leveret_routing::{BindingSpec, ExchangeDeclaration};
 use leveret_storage::PendingWrites;
 
 use super::access::{Resource, Right};
-use super::consumers::ConsumeRequest;
+use super::clients::ConsumeRequest;
 use super::definitions::{DeleteIf, QueueDeclaration};
 use super::sessions::Step;
 use super::{Broker, Context};
@@ -105,7 +105,7 @@ impl Broker {
                 (None, self.apply_to_connection(cx, connection, command).map(Answer::OpenSession))
             }
         };
-        (Outcome::Answer(answer), self.consumers.reply_order(connection, channel))
+        (Outcome::Answer(answer), self.clients.reply_order(connection, channel))
     }
 
     /// Applies a command that needs no channel. [`Context::awaited`] is the batch that its reply waits for.
@@ -160,8 +160,8 @@ impl Broker {
         self.queues.gets().is_due()
             || !self.jobs.is_empty() && !pending_writes.is_crowded()
             || self.queues.records().is_any_ready()
-            || self.consumers.has_connections_with_output()
-            || self.consumers.may_resume_over_share()
+            || self.clients.has_connections_with_output()
+            || self.clients.may_resume_over_share()
     }
 
     /// Makes the deliveries of a queue that were possible before a command that names it.
@@ -272,7 +272,7 @@ impl ChannelRequest for ChannelCommand<'_> {
             }
             Self::Consume { queue, tag, no_ack, exclusive, arguments } => {
                 let request = ConsumeRequest { queue, tag, no_ack, exclusive, arguments };
-                let vhost = broker.consumers.channel(channel).vhost;
+                let vhost = broker.clients.channel(channel).vhost;
                 broker.catch_up_with(cx, vhost, queue);
                 let tag = broker.with_declarer(cx, connection, |broker, cx| {
                     broker.consume(cx, connection, channel, &request)
@@ -301,7 +301,7 @@ impl ChannelRequest for GetCommand<'_> {
         connection: ConnectionId,
         channel: ChannelId,
     ) -> Result<GetAnswer, Fault> {
-        let vhost = broker.consumers.channel(channel).vhost;
+        let vhost = broker.clients.channel(channel).vhost;
         broker.catch_up_with(cx, vhost, self.queue);
         broker.check(cx.work, connection, vhost, Right::Read, Resource::Queue(self.queue))?;
         let queue = broker.require_queue(connection, vhost, self.queue)?;
@@ -349,7 +349,7 @@ impl ChannelRequest for DefinitionCommand<'_> {
         connection: ConnectionId,
         channel: ChannelId,
     ) -> Result<DefinitionAnswer, Fault> {
-        let vhost = broker.consumers.channel(channel).vhost;
+        let vhost = broker.clients.channel(channel).vhost;
         if let Self::QueueDeclare { queue, .. }
         | Self::QueuePurge { queue }
         | Self::QueueDelete { queue, .. } = self

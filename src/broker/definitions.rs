@@ -279,7 +279,7 @@ impl Broker {
     /// exchange.
     #[inline]
     fn checks_routing_keys(&self, connection: ConnectionId, exchange: ExchangeId) -> bool {
-        self.access.limits_topics(&self.consumers.connection(connection).identity)
+        self.access.limits_topics(&self.clients.connection(connection).identity)
             && self.topology.exchange(exchange).kind == ExchangeKind::Topic
     }
 
@@ -296,9 +296,9 @@ impl Broker {
             return Ok(());
         }
         let record = self.topology.exchange(exchange);
-        let client_id = self.sessions.client_id_of(connection, &self.consumers);
+        let client_id = self.sessions.client_id_of(connection, &self.clients);
         let topic = Topic { vhost: record.vhost, exchange: &record.name, client_id };
-        self.access.check_topic(work, &self.consumers.connection(connection).identity, topic, right, key)
+        self.access.check_topic(work, &self.clients.connection(connection).identity, topic, right, key)
     }
 
     /// Handles `exchange.bind` and `queue.bind`, for a source and destination that were found.
@@ -382,10 +382,10 @@ impl Broker {
         let key = messages.routing_key(message);
         let by_key_alone = self.topology.route(work, exchange, key, headers, &mut chosen)?;
         if by_key_alone && headers.is_empty() {
-            let connection = self.consumers.connection_of(channel);
+            let connection = self.clients.connection_of(channel);
             let for_all_keys = (!self.checks_routing_keys(connection, exchange)).then_some(exchange);
             let revision = self.revision();
-            let cache = &mut self.consumers.channel_mut(channel).route_cache;
+            let cache = &mut self.clients.channel_mut(channel).route_cache;
             cache.set(revision, messages, message, for_all_keys, targets);
         }
         Ok(())
@@ -703,7 +703,7 @@ impl Broker {
             self.access.count_queue(vhost, true);
         }
         if let Some(owner) = owner {
-            let owned = &mut self.consumers.connection_mut(owner).exclusive_queues;
+            let owned = &mut self.clients.connection_mut(owner).exclusive_queues;
             self.queues.records_mut().link_exclusive_queue(owned, queue);
         }
         self.topology.revise();
@@ -842,7 +842,7 @@ impl Broker {
         if let Some(owner) = owner {
             self.queues
                 .records_mut()
-                .unlink_exclusive_queue(&mut self.consumers.connection_mut(owner).exclusive_queues, queue);
+                .unlink_exclusive_queue(&mut self.clients.connection_mut(owner).exclusive_queues, queue);
         }
         self.topology.revise();
     }
@@ -924,7 +924,7 @@ impl Broker {
         if !record.is_deleted() {
             let settings = QueueSettings::of(&self.effective_policy_of(queue));
             self.queues.renew(cx.pending_writes, queue, settings);
-            self.consumers.keep_one_active(&mut self.queues, queue);
+            self.clients.keep_one_active(&mut self.queues, queue);
             self.ack_timeout.note_timeout(settings.consumer_timeout_ms);
         }
     }

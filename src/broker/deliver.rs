@@ -26,7 +26,7 @@ use leveret_core::mem::Messages;
 use leveret_queues::{DeliveryMethod, ExpiryGrace, Front, Getting, NewDelivery, Rank, Taken};
 use leveret_storage::PendingWrites;
 
-use super::consumers::ConsumerState;
+use super::clients::ConsumerState;
 use super::job::Job;
 use super::republish::{ExpiryResult, TrimTurn};
 use super::{Broker, Context};
@@ -55,10 +55,10 @@ impl Outbox for OutboxView<'_> {
             DeliveryMethod::Publish(delivery) => DeliveryKind::Publish(delivery),
             DeliveryMethod::Deliver => {
                 let consumer = delivery.consumer?;
-                DeliveryKind::Deliver { consumer_tag: &self.broker.consumers.at(consumer.index()).tag }
+                DeliveryKind::Deliver { consumer_tag: &self.broker.clients.consumer(consumer.index()).tag }
             }
         };
-        let channel = self.broker.consumers.channel(delivery.channel);
+        let channel = self.broker.clients.channel(delivery.channel);
         let batch = match delivery.method {
             DeliveryMethod::Publish(SubscriptionDelivery::ExactlyOnce(packet_id)) => {
                 self.broker.packet_batch(channel.connection, packet_id)
@@ -91,7 +91,7 @@ impl Outbox for OutboxView<'_> {
         let delivery = self.at.map(|at| &broker.queues.deliveries()[at]);
         let delivery = delivery.and_then(|delivery| Some((delivery.channel, delivery.message?)));
         delivery.into_iter().flat_map(move |(channel, message)| {
-            let connection = broker.consumers.connection_of(channel);
+            let connection = broker.clients.connection_of(channel);
             let key = core::str::from_utf8(messages.routing_key(message)).unwrap_or_default();
             broker.matched_subscriptions(connection, key)
         })
@@ -102,7 +102,7 @@ impl Broker {
     /// Delivers at most `most` messages, after removing messages that are expired or over a length limit.
     pub fn deliver(&mut self, cx: &mut Context<'_>, most: u32) {
         self.queues.records_mut().write_requeue_counts(cx.pending_writes, &self.access);
-        self.consumers.recheck_over_share(cx.work, &mut self.queues, &self.quota);
+        self.clients.recheck_over_share(cx.work, &mut self.queues, &self.quota);
         self.expire_and_trim(cx);
         self.serve_gets(cx);
         self.retained.write_due(cx.pending_writes, &self.access, false);
@@ -149,7 +149,7 @@ impl Broker {
     #[inline]
     fn burst(&self, queue: QueueId) -> u32 {
         let next = self.queues.records().queue_consumers(queue).next();
-        match next.is_some_and(|index| self.consumers.shares_credit(self.consumers.at(index).channel)) {
+        match next.is_some_and(|index| self.clients.shares_credit(self.clients.consumer(index).channel)) {
             true => 1,
             false => QUEUE_BURST,
         }
@@ -210,15 +210,15 @@ impl Broker {
     pub(crate) fn catch_up_channel(&mut self, cx: &mut Context<'_>, channel: ChannelId) {
         // A consumer that received a message moves to the end of the channel's list. `left` prevents that it
         // is processed again.
-        let mut at = self.consumers.next_of_channel(channel, None);
-        let mut left = self.consumers.channel(channel).consumers.len();
+        let mut at = self.clients.next_of_channel(channel, None);
+        let mut left = self.clients.channel(channel).consumers.len();
         while let Some(index) = at.filter(|_| left > 0 && self.queues.records().is_any_ready()) {
             left -= 1;
-            at = self.consumers.next_of_channel(channel, Some(index));
+            at = self.clients.next_of_channel(channel, Some(index));
             cx.work.charge(1);
             // A cancelled consumer without unsettled deliveries may refer to a deleted queue until its client
             // is notified.
-            let consumer = self.consumers.at(index);
+            let consumer = self.clients.consumer(index);
             if !consumer.needs_cancel_notice || consumer.unsettled > 0 {
                 self.catch_up(cx, consumer.queue);
             }
@@ -232,14 +232,14 @@ impl Broker {
             let Some(consumer) = self.queues.records().queue_consumers(queue).next() else {
                 panic!("a queue with a level to deliver from has an eligible consumer");
             };
-            if !self.consumers.has_credit(consumer) {
+            if !self.clients.has_credit(consumer) {
                 // Other consumers of the channel used up the shared prefetch.
                 cx.work.charge(1);
-                self.consumers.leave_eligible(&mut self.queues, consumer);
+                self.clients.leave_eligible(&mut self.queues, consumer);
                 continue;
             }
-            if !self.consumers.connection_can_take(&self.queues, &self.quota, consumer) {
-                self.consumers.pause_consumer(&mut self.queues, &self.quota, consumer);
+            if !self.clients.connection_can_take(&self.queues, &self.quota, consumer) {
+                self.clients.pause_consumer(&mut self.queues, &self.quota, consumer);
                 continue;
             }
             if self.queues.at(level).settings.may_expire {
@@ -271,7 +271,7 @@ impl Broker {
             Some(session) => DeliveryMethod::Publish(self.subscription_delivery(cx, session, queue, taken)),
         };
         let channel = self.put_taken_into_outbox(cx, index, queue, taken, method);
-        self.consumers.end_consumer_turn(cx.work, &mut self.queues, index);
+        self.clients.end_consumer_turn(cx.work, &mut self.queues, index);
         if self.firehose.is_on {
             self.republisher().trace_delivered(cx, channel, taken.message, (queue, taken.redelivered));
         }
@@ -287,7 +287,7 @@ impl Broker {
         taken: &Taken,
         method: DeliveryMethod,
     ) -> ChannelId {
-        let new = self.consumers.next_delivery(index, queue, taken, method);
+        let new = self.clients.next_delivery(index, queue, taken, method);
         let channel = new.channel;
         self.put_into_outbox(cx.messages, new);
         channel
@@ -297,7 +297,7 @@ impl Broker {
     #[inline]
     pub(crate) fn put_into_outbox(&mut self, messages: &Messages, new: NewDelivery) {
         let (queues, quota, ack_timeout) = (&mut self.queues, &mut self.quota, &mut self.ack_timeout);
-        self.consumers.put_into_outbox(messages, queues, quota, new, || ack_timeout.note_activity());
+        self.clients.put_into_outbox(messages, queues, quota, new, || ack_timeout.note_activity());
     }
 
     /// Returns whether the connection's share and the pool have capacity for one more delivery.
@@ -308,7 +308,7 @@ impl Broker {
 
     /// Returns the outbox of a connection, from the front.
     pub fn outbox(&self, connection: ConnectionId) -> OutboxView<'_> {
-        let at = self.consumers.connection(connection).outbox.front();
+        let at = self.clients.connection(connection).outbox.front();
         OutboxView { broker: self, at }
     }
 
@@ -334,30 +334,30 @@ impl Broker {
     /// Removes the first delivery of the outbox, which was not written because its channel is closed. Its
     /// message is requeued, even with automatic acknowledgement.
     fn drop_first(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
-        let Some(index) = self.consumers.connection(connection).outbox.front() else {
+        let Some(index) = self.clients.connection(connection).outbox.front() else {
             panic!("the caller counted a delivery that is not in the outbox");
         };
-        self.consumers.leave_outbox(&mut self.queues, connection, index);
+        self.clients.leave_outbox(&mut self.queues, connection, index);
         let channel = self.queues.deliveries()[index].channel;
         self.abandon_unsent(cx, index);
-        self.consumers.free_channel_if_done(&mut self.quota, channel);
+        self.clients.free_channel_if_done(&mut self.quota, channel);
         self.queues.note_release();
-        self.consumers.resume_consumers(cx.work, &mut self.queues, &self.quota, connection);
+        self.clients.resume_consumers(cx.work, &mut self.queues, &self.quota, connection);
     }
 
     /// Notes that the first `count` deliveries of the outbox are completely written.
     #[inline]
     pub fn sent(&mut self, cx: &mut Context<'_>, connection: ConnectionId, count: u32) {
         for _ in 0..count {
-            let Some(index) = self.consumers.connection(connection).outbox.front() else {
+            let Some(index) = self.clients.connection(connection).outbox.front() else {
                 panic!("the caller counted a delivery that is not in the outbox");
             };
-            self.consumers.leave_outbox(&mut self.queues, connection, index);
+            self.clients.leave_outbox(&mut self.queues, connection, index);
             self.queues.deliveries_mut()[index].is_sent = true;
             let delivery = &self.queues.deliveries()[index];
             let channel = delivery.channel;
             if delivery.method != DeliveryMethod::Return {
-                let record = self.consumers.channel_mut(channel);
+                let record = self.clients.channel_mut(channel);
                 record.last_sent = delivery.tag;
                 if delivery.redelivered {
                     count_up(&mut record.counters.redelivered);
@@ -391,37 +391,37 @@ impl Broker {
             } else {
                 self.queues.deliveries_mut().allow_eviction(index);
             }
-            self.consumers.free_channel_if_done(&mut self.quota, channel);
+            self.clients.free_channel_if_done(&mut self.quota, channel);
         }
         if count > 0 {
             self.queues.note_release();
             self.queues.gets_mut().note_change();
-            self.consumers.resume_consumers(cx.work, &mut self.queues, &self.quota, connection);
+            self.clients.resume_consumers(cx.work, &mut self.queues, &self.quota, connection);
         }
     }
 
     /// Returns whether the connection has deliveries or `basic.cancel` notifications to send.
     pub fn has_output(&self, connection: ConnectionId) -> bool {
-        self.consumers.has_output(connection)
+        self.clients.has_output(connection)
     }
 
     /// Returns the sequence number of the last delivery put into the connection's outbox; 0 before the first.
     #[inline]
     pub fn last_delivery(&self, connection: ConnectionId) -> ReplyOrder {
-        self.consumers.connection(connection).sequence
+        self.clients.connection(connection).sequence
     }
 
     /// Returns a consumer that could take a message but is on no list, which is a fault of the broker: it
     /// would never get a message.
     #[cfg(debug_assertions)]
     pub fn forgotten_consumer(&self) -> Option<usize> {
-        self.consumers.forgotten_consumer(&self.queues)
+        self.clients.forgotten_consumer(&self.queues)
     }
 
     /// Sets whether the socket can take more output. While it cannot, no consumer of the connection gets
     /// messages.
     pub fn set_writable(&mut self, cx: &mut Context<'_>, connection: ConnectionId, writable: bool) {
-        self.consumers.set_writable(cx.work, &mut self.queues, &self.quota, connection, writable);
+        self.clients.set_writable(cx.work, &mut self.queues, &self.quota, connection, writable);
     }
 
     /// Handles `basic.get`.
@@ -436,8 +436,8 @@ impl Broker {
             Some(true) => Ok(GetAnswer::Queued),
             Some(false) => Ok(GetAnswer::Empty),
             None => {
-                let connection = self.consumers.connection_of(channel);
-                self.consumers.connection_mut(connection).jobs += 1;
+                let connection = self.clients.connection_of(channel);
+                self.clients.connection_mut(connection).jobs += 1;
                 let serial = self.queues.at(queue).serial;
                 let outcome = None;
                 self.queues.gets_mut().push(Getting { connection, channel, queue, serial, no_ack, outcome });
@@ -455,7 +455,7 @@ impl Broker {
         queue: QueueId,
         no_ack: bool,
     ) -> Result<Option<bool>, Fault> {
-        let connection = self.consumers.connection_of(channel);
+        let connection = self.clients.connection_of(channel);
         let level = match self.expire_before_get(cx, queue) {
             (ExpiryResult::Done, level) => level,
             (ExpiryResult::More, _) => return Ok(None),
@@ -469,11 +469,11 @@ impl Broker {
         }
         if record.backlog.ready() == 0 || queue_record.is_deleted() {
             self.counters.get_empty += 1;
-            count_up(&mut self.consumers.channel_mut(channel).counters.get_empty);
+            count_up(&mut self.clients.channel_mut(channel).counters.get_empty);
             return Ok(Some(false));
         }
-        let owner = self.consumers.connection(connection);
-        let is_crowded = self.consumers.is_output_full(connection, 1);
+        let owner = self.clients.connection(connection);
+        let is_crowded = self.clients.is_output_full(connection, 1);
         if is_crowded || !self.may_take_delivery(connection) {
             // Deliveries in the outbox may free capacity when they are written. With an empty outbox only the
             // client's own acknowledgements can free capacity, so waiting would be endless.
@@ -532,7 +532,7 @@ impl Broker {
             if outcome.is_some() {
                 continue;
             }
-            let is_over = self.consumers.find_channel(channel).is_none_or(|record| record.is_closed());
+            let is_over = self.clients.find_channel(channel).is_none_or(|record| record.is_closed());
             let is_gone =
                 self.queues.records().get(queue.index()).is_none_or(|record| record.serial != serial);
             let result = match () {
@@ -542,7 +542,7 @@ impl Broker {
             };
             if let Some(outcome) = result.transpose() {
                 self.queues.gets_mut().at(at).outcome = Some(outcome);
-                self.consumers.connection_mut(connection).jobs -= 1;
+                self.clients.connection_mut(connection).jobs -= 1;
             }
         }
     }
@@ -558,24 +558,24 @@ impl Broker {
         let has_delivery = getting.outcome?;
         let answer =
             has_delivery.map(|is_queued| if is_queued { GetAnswer::Queued } else { GetAnswer::Empty });
-        Some((answer, self.consumers.reply_order(connection, Some(getting.channel))))
+        Some((answer, self.clients.reply_order(connection, Some(getting.channel))))
     }
 
     /// Returns the consumer record for this channel's `basic.get`s from this queue; adds it if there is none.
     fn get_record(&mut self, channel: ChannelId, queue: QueueId, no_ack: bool) -> Result<usize, Fault> {
-        let mut at = self.consumers.next_of_channel(channel, None);
+        let mut at = self.clients.next_of_channel(channel, None);
         while let Some(index) = at {
-            let consumer = self.consumers.at(index);
+            let consumer = self.clients.consumer(index);
             if consumer.state == ConsumerState::Get && consumer.queue == queue {
                 break;
             }
-            at = self.consumers.next_of_channel(channel, Some(index));
+            at = self.clients.next_of_channel(channel, Some(index));
         }
         let index = match at {
             Some(index) => index,
-            None => self.consumers.add(&mut self.quota, channel, queue, ConsumerState::Get)?,
+            None => self.clients.add(&mut self.quota, channel, queue, ConsumerState::Get)?,
         };
-        self.consumers.at_mut(index).no_ack = no_ack;
+        self.clients.consumer_mut(index).no_ack = no_ack;
         Ok(index)
     }
 }

@@ -9,7 +9,7 @@
 //! | `access` | users, virtual hosts, permissions | checks logins and permissions |
 //! | `policy` | policies | which policies apply to a queue or an exchange |
 //! | `parameters` | runtime parameters | settings of components, for example shovels |
-//! | `consumers` | connections, channels, consumers; credit, outboxes | which consumer gets the next message |
+//! | `clients` | connections, channels, consumers; credit, outboxes | which consumer gets the next message |
 //! | `republish` | progress of a republish, parked messages | publishes dead letters, due delayed messages, firehose copies |
 //! | `orphans` | definitions without capacity at start | checks whether a name may be declared |
 //! | `views` | nothing | rows of tables for operators; the reasons why publishers wait |
@@ -80,7 +80,7 @@
 mod access;
 mod apply;
 mod arguments;
-mod consumers;
+mod clients;
 mod counters;
 mod definitions;
 mod deliver;

@@ -135,7 +135,7 @@ impl Broker {
         (connection, channel): (ConnectionId, ChannelId),
         queue: &str,
     ) -> Result<QueueId, Fault> {
-        let vhost = self.consumers.channel(channel).vhost;
+        let vhost = self.clients.channel(channel).vhost;
         self.check(cx.work, connection, vhost, Right::Read, Resource::Queue(queue))?;
         self.require_queue(connection, vhost, queue)
     }
@@ -213,7 +213,7 @@ impl Broker {
         (connection, channel): (ConnectionId, ChannelId),
         request: &MoveRequest<'_>,
     ) -> Result<Option<QueueId>, Fault> {
-        let vhost = self.consumers.channel(channel).vhost;
+        let vhost = self.clients.channel(channel).vhost;
         let exchange = match request.target {
             MoveTarget::Queue(_) => "",
             MoveTarget::Exchange(exchange, _) => exchange,
@@ -338,9 +338,9 @@ impl Broker {
         }
         self.publish_in_transaction(cx, channel, (routed, false), Some(targets))?;
         self.counters.received += 1;
-        count_up(&mut self.consumers.channel_mut(channel).counters.published);
+        count_up(&mut self.clients.channel_mut(channel).counters.published);
         let exchange = self.topology.find_exchange(
-            self.consumers.channel(channel).vhost,
+            self.clients.channel(channel).vhost,
             match state.request.target {
                 MoveTarget::Queue(_) => "",
                 MoveTarget::Exchange(exchange, _) => exchange,

@@ -173,7 +173,7 @@ impl Broker {
         }
         if let Some(connection) = status.connection {
             let text = format_args!("its session was deleted");
-            self.consumers.force_close(connection, Fault::connection(ReplyCode::ConnectionForced, text));
+            self.clients.force_close(connection, Fault::connection(ReplyCode::ConnectionForced, text));
         }
         Ok(())
     }
@@ -474,7 +474,7 @@ impl Broker {
         self.access.drop_permissions_for(cx.pending_writes, vhost);
         self.drop_policies_of(cx.pending_writes, vhost, name);
         self.parameters.clear_all_of_vhost(cx.pending_writes, vhost, name);
-        self.consumers
+        self.clients
             .force_close_all(&format!("vhost '{name}' is deleted"), |record| record.vhost == Some(vhost));
         self.access.retire_vhost(vhost);
         self.topology.revise();
@@ -511,8 +511,8 @@ impl Broker {
     ) -> Result<Batch, OperatorFault> {
         let user = self.access.delete_user(pending_writes, name)?;
         let reason = format!("user '{name}' is deleted");
-        self.consumers.force_close_all(&reason, |record| record.identity.user() == Some(user));
-        self.consumers.forget_user(user);
+        self.clients.force_close_all(&reason, |record| record.identity.user() == Some(user));
+        self.clients.forget_user(user);
         self.note_users();
         Ok(pending_writes.last_entry_batch())
     }
@@ -694,7 +694,7 @@ impl Broker {
             self.firehose = Firehose::default();
         } else if self.firehose.names.is_empty() {
             self.firehose.node = node.into();
-            self.firehose.names = vec![TracedName::new(); self.consumers.connections_capacity()];
+            self.firehose.names = vec![TracedName::new(); self.clients.connections_capacity()];
         }
         true
     }

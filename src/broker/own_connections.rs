@@ -85,7 +85,7 @@ impl Broker {
         let connection = self.connect().ok_or_else(|| out_of("connections_max"))?;
         // Replaces the firehose name of an earlier connection with the same id.
         self.set_firehose_name(connection, name);
-        let record = self.consumers.connection_mut(connection);
+        let record = self.clients.connection_mut(connection);
         (record.identity, record.vhost) = (Identity::own(name), Some(id));
         self.quota.enter_vhost(connection, id);
         self.access.add_vhost_reference(id);
@@ -143,7 +143,7 @@ impl Broker {
         cx.pending_writes.begin_group();
         let is_moved = self.push_copy(cx, channel, copy, queue);
         if is_moved == Ok(true) {
-            self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+            self.clients.leave_unacknowledged(&mut self.queues, channel, index);
             self.settle_one(cx, index, Settlement::Ack);
         }
         let batch = cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
@@ -167,12 +167,12 @@ impl Broker {
     ) -> Result<bool, Fault> {
         let Some((index, message)) = self.find_sent_in_memory(channel, tag) else { return Ok(false) };
         let Some(copy) = copy_with_properties_of(cx, message, properties) else { return Ok(false) };
-        let connection = self.consumers.connection_of(channel);
+        let connection = self.clients.connection_of(channel);
         cx.pending_writes.begin_group();
         let mut outcome = self.publish(cx, channel, copy, true);
         let is_returned = self.has_returned(connection);
         if outcome == Ok(PublishAnswer::Published) && !is_returned {
-            self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+            self.clients.leave_unacknowledged(&mut self.queues, channel, index);
             self.settle_one(cx, index, Settlement::Ack);
         }
         cx.pending_writes.end_group(cx.messages, Urgency::Awaited);
@@ -206,7 +206,7 @@ impl Broker {
     }
 
     pub(crate) fn queue_for(&self, channel: ChannelId, name: &str) -> Result<QueueId, Fault> {
-        let vhost = self.consumers.channel(channel).vhost;
+        let vhost = self.clients.channel(channel).vhost;
         self.queues.records().find_queue(vhost, name).ok_or_else(|| {
             let vhost = self.access.vhost_name(vhost);
             Fault::new(ReplyCode::NotFound, format_args!("no queue '{name}' in vhost '{vhost}'"))
@@ -214,7 +214,7 @@ impl Broker {
     }
 
     fn find_sent_in_memory(&self, channel: ChannelId, tag: u64) -> Option<(usize, MessageId)> {
-        let record = self.consumers.find_channel(channel).filter(|record| !record.is_closed())?;
+        let record = self.clients.find_channel(channel).filter(|record| !record.is_closed())?;
         let head = record.unacknowledged.front()?;
         let is_head = self.queues.deliveries()[head].tag == tag;
         let index = if is_head { head } else { self.queues.deliveries().find(channel, tag)? };
@@ -258,7 +258,7 @@ impl Broker {
 
     /// Returns whether the first entry of the connection's outbox is a `basic.return`.
     pub fn has_returned(&self, connection: ConnectionId) -> bool {
-        let front = self.consumers.connection(connection).outbox.front();
+        let front = self.clients.connection(connection).outbox.front();
         front.is_some_and(|index| self.queues.deliveries()[index].queue.is_none())
     }
 
@@ -275,7 +275,7 @@ impl Broker {
         count: u32,
     ) -> Result<BrowseResult, Fault> {
         let (connection, channel) = self.connect_user(cx, user, vhost)?;
-        let vhost = self.consumers.channel(channel).vhost;
+        let vhost = self.clients.channel(channel).vhost;
         let found = self
             .check(cx.work, connection, vhost, Right::Read, Resource::Queue(queue))
             .and_then(|()| self.require_queue(connection, vhost, queue));
@@ -301,7 +301,7 @@ impl Broker {
         why: Refusal,
     ) -> Result<(), Fault> {
         let target = self.queue_for(channel, queue)?;
-        let Some(index) = self.consumers.find_sent(&self.queues, channel, tag) else {
+        let Some(index) = self.clients.find_sent(&self.queues, channel, tag) else {
             return Err(Fault::new(
                 ReplyCode::PreconditionFailed,
                 format_args!("unknown delivery tag {tag}"),
@@ -318,7 +318,7 @@ impl Broker {
             return Err(Fault::new(ReplyCode::ResourceError, why));
         };
         let source = self.queues.deliveries()[index].queue;
-        self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+        self.clients.leave_unacknowledged(&mut self.queues, channel, index);
         match source {
             Some(source) => self.dead_letter_delivery(cx, source, index, Reason::Parked(place)),
             None => self.finish_delivery(cx, index),

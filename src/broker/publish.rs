@@ -29,8 +29,8 @@ use leveret_storage::{Mode as PendingWritesMode, NoCapacity, PendingWrites, Urge
 use super::access::{Resource, Right};
 
 #[cfg(debug_assertions)]
-use super::consumers::WatchedPublish;
-use super::consumers::{FullQueue, Mode};
+use super::clients::WatchedPublish;
+use super::clients::{FullQueue, Mode};
 use super::state::REPLY_TO;
 use super::{Broker, Context};
 use crate::counters::count_up;
@@ -139,19 +139,19 @@ impl Broker {
     /// Makes [`Self::was_watched_publish_refused`] tell about the next publish of this connection.
     #[cfg(debug_assertions)]
     pub fn watch_publish(&mut self, connection: ConnectionId) {
-        self.consumers.connection_mut(connection).watched_publish = WatchedPublish::Awaited;
+        self.clients.connection_mut(connection).watched_publish = WatchedPublish::Awaited;
     }
 
     /// Returns whether the first publish since [`Self::watch_publish`] was refused, be it by the length limit of a queue.
     #[cfg(debug_assertions)]
     pub fn was_watched_publish_refused(&self, connection: ConnectionId) -> bool {
-        self.consumers.connection(connection).watched_publish == WatchedPublish::Refused
+        self.clients.connection(connection).watched_publish == WatchedPublish::Refused
     }
 
     #[cfg(debug_assertions)]
     fn note_watched_publish(&mut self, channel: ChannelId, is_refused: bool) {
-        let connection = self.consumers.connection_of(channel);
-        let watched = &mut self.consumers.connection_mut(connection).watched_publish;
+        let connection = self.clients.connection_of(channel);
+        let watched = &mut self.clients.connection_mut(connection).watched_publish;
         if *watched == WatchedPublish::Awaited {
             *watched = if is_refused { WatchedPublish::Refused } else { WatchedPublish::No };
         }
@@ -166,8 +166,8 @@ impl Broker {
         targets: &mut Vec<QueueId>,
     ) -> Result<PublishAnswer, Fault> {
         // What an earlier publish waited for does not matter any more.
-        let connection = self.consumers.connection_of(channel);
-        let waiting = self.consumers.connection_mut(connection);
+        let connection = self.clients.connection_of(channel);
+        let waiting = self.clients.connection_mut(connection);
         waiting.waits_for = None;
         let has_timed_out = core::mem::take(&mut waiting.has_timed_out);
         let routed = match self.parse_and_route(cx, channel, message, targets) {
@@ -187,7 +187,7 @@ impl Broker {
             false => None,
         };
         let routed_to = targets.len() as u32;
-        let record = self.consumers.channel_mut(channel);
+        let record = self.clients.channel_mut(channel);
         record.has_published = true;
         let (in_transaction, is_awaited) = match record.mode {
             Mode::Plain => (false, false),
@@ -246,7 +246,7 @@ impl Broker {
             self.counters.received += 1;
             self.counters.received_confirm += u64::from(is_awaited || mandatory);
             let revision = self.revision();
-            let record = self.consumers.channel_mut(channel);
+            let record = self.clients.channel_mut(channel);
             count_up(&mut record.counters.published);
             let is_accepted =
                 matches!(result, Ok(PublishAnswer::Published | PublishAnswer::PublishedNowhere));
@@ -350,8 +350,8 @@ impl Broker {
         publish: &Publish,
     ) -> Vec<QueueId> {
         let now_ms = cx.pending_writes.time_ms();
-        let publisher = publish.channel.map(|channel| self.consumers.connection_of(channel));
-        let own = publisher.and_then(|publisher| self.consumers.connection(publisher).session);
+        let publisher = publish.channel.map(|channel| self.clients.connection_of(channel));
+        let own = publisher.and_then(|publisher| self.clients.connection(publisher).session);
         let free = self.queues.free_memory(cx.messages, publish.share).with(cx.messages, message);
         let mut removed = Vec::new();
         for at in (0..*accepting_count).rev() {
@@ -372,8 +372,8 @@ impl Broker {
     /// Returns whether the publisher is a client of MQTT.
     fn is_mqtt_publisher(&self, channel: Option<ChannelId>) -> bool {
         channel.is_some_and(|channel| {
-            let connection = self.consumers.connection_of(channel);
-            self.consumers.connection(connection).session.is_some()
+            let connection = self.clients.connection_of(channel);
+            self.clients.connection(connection).session.is_some()
         })
     }
 
@@ -415,7 +415,7 @@ impl Broker {
         let own = self.quota.open_log_bytes_of(connection);
         match shortage {
             Shortage::QueueMemory(_) => {
-                self.holds_messages(connection) || self.consumers.connection(connection).open_transactions > 0
+                self.holds_messages(connection) || self.clients.connection(connection).open_transactions > 0
             }
             _ if shortage.is_log_full() => {
                 self.holds_messages(connection) || (own > 0 && self.quota.open_log_bytes() > own)
@@ -427,7 +427,7 @@ impl Broker {
     /// Returns whether messages wait for this connection: it has unsettled deliveries, consumers that are paused because its
     /// socket takes no more, or a session that gets nothing before the client has sent PUBCOMPs.
     fn holds_messages(&self, connection: ConnectionId) -> bool {
-        let record = self.consumers.connection(connection);
+        let record = self.clients.connection(connection);
         self.quota.has_deliveries(connection)
             || record.has_paused_consumers()
             || record.session.is_some_and(|session| self.awaits_pubcomp(session))
@@ -436,7 +436,7 @@ impl Broker {
     /// Marks the waiting publish of a connection: at the next attempt it is refused with 506 if the disk or
     /// the queue still has no space for the message.
     pub fn time_out_waiting(&mut self, connection: ConnectionId) {
-        self.consumers.connection_mut(connection).has_timed_out = true;
+        self.clients.connection_mut(connection).has_timed_out = true;
     }
 
     /// Returns the part of the pools that a connection's publishes may use. A connection with unsettled
@@ -444,7 +444,7 @@ impl Broker {
     /// commits.
     #[inline]
     pub(crate) fn publish_share(&self, connection: ConnectionId) -> Share {
-        let record = self.consumers.connection(connection);
+        let record = self.clients.connection(connection);
         if self.holds_messages(connection) || record.open_transactions > 0 {
             Share::Reserve
         } else {
@@ -456,7 +456,7 @@ impl Broker {
     /// transaction that is less than the whole reserve, because clients may leave transactions open.
     #[inline]
     pub fn content_share(&self, connection: ConnectionId) -> Share {
-        let record = self.consumers.connection(connection);
+        let record = self.clients.connection(connection);
         if record.open_transactions > 0 { Share::Transaction } else { self.publish_share(connection) }
     }
 
@@ -527,7 +527,7 @@ impl Broker {
         message: MessageId,
         targets: &mut Vec<QueueId>,
     ) -> (usize, RefusedBy) {
-        let credit = |queue| self.consumers.waiting_credit(&self.queues, &self.quota, queue);
+        let credit = |queue| self.clients.waiting_credit(&self.queues, &self.quota, queue);
         self.queues.records().keep_accepting(messages, message, targets, Some(&credit))
     }
 
@@ -540,10 +540,10 @@ impl Broker {
         targets: &[QueueId],
         channel: ChannelId,
     ) {
-        let connection = self.consumers.connection_of(channel);
+        let connection = self.clients.connection_of(channel);
         let free = self.queues.free_memory(messages, self.publish_share(connection)).with(messages, message);
         let full = targets.iter().copied().find(|&queue| !self.queues.records().is_within_share(free, queue));
-        self.consumers.connection_mut(connection).waits_for = full.map(|queue| FullQueue {
+        self.clients.connection_mut(connection).waits_for = full.map(|queue| FullQueue {
             queue,
             serial: self.queues.at(queue).serial,
             revision: self.revision(),
@@ -556,7 +556,7 @@ impl Broker {
     /// A publisher waits when a queue has used up its share, and continues when the queue uses at most three
     /// quarters of its share.
     pub fn is_still_blocked(&mut self, messages: &Messages, connection: ConnectionId) -> bool {
-        let Some(full) = self.consumers.connection(connection).waits_for else { return false };
+        let Some(full) = self.clients.connection(connection).waits_for else { return false };
         let record = self.queues.records().get(full.queue.index());
         let is_there = record.is_some_and(|record| record.serial == full.serial && !record.is_deleted())
             && self.revision() == full.revision;
@@ -566,7 +566,7 @@ impl Broker {
             && !self.queues.records().is_well_within_share(free, full.queue)
             && !self.queues.is_dropping_for_share(full.queue);
         if !must_wait {
-            self.consumers.connection_mut(connection).waits_for = None;
+            self.clients.connection_mut(connection).waits_for = None;
         }
         must_wait
     }
@@ -581,7 +581,7 @@ impl Broker {
         targets: &mut Vec<QueueId>,
     ) -> Result<MessageId, Fault> {
         let needs_properties = cx.messages.flags(message).has(MessageFlags::PARSE_PROPERTIES);
-        let cache = &self.consumers.channel(channel).route_cache;
+        let cache = &self.clients.channel(channel).route_cache;
         if !needs_properties && cache.set_targets_if_cached(self.revision(), cx.messages, message, targets) {
             return Ok(message);
         }
@@ -610,10 +610,10 @@ impl Broker {
         channel: ChannelId,
         message: MessageId,
     ) -> Result<ExchangeId, Fault> {
-        let vhost = self.consumers.channel(channel).vhost;
+        let vhost = self.clients.channel(channel).vhost;
         self.check_publish(cx.work, channel, cx.messages.exchange(message))?;
         let exchange = self.publishable_exchange(vhost, cx.messages.exchange(message))?;
-        let connection = self.consumers.connection_of(channel);
+        let connection = self.clients.connection_of(channel);
         self.check_key(cx.work, connection, exchange, Right::Write, cx.messages.routing_key(message))?;
         Ok(exchange)
     }
@@ -621,7 +621,7 @@ impl Broker {
     /// Checks whether a channel may publish to this exchange, which need not exist. A positive result is
     /// cached until a permission or a route changes.
     fn check_publish(&mut self, work: &mut Work, channel: ChannelId, exchange: &str) -> Result<(), Fault> {
-        let record = self.consumers.channel(channel);
+        let record = self.clients.channel(channel);
         let (connection, vhost) = (record.connection, record.vhost);
         let found = self.topology.find_exchange(vhost, exchange);
         if found.is_some() && record.may_write == found && record.may_write_until == self.revision() {
@@ -629,7 +629,7 @@ impl Broker {
         }
         self.check(work, connection, vhost, Right::Write, Resource::Exchange(exchange))?;
         let revision = self.revision();
-        let record = self.consumers.channel_mut(channel);
+        let record = self.clients.channel_mut(channel);
         (record.may_write, record.may_write_until) = (found, revision);
         Ok(())
     }
@@ -664,7 +664,7 @@ impl Broker {
         let expiration_ms = expiration_ms(&properties)?;
         check_copies(headers, "CC")?;
         check_copies(headers, "BCC")?;
-        let connection = self.consumers.connection_of(channel);
+        let connection = self.clients.connection_of(channel);
         for key in cc_and_bcc(headers).into_iter().flatten().filter_map(|value| value.as_bytes()) {
             self.check_key(cx.work, connection, exchange, Right::Write, key)?;
         }
@@ -697,8 +697,8 @@ impl Broker {
     }
 
     pub(crate) fn check_user_id(&self, channel: ChannelId, properties: &Properties<'_>) -> Result<(), Fault> {
-        let connection = self.consumers.connection_of(channel);
-        let who = &self.consumers.connection(connection).identity;
+        let connection = self.clients.connection_of(channel);
+        let who = &self.clients.connection(connection).identity;
         match properties.user_id() {
             Some(claimed) if claimed != who.name().as_bytes() && !self.access.may_impersonate(who) => {
                 Err(Fault::new(
@@ -739,13 +739,13 @@ impl Broker {
         let Some(channel) = publish.channel.filter(|_| publish.mandatory) else {
             self.counters.unroutable_dropped += 1;
             if let Some(channel) = publish.channel {
-                count_up(&mut self.consumers.channel_mut(channel).counters.dropped);
+                count_up(&mut self.clients.channel_mut(channel).counters.dropped);
             }
             messages.release(message);
             return Ok(PublishAnswer::PublishedNowhere);
         };
-        let connection = self.consumers.connection_of(channel);
-        let crowded = self.consumers.is_output_full(connection, 2);
+        let connection = self.clients.connection_of(channel);
+        let crowded = self.clients.is_output_full(connection, 2);
         if crowded && publish.may_wait {
             // A client that does not read basic.return waits only for itself.
             self.publishing.shortage = Shortage::Returns;
@@ -760,7 +760,7 @@ impl Broker {
             return Err(no_memory_for("another unacknowledged delivery"));
         }
         self.counters.unroutable_returned += 1;
-        count_up(&mut self.consumers.channel_mut(channel).counters.returned);
+        count_up(&mut self.clients.channel_mut(channel).counters.returned);
         self.put_into_outbox(
             messages,
             NewDelivery {
@@ -810,13 +810,13 @@ impl Broker {
             route.map(|targets| self.queues.records_mut().write_route(messages, targets)).transpose()?;
         let added = || core::iter::once(message).chain(route);
         let bytes = added().map(|id| u64::from(messages.footprint_bytes(id)) - SLOT_BYTES).sum();
-        let connection = self.consumers.connection_of(channel);
+        let connection = self.clients.connection_of(channel);
         if let Err(fault) = self.quota.take_open(connection, added().count() as u32, bytes) {
             route.into_iter().for_each(|route| messages.release(route));
             return Err(fault);
         }
         self.note_transaction_change(channel);
-        let Mode::Transaction(transaction) = &mut self.consumers.channel_mut(channel).mode else {
+        let Mode::Transaction(transaction) = &mut self.clients.channel_mut(channel).mode else {
             panic!("the caller checked that the channel is transactional");
         };
         for id in added() {
@@ -834,7 +834,7 @@ impl Broker {
     }
 
     pub(crate) fn commit(&mut self, cx: &mut Context<'_>, channel: ChannelId) -> Result<(), Fault> {
-        if !matches!(self.consumers.channel(channel).mode, Mode::Transaction(_)) {
+        if !matches!(self.clients.channel(channel).mode, Mode::Transaction(_)) {
             return Err(not_transactional());
         }
         self.commit_with_removal(cx, channel, None)
@@ -934,7 +934,7 @@ impl Broker {
     }
 
     pub(crate) fn rollback(&mut self, messages: &mut Messages, channel: ChannelId) -> Result<(), Fault> {
-        if !matches!(self.consumers.channel(channel).mode, Mode::Transaction(_)) {
+        if !matches!(self.clients.channel(channel).mode, Mode::Transaction(_)) {
             return Err(not_transactional());
         }
         self.abandon_transaction(messages, channel);
@@ -950,7 +950,7 @@ impl Broker {
         targets: &mut Vec<QueueId>,
     ) -> Result<(), Fault> {
         targets.clear();
-        let vhost = self.consumers.channel(channel).vhost;
+        let vhost = self.clients.channel(channel).vhost;
         if let Some(route) = route {
             self.queues.records().read_route((cx.messages, cx.work), vhost, route, targets);
             return Ok(());
@@ -970,7 +970,7 @@ impl Broker {
         channel: ChannelId,
         targets: &mut Vec<QueueId>,
     ) -> Result<CommitReservation, Fault> {
-        let Mode::Transaction(transaction) = &self.consumers.channel(channel).mode else {
+        let Mode::Transaction(transaction) = &self.clients.channel(channel).mode else {
             panic!("the caller checked that the channel is transactional");
         };
         let mut next = transaction.first;

@@ -20,7 +20,7 @@ use leveret_core::mem::Messages;
 use leveret_core::time::{Deadline, Now};
 use leveret_queues::{DeliveryMethod, Purged, QueueState, Reason, subtract_steps};
 
-use super::consumers::{Channel, ChannelState, Mode, Transaction};
+use super::clients::{Channel, ChannelState, Mode, Transaction};
 use super::job::{Job, spend};
 use super::{Broker, Context};
 use crate::counters::count_up;
@@ -64,7 +64,7 @@ impl Broker {
         if multiple && tag == 0 {
             return self.settle_through(cx, channel, u64::MAX, settlement);
         }
-        let Some(index) = self.consumers.find_sent(&self.queues, channel, tag) else {
+        let Some(index) = self.clients.find_sent(&self.queues, channel, tag) else {
             return Err(Fault::new(
                 ReplyCode::PreconditionFailed,
                 format_args!("unknown delivery tag {tag}"),
@@ -73,7 +73,7 @@ impl Broker {
         if multiple {
             return self.settle_through(cx, channel, tag, settlement);
         }
-        if let Mode::Transaction(_) = self.consumers.channel(channel).mode {
+        if let Mode::Transaction(_) = self.clients.channel(channel).mode {
             self.decide(channel, index, settlement);
         } else {
             if settlement == Settlement::Requeue
@@ -81,7 +81,7 @@ impl Broker {
             {
                 self.catch_up(cx, queue);
             }
-            self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+            self.clients.leave_unacknowledged(&mut self.queues, channel, index);
             self.settle_one(cx, index, settlement);
         }
         Ok(())
@@ -94,8 +94,8 @@ impl Broker {
         through: u64,
         settlement: Settlement,
     ) -> Result<(), Fault> {
-        if let Mode::Transaction(_) = self.consumers.channel(channel).mode {
-            while let Some(index) = self.consumers.first_sent(&self.queues, channel, through) {
+        if let Mode::Transaction(_) = self.clients.channel(channel).mode {
+            while let Some(index) = self.clients.first_sent(&self.queues, channel, through) {
                 self.decide(channel, index, settlement);
             }
             return Ok(());
@@ -115,9 +115,9 @@ impl Broker {
     /// Settles all written deliveries with tags up to `through`, in bounded steps.
     fn settle_now(&mut self, channel: ChannelId, through: u64, settlement: Settlement) {
         if settlement == Settlement::Requeue {
-            self.consumers.mark_requeueing(&mut self.queues, channel);
+            self.clients.mark_requeueing(&mut self.queues, channel);
         }
-        let &Channel { connection, last_sent, .. } = self.consumers.channel(channel);
+        let &Channel { connection, last_sent, .. } = self.clients.channel(channel);
         // The job may take several turns, and does not include deliveries written meanwhile.
         let through = through.min(last_sent);
         self.begin_job(connection, Job::Settle { channel, through, settlement });
@@ -131,8 +131,8 @@ impl Broker {
             Settlement::Ack => {
                 self.counters.acknowledged += 1;
                 let channel = self.queues.deliveries()[index].channel;
-                if self.consumers.find_channel(channel).is_some() {
-                    count_up(&mut self.consumers.channel_mut(channel).counters.acknowledged);
+                if self.clients.find_channel(channel).is_some() {
+                    count_up(&mut self.clients.channel_mut(channel).counters.acknowledged);
                 }
                 self.finish_delivery(cx, index);
             }
@@ -141,7 +141,7 @@ impl Broker {
 
     /// Settles the message of a delivery, releases it, and frees the delivery record.
     pub(crate) fn finish_delivery(&mut self, cx: &mut Context<'_>, index: usize) {
-        self.consumers.uncount_delivery(cx.messages, &mut self.queues, &mut self.quota, index);
+        self.clients.uncount_delivery(cx.messages, &mut self.queues, &mut self.quota, index);
         let delivery = self.queues.deliveries_mut().remove(index);
         match (delivery.queue, delivery.message) {
             (Some(queue), _) => self.queues.settle_delivered(cx, queue, &delivery),
@@ -170,7 +170,7 @@ impl Broker {
         index: usize,
         reason: Reason,
     ) {
-        self.consumers.uncount_delivery(cx.messages, &mut self.queues, &mut self.quota, index);
+        self.clients.uncount_delivery(cx.messages, &mut self.queues, &mut self.quota, index);
         let delivery = &self.queues.deliveries()[index];
         let (consumer, channel) = (delivery.consumer, delivery.channel);
         self.republisher().dead_letter_delivery(cx, queue, index, reason);
@@ -185,8 +185,8 @@ impl Broker {
     /// the messages are faulty.
     fn count_requeue(&mut self, index: usize) -> bool {
         let channel = self.queues.deliveries()[index].channel;
-        let connection = self.consumers.connection_of(channel);
-        !self.consumers.connection(connection).identity.is_own() && self.queues.count_requeue_in_queue(index)
+        let connection = self.clients.connection_of(channel);
+        !self.clients.connection(connection).identity.is_own() && self.queues.count_requeue_in_queue(index)
     }
 
     /// Requeues a delivery at its old position; dead-letters or settles it if it is over the delivery limit,
@@ -199,7 +199,7 @@ impl Broker {
         let Some(queue) = queue.filter(|queue| !self.queues.at(*queue).is_deleted()) else {
             return self.finish_delivery(cx, index);
         };
-        self.consumers.uncount_delivery(cx.messages, &mut self.queues, &mut self.quota, index);
+        self.clients.uncount_delivery(cx.messages, &mut self.queues, &mut self.quota, index);
         let delivery = &mut self.queues.deliveries_mut()[index];
         delivery.redelivered = true;
         let (consumer, channel) = (delivery.consumer, delivery.channel);
@@ -216,10 +216,10 @@ impl Broker {
 
     /// Notes that all messages of a channel's consumers are requeued, so that their queues deliver again.
     pub(crate) fn end_requeueing_of(&mut self, channel: ChannelId) {
-        let mut at = self.consumers.next_of_channel(channel, None);
+        let mut at = self.clients.next_of_channel(channel, None);
         while let Some(index) = at {
-            at = self.consumers.next_of_channel(channel, Some(index));
-            if let Some(queue) = self.consumers.take_requeueing(index) {
+            at = self.clients.next_of_channel(channel, Some(index));
+            if let Some(queue) = self.clients.take_requeueing(index) {
                 self.end_blocking_job(queue);
             }
         }
@@ -234,12 +234,12 @@ impl Broker {
         consumer: Option<leveret_core::command::ConsumerId>,
         channel: ChannelId,
     ) {
-        self.consumers.note_settled();
+        self.clients.note_settled();
         if let Some(consumer) = consumer {
-            if self.consumers.channel(channel).global_prefetch_count > 0 {
-                self.consumers.make_all_eligible(cx.work, &mut self.queues, channel);
+            if self.clients.channel(channel).global_prefetch_count > 0 {
+                self.clients.make_all_eligible(cx.work, &mut self.queues, channel);
             } else {
-                self.consumers.make_eligible(cx.work, &mut self.queues, consumer.index());
+                self.clients.make_eligible(cx.work, &mut self.queues, consumer.index());
             }
             self.free_consumer_if_done(consumer.index());
         }
@@ -259,7 +259,7 @@ impl Broker {
                 return true;
             }
             if let Some(connection) = begun.waiting {
-                self.consumers.connection_mut(connection).jobs -= 1;
+                self.clients.connection_mut(connection).jobs -= 1;
             }
         }
         !self.jobs.is_empty()
@@ -288,19 +288,19 @@ impl Broker {
         settlement: Settlement,
         left: &mut u32,
     ) -> bool {
-        while let Some(index) = self.consumers.first_sent(&self.queues, channel, through) {
+        while let Some(index) = self.clients.first_sent(&self.queues, channel, through) {
             if *left == 0 {
                 return false;
             }
             let before = cx.work.units();
-            self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+            self.clients.leave_unacknowledged(&mut self.queues, channel, index);
             self.settle_one(cx, index, settlement);
             // A rejected message may be routed to many queues.
             subtract_steps(left, before, cx.work);
         }
         self.end_requeueing_of(channel);
-        let connection = self.consumers.connection_of(channel);
-        self.consumers.resume_consumers(cx.work, &mut self.queues, &self.quota, connection);
+        let connection = self.clients.connection_of(channel);
+        self.clients.resume_consumers(cx.work, &mut self.queues, &self.quota, connection);
         true
     }
 
@@ -373,40 +373,40 @@ impl Broker {
     }
 
     fn run_channel(&mut self, cx: &mut Context<'_>, channel: ChannelId, left: &mut u32) -> bool {
-        if matches!(self.consumers.channel(channel).mode, Mode::Transaction(_)) {
+        if matches!(self.clients.channel(channel).mode, Mode::Transaction(_)) {
             self.abandon_transaction(cx.messages, channel);
         }
-        while let Some(index) = self.consumers.channel(channel).unacknowledged.front() {
+        while let Some(index) = self.clients.channel(channel).unacknowledged.front() {
             if !spend(left) {
                 return false;
             }
-            self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+            self.clients.leave_unacknowledged(&mut self.queues, channel, index);
             self.requeue_delivery(cx, index);
         }
         self.end_requeueing_of(channel);
-        self.consumers.channel_mut(channel).state = ChannelState::Cleared;
-        self.consumers.free_channel_if_done(&mut self.quota, channel);
+        self.clients.channel_mut(channel).state = ChannelState::Cleared;
+        self.clients.free_channel_if_done(&mut self.quota, channel);
         true
     }
 
     fn run_connection(&mut self, cx: &mut Context<'_>, connection: ConnectionId, left: &mut u32) -> bool {
-        while let Some(index) = self.consumers.connection(connection).outbox.front() {
+        while let Some(index) = self.clients.connection(connection).outbox.front() {
             if !spend(left) {
                 return false;
             }
-            self.consumers.leave_outbox(&mut self.queues, connection, index);
+            self.clients.leave_outbox(&mut self.queues, connection, index);
             self.abandon_unsent(cx, index);
         }
-        while let Some(channel) = self.consumers.next_channel(connection, None) {
+        while let Some(channel) = self.clients.next_channel(connection, None) {
             if !self.run_channel(cx, channel, left) {
                 return false;
             }
             assert!(
-                self.consumers.find_channel(channel).is_none(),
+                self.clients.find_channel(channel).is_none(),
                 "a channel of a lost connection has no records after its job"
             );
         }
-        self.consumers.connection_mut(connection).is_cleared = true;
+        self.clients.connection_mut(connection).note_cleared();
         self.free_connection_if_done(connection);
         true
     }
@@ -456,7 +456,7 @@ impl Broker {
         if self.ack_timeout.next_check_s.is_none_or(|next_check_s| self.ack_timeout.now_s < next_check_s) {
             return None;
         }
-        while self.ack_timeout.next_place < self.consumers.channel_places() {
+        while self.ack_timeout.next_place < self.clients.channel_places() {
             if !spend(&mut self.ack_timeout.channels_left) {
                 return None;
             }
@@ -472,8 +472,8 @@ impl Broker {
     }
 
     fn check_overdue(&mut self, id: ChannelId) -> Option<Overdue> {
-        let channel = self.consumers.find_channel(id)?;
-        if channel.is_closed() || self.consumers.connection(channel.connection).is_lost {
+        let channel = self.clients.find_channel(id)?;
+        if channel.is_closed() || self.clients.connection(channel.connection).is_closed() {
             return None;
         }
         let (delivered, touched) = (self.oldest_delivery(channel), open_since_s(channel));
@@ -522,8 +522,8 @@ impl Broker {
     /// Adds the settlement of a delivery to the channel's transaction. `tx.commit` carries it out.
     pub(crate) fn decide(&mut self, channel: ChannelId, index: usize, settlement: Settlement) {
         self.note_transaction_change(channel);
-        self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
-        let Mode::Transaction(transaction) = &mut self.consumers.channel_mut(channel).mode else {
+        self.clients.leave_unacknowledged(&mut self.queues, channel, index);
+        let Mode::Transaction(transaction) = &mut self.clients.channel_mut(channel).mode else {
             panic!("the caller checked that the channel is transactional");
         };
         self.queues.deliveries_mut().add_to_transaction(&mut transaction.settlements, index, settlement);
@@ -538,21 +538,21 @@ impl Broker {
             next = messages.link(message);
             messages.release(message);
         }
-        let list = &mut self.consumers.channel_mut(channel).unacknowledged;
+        let list = &mut self.clients.channel_mut(channel).unacknowledged;
         self.queues.deliveries_mut().roll_back_settlements(list, transaction.settlements);
     }
 
     /// Takes the content of a transaction that is committed or rolled back, and gives back the capacity that
     /// was reserved for it. Waiting publishers retry, because they may wait for that capacity.
     pub(crate) fn take_transaction(&mut self, channel: ChannelId) -> Transaction {
-        let record = self.consumers.channel_mut(channel);
+        let record = self.clients.channel_mut(channel);
         let Mode::Transaction(transaction) = &mut record.mode else {
             panic!("the caller checked that the channel is transactional");
         };
         let taken = core::mem::take(transaction);
         let connection = record.connection;
         if !taken.is_empty() {
-            self.consumers.connection_mut(connection).open_transactions -= 1;
+            self.clients.connection_mut(connection).open_transactions -= 1;
         }
         self.quota.give_open_back(connection, taken.slots, taken.bytes);
         self.queues.note_release();
@@ -562,25 +562,25 @@ impl Broker {
     /// Called before a message or settlement is added to the channel's transaction: sets the time of the
     /// change. Counts the transaction as open, so that its connection may use the reserve.
     pub(crate) fn note_transaction_change(&mut self, channel: ChannelId) {
-        let record = self.consumers.channel_mut(channel);
+        let record = self.clients.channel_mut(channel);
         let Mode::Transaction(transaction) = &mut record.mode else { return };
         transaction.touched_s = self.ack_timeout.note_activity();
         let (was_empty, connection) = (transaction.is_empty(), record.connection);
         if was_empty {
-            self.consumers.connection_mut(connection).open_transactions += 1;
+            self.clients.connection_mut(connection).open_transactions += 1;
         }
     }
 
     /// Ends a consumer whose queue is deleted. Its client will be notified with `basic.cancel`.
     pub(crate) fn cancel_by_broker(&mut self, cx: &mut Context<'_>, index: usize) {
         self.end_consumer(cx, index);
-        self.consumers.note_cancelled(index);
+        self.clients.note_cancelled(index);
         self.free_consumer_if_done(index);
     }
 
     /// Ends a consumer. Deletes its queue if that is an auto-delete queue and this was its last consumer.
     pub(crate) fn end_consumer(&mut self, cx: &mut Context<'_>, index: usize) {
-        let Some(queue) = self.consumers.end(cx.work, &mut self.queues, index) else { return };
+        let Some(queue) = self.clients.end(cx.work, &mut self.queues, index) else { return };
         let record = self.queues.at(queue);
         if record.declared.auto_delete && record.queue_consumers.is_empty() && !record.is_deleted() {
             self.retire_queue(cx, queue);
@@ -592,7 +592,7 @@ impl Broker {
 
     /// Frees the record of an ended consumer when nothing refers to it.
     pub(crate) fn free_consumer_if_done(&mut self, index: usize) {
-        if let Some(queue) = self.consumers.free_if_done(&mut self.quota, index) {
+        if let Some(queue) = self.clients.free_if_done(&mut self.quota, index) {
             self.end_blocking_job(queue);
         }
     }
@@ -611,13 +611,13 @@ impl Broker {
     }
 
     fn stop_channel(&mut self, cx: &mut Context<'_>, channel: ChannelId) {
-        self.consumers.channel_mut(channel).state = ChannelState::Closing;
-        self.consumers.mark_requeueing(&mut self.queues, channel);
-        let mut at = self.consumers.next_of_channel(channel, None);
+        self.clients.channel_mut(channel).state = ChannelState::Closing;
+        self.clients.mark_requeueing(&mut self.queues, channel);
+        let mut at = self.clients.next_of_channel(channel, None);
         while let Some(index) = at {
-            at = self.consumers.next_of_channel(channel, Some(index));
+            at = self.clients.next_of_channel(channel, Some(index));
             self.end_consumer(cx, index);
-            self.consumers.leave_cancelled(index);
+            self.clients.leave_cancelled(index);
             self.free_consumer_if_done(index);
         }
     }
@@ -628,7 +628,7 @@ impl Broker {
     /// `basic.return` and `basic.get-ok` are replies to commands of the client, so they are still sent before
     /// the close. The deliveries before a `basic.get-ok` are sent too, because delivery tags have no gaps.
     fn withdraw_unwritten(&mut self, cx: &mut Context<'_>, connection: ConnectionId, channel: ChannelId) {
-        let front = self.consumers.connection(connection).outbox.front();
+        let front = self.clients.connection(connection).outbox.front();
         let (mut at, mut last_get) = (front, None);
         while let Some(index) = at {
             at = self.queues.deliveries().next_in_outbox(index);
@@ -638,7 +638,7 @@ impl Broker {
             }
         }
         if front.is_some() {
-            self.consumers.note_output(connection);
+            self.clients.note_output(connection);
         }
         let mut is_behind_gets = last_get.is_none();
         at = front;
@@ -655,23 +655,23 @@ impl Broker {
                 self.queues.deliveries_mut()[index].is_withdrawn = true;
                 self.detach_delivery(channel, index);
             } else {
-                self.consumers.leave_outbox(&mut self.queues, connection, index);
+                self.clients.leave_outbox(&mut self.queues, connection, index);
                 self.abandon_unsent(cx, index);
             }
         }
         // Consumers of other channels may have been paused because the output was full.
-        self.consumers.resume_consumers(cx.work, &mut self.queues, &self.quota, connection);
+        self.clients.resume_consumers(cx.work, &mut self.queues, &self.quota, connection);
     }
 
     fn detach_delivery(&mut self, channel: ChannelId, index: usize) {
         if !self.queues.deliveries()[index].no_ack {
-            self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+            self.clients.leave_unacknowledged(&mut self.queues, channel, index);
         }
         self.queues.deliveries_mut()[index].is_detached = true;
     }
 
     pub(crate) fn free_connection_if_done(&mut self, connection: ConnectionId) {
-        let gone = self.consumers.free_connection_if_done(&mut self.quota, connection);
+        let gone = self.clients.free_connection_if_done(&mut self.quota, connection);
         if let Some(vhost) = gone.and_then(|record| record.vhost) {
             self.remove_vhost_reference(vhost);
         }
@@ -680,20 +680,20 @@ impl Broker {
     /// Ends a connection that will send no more commands. Its exclusive queues and consumers end now; a job
     /// requeues its deliveries. Further calls have no effect.
     pub fn disconnect(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
-        if core::mem::replace(&mut self.consumers.connection_mut(connection).is_lost, true) {
+        if !self.clients.connection_mut(connection).close() {
             return;
         }
         self.forget_gets(connection);
         self.leave_session(cx, connection);
         self.quota.leave_vhost(connection);
-        let mut at = self.consumers.next_channel(connection, None);
+        let mut at = self.clients.next_channel(connection, None);
         while let Some(channel) = at {
-            at = self.consumers.next_channel(connection, Some(channel));
-            if !self.consumers.channel(channel).is_closed() {
+            at = self.clients.next_channel(connection, Some(channel));
+            if !self.clients.channel(channel).is_closed() {
                 self.stop_channel(cx, channel);
             }
         }
-        while let Some(queue) = self.consumers.connection(connection).exclusive_queues.front() {
+        while let Some(queue) = self.clients.connection(connection).exclusive_queues.front() {
             let queue = QueueId::from_index(queue);
             self.retire_queue(cx, queue);
             self.jobs.begin(Job::Queue(queue));
@@ -713,14 +713,14 @@ impl Broker {
     /// are requeued.
     pub fn release(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
         self.disconnect(cx, connection);
-        self.consumers.connection_mut(connection).is_released = true;
+        self.clients.connection_mut(connection).note_released();
         self.free_connection_if_done(connection);
     }
 
     /// Notes that the client was notified of the cancelled consumer that [`Self::next_cancelled`] returned.
     pub fn note_cancel_sent(&mut self, connection: ConnectionId) {
-        if let Some(index) = self.consumers.first_cancelled(connection) {
-            self.consumers.leave_cancelled(index);
+        if let Some(index) = self.clients.first_cancelled(connection) {
+            self.clients.leave_cancelled(index);
             self.free_consumer_if_done(index);
         }
     }
@@ -733,6 +733,6 @@ impl Broker {
         let open = open.count() as u32;
         self.queues.gets_mut().retain(|get| get.connection != connection);
         assert!(self.queues.gets().waiter_count() + 1 >= before, "a connection has at most one waiting get");
-        self.consumers.connection_mut(connection).jobs -= open;
+        self.clients.connection_mut(connection).jobs -= open;
     }
 }

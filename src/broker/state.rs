@@ -22,7 +22,7 @@ use super::Context;
 use super::access::{
     self, Access, FIRST_VHOST, Identity, Load, PREDECLARED, PREDECLARED_EXCHANGES, Resource, Right,
 };
-use super::consumers::{Channel, Connection, Consumer, ConsumerState, Consumers};
+use super::clients::{Channel, Clients, Connection, Consumer, ConsumerState};
 use super::counters::Counters;
 use super::job::{Begun, Job, Jobs};
 use super::orphans::{self, LeftOut, Recovery};
@@ -84,7 +84,7 @@ pub struct Broker {
     pub(crate) parameters: Parameters,
     pub(crate) topology: Topology,
     pub(crate) queues: Queues,
-    pub(crate) consumers: Consumers,
+    pub(crate) clients: Clients,
     pub(crate) sessions: Sessions,
     pub(crate) retained: Retained,
     pub(crate) wills: Wills,
@@ -171,7 +171,7 @@ impl Broker {
             parameters: Parameters::with_capacity(limits.parameters_max as usize, memory, seed),
             topology: Topology::with_capacity(topology, frame, memory, seed),
             queues: Queues::new(limits, memory, seed, QUEUE_SIDE_BYTES),
-            consumers: Consumers::new(limits, memory, seed),
+            clients: Clients::new(limits, memory, seed),
             sessions: Sessions::new(limits, memory, seed),
             retained: Retained::new(limits, memory, seed),
             wills: Wills::default(),
@@ -192,10 +192,10 @@ impl Broker {
     /// caller should call it again at once.
     pub fn evict(&mut self, cx: &mut Context<'_>) -> bool {
         let before = self.quota.pinned().unsettled_bytes;
-        let connection_of = |channel| self.consumers.connection_of(channel);
+        let connection_of = |channel| self.clients.connection_of(channel);
         let goes_on = self.queues.evict(cx, &mut self.quota, connection_of);
         if self.quota.pinned().unsettled_bytes < before {
-            self.consumers.note_settled();
+            self.clients.note_settled();
         }
         goes_on
     }
@@ -226,7 +226,7 @@ impl Broker {
     pub const fn idle_bytes(&self) -> usize {
         self.queues.idle_bytes()
             + self.topology.idle_bytes()
-            + self.consumers.idle_bytes()
+            + self.clients.idle_bytes()
             + self.access.idle_bytes()
             + self.policies.idle_bytes()
             + self.parameters.idle_bytes()
@@ -240,7 +240,7 @@ impl Broker {
         self.policies.trim();
         self.parameters.trim();
         self.topology.trim();
-        self.consumers.trim();
+        self.clients.trim();
         self.sessions.trim();
         self.retained.trim();
         self.queues.trim()
@@ -249,7 +249,7 @@ impl Broker {
     /// Charges `bytes` of memory for each connection in addition to its records in the broker. Called before there is a
     /// connection.
     pub fn add_connection_bytes(&mut self, bytes: usize) {
-        self.consumers.add_connection_bytes(bytes);
+        self.clients.add_connection_bytes(bytes);
     }
 
     /// Borrows what [`Republisher`] needs to publish a dead letter, a due delayed message or a firehose copy.
@@ -263,7 +263,7 @@ impl Broker {
             counters: &mut self.counters,
             policies: &self.policies,
             access: &self.access,
-            consumers: &self.consumers,
+            clients: &self.clients,
             sessions: &mut self.sessions,
         }
     }
@@ -271,7 +271,7 @@ impl Broker {
     /// Begins a job for a connection. The connection is not read until the job is done. The first step of the
     /// job runs directly after the command; for nearly all jobs it is the only one.
     pub(crate) fn begin_job(&mut self, connection: ConnectionId, job: Job) {
-        self.consumers.connection_mut(connection).jobs += 1;
+        self.clients.connection_mut(connection).jobs += 1;
         self.jobs.begin_for(connection, job);
     }
 
@@ -294,7 +294,7 @@ impl Broker {
             parameters: &self.parameters,
             topology: &self.topology,
             queues: &self.queues,
-            consumers: &self.consumers,
+            clients: &self.clients,
             quota: &self.quota,
             sessions: &self.sessions,
             retained: &self.retained,
@@ -310,7 +310,7 @@ impl Broker {
     /// Returns whether closing this connection would free capacity, or messages for other consumers: the
     /// connection has exclusive queues or unsettled deliveries.
     pub fn blocks_others(&self, connection: ConnectionId) -> bool {
-        !self.consumers.connection(connection).exclusive_queues.is_empty()
+        !self.clients.connection(connection).exclusive_queues.is_empty()
             || self.quota.has_deliveries(connection)
     }
 
@@ -332,9 +332,9 @@ impl Broker {
     pub fn gauges(&self) -> Gauges {
         let pinned = self.quota.pinned();
         Gauges {
-            connections: self.consumers.connections_fill().used,
-            channels: self.consumers.channels_fill().used,
-            consumers: self.consumers.consumers_fill().used,
+            connections: self.clients.connections_fill().used,
+            channels: self.clients.channels_fill().used,
+            consumers: self.clients.consumers_fill().used,
             queues: self.queues.records().queue_count(),
             exchanges: self.quota.exchanges(),
             bindings: self.topology.bindings_len(),
@@ -398,7 +398,7 @@ impl Broker {
         right: Right,
         thing: Resource<'_>,
     ) -> Result<(), Fault> {
-        self.access.check(work, &self.consumers.connection(connection).identity, vhost, right, thing)
+        self.access.check(work, &self.clients.connection(connection).identity, vhost, right, thing)
     }
 
     /// Adds a virtual host with its predeclared exchanges.
@@ -512,14 +512,14 @@ impl Broker {
 
     /// Returns the hidden queue of this channel's consumer of `amq.rabbitmq.reply-to`, if it has one.
     pub(crate) fn reply_queue_of(&self, channel: ChannelId) -> Option<QueueId> {
-        let mut at = self.consumers.next_of_channel(channel, None);
+        let mut at = self.clients.next_of_channel(channel, None);
         while let Some(index) = at {
-            let consumer = self.consumers.at(index);
+            let consumer = self.clients.consumer(index);
             let queue = consumer.queue;
             if consumer.state == ConsumerState::Active && self.queues.at(queue).is_internal {
                 return Some(queue);
             }
-            at = self.consumers.next_of_channel(channel, Some(index));
+            at = self.clients.next_of_channel(channel, Some(index));
         }
         None
     }

@@ -84,7 +84,7 @@ impl Republisher<'_> {
         message: MessageId,
         event: TracedEvent<'_>,
     ) -> Option<MessageId> {
-        let vhost = self.consumers.channel(channel).vhost;
+        let vhost = self.clients.channel(channel).vhost;
         if !self.access.is_traced(vhost) || cx.messages.exchange(message) == EXCHANGE {
             return None;
         }
@@ -147,12 +147,12 @@ impl Republisher<'_> {
         if let TracedEvent::Delivered(_, redelivered) = event {
             headers.int("redelivered", redelivered.into())?;
         }
-        let record = self.consumers.channel(channel);
+        let record = self.clients.channel(channel);
         let name = self.firehose.names.get(record.connection.index());
         headers.text("vhost", self.access.vhost_name(vhost))?;
         headers.text("connection", name.map_or("", TracedName::as_str))?;
         headers.int("channel", record.number.into())?;
-        headers.text("user", self.consumers.connection(record.connection).identity.name())?;
+        headers.text("user", self.clients.connection(record.connection).identity.name())?;
         let TracedEvent::Published(targets) = event else { return Ok(()) };
         headers.array("routed_queues", |queues| {
             let seen = |queue: &&QueueId| self.queues.at(**queue).delayed_exchange.is_none();
@@ -163,7 +163,7 @@ impl Republisher<'_> {
 
     /// Publishes a copy to the queues that are bound to the trace exchange and have capacity for it.
     pub(crate) fn publish_trace(&mut self, cx: &mut Context<'_>, channel: ChannelId, copy: MessageId) {
-        let vhost = self.consumers.channel(channel).vhost;
+        let vhost = self.clients.channel(channel).vhost;
         let mut targets = core::mem::take(&mut self.republish.targets);
         let key: heapless::Vec<u8, 255> =
             heapless::Vec::from_slice(cx.messages.routing_key(copy)).unwrap_or_default();
@@ -175,8 +175,8 @@ impl Republisher<'_> {
             }
         }
         self.queues.choose_levels(cx, self.quota, copy, &mut targets);
-        let (consumers, quota, queues) = (self.consumers, &*self.quota, &*self.queues);
-        let credit = |queue| consumers.waiting_credit(queues, quota, queue);
+        let (clients, quota, queues) = (self.clients, &*self.quota, &*self.queues);
+        let credit = |queue| clients.waiting_credit(queues, quota, queue);
         let (accepting_count, _) =
             queues.records().keep_accepting(cx.messages, copy, &mut targets, Some(&credit));
         targets.truncate(accepting_count);

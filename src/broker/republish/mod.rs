@@ -37,7 +37,7 @@ use leveret_routing::Topology;
 use leveret_storage::PendingWrites;
 
 use crate::access::Access;
-use crate::consumers::Consumers;
+use crate::clients::Clients;
 use crate::counters::Counters;
 use crate::policy::Policies;
 use crate::publish::CommitReservation;
@@ -105,7 +105,7 @@ pub(crate) struct Republisher<'b> {
     pub(crate) counters: &'b mut Counters,
     pub(crate) policies: &'b Policies,
     pub(crate) access: &'b Access,
-    pub(crate) consumers: &'b Consumers,
+    pub(crate) clients: &'b Clients,
     pub(crate) sessions: &'b mut Sessions,
 }
 

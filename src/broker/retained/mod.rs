@@ -738,9 +738,9 @@ impl Broker {
         packet_id: Option<NonZeroU16>,
         is_refusable: bool,
     ) -> Result<PublishAnswer, Fault> {
-        let vhost = self.consumers.channel(channel).vhost;
+        let vhost = self.clients.channel(channel).vhost;
         self.retained.free_replaced();
-        let is_written = self.consumers.connection(connection).retained_first == Some(message);
+        let is_written = self.clients.connection(connection).retained_first == Some(message);
         let mut change = if is_written {
             RetainedChange { vhost, key: key_of(cx, message), update: Update::Written }
         } else {
@@ -786,7 +786,7 @@ impl Broker {
         cx.messages.release(message);
         // A message that waits for something else now is not written again.
         if outcome != Ok(PublishAnswer::Wait) {
-            self.consumers.connection_mut(connection).retained_first = None;
+            self.clients.connection_mut(connection).retained_first = None;
         }
         outcome
     }
@@ -824,7 +824,7 @@ impl Broker {
         let retained = definition::Retained { vhost, key: &change.key, ..Default::default() };
         let must_wait =
             is_written && cx.pending_writes.is_split_pending(&Definition::Retained(retained).key());
-        self.consumers.connection_mut(connection).retained_first = is_written.then_some(message);
+        self.clients.connection_mut(connection).retained_first = is_written.then_some(message);
         Ok(must_wait)
     }
 

@@ -64,7 +64,7 @@ use leveret_routing::Destination;
 use packet_ids::{PacketIds, RANGE_BYTES, RANGES_MAX};
 
 use super::access::{Resource, Right};
-use super::consumers::{ConsumerState, Consumers, Mode, NewConsumer};
+use super::clients::{Clients, ConsumerState, Mode, NewConsumer};
 use super::definitions::QueueDeclaration;
 use super::job::Job;
 use super::retained::Replays;
@@ -567,10 +567,10 @@ impl Sessions {
     }
 
     /// Returns the client identifier of a connection that has a session or is opening one.
-    pub(crate) fn client_id_of(&self, connection: ConnectionId, consumers: &Consumers) -> Option<&str> {
+    pub(crate) fn client_id_of(&self, connection: ConnectionId, clients: &Clients) -> Option<&str> {
         match &self.opening {
             Some((opening, client_id)) if *opening == connection => Some(client_id),
-            _ => consumers.connection(connection).session.map(|session| self.client_id(session)),
+            _ => clients.connection(connection).session.map(|session| self.client_id(session)),
         }
     }
 
@@ -664,11 +664,8 @@ impl Broker {
     /// Returns whether another connection has the session of this client in the virtual host of `connection`, and its
     /// client is not lost. It is closed when `connection` opens the session.
     pub fn replaces_connection(&self, connection: ConnectionId, client_id: &str) -> bool {
-        let session = self
-            .consumers
-            .connection(connection)
-            .vhost
-            .and_then(|vhost| self.sessions.find(vhost, client_id));
+        let session =
+            self.clients.connection(connection).vhost.and_then(|vhost| self.sessions.find(vhost, client_id));
         let attached = session.and_then(|session| self.sessions.at(session).attached);
         attached.is_some_and(|(other, _)| self.quota.is_counted(other))
     }
@@ -692,7 +689,7 @@ impl Broker {
         let client_id = if is_assigned { assigned.as_str() } else { request.client_id };
         self.sessions.opening = Some((connection, Name::try_from(client_id).unwrap_or_default()));
         let channel = self.open_channel(connection, 1)?;
-        let record = self.consumers.channel_mut(channel);
+        let record = self.clients.channel_mut(channel);
         (record.mode, record.prefetch_count) = (Mode::Confirm, in_flight_max);
         let vhost = record.vhost;
         let earlier = self.sessions.find(vhost, client_id);
@@ -707,7 +704,7 @@ impl Broker {
             self.publish_replaced_will(cx, earlier, ends);
             if let Some((other, _)) = self.sessions.at(earlier).attached {
                 let text = format_args!("another connection has the same client identifier");
-                self.consumers.force_close(other, Fault::connection(ReplyCode::SessionTakenOver, text));
+                self.clients.force_close(other, Fault::connection(ReplyCode::SessionTakenOver, text));
                 self.detach_at_once(cx, earlier);
             }
             if clean_start && self.sessions.find(vhost, client_id).is_some() {
@@ -724,13 +721,13 @@ impl Broker {
                 self.sessions.insert(session).ok_or_else(|| no_memory_for("another session"))?
             }
         };
-        let user = self.consumers.connection(connection).identity.user();
+        let user = self.clients.connection(connection).identity.user();
         let user = user.map(|user| (user, self.access.user_serial(user)));
         let record = self.sessions.at_mut(session);
         (record.attached, record.user) = (Some((connection, channel)), user);
         let earlier_expiry_s = core::mem::replace(&mut record.expiry_s, expiry_s);
         record.packet_len_max = packet_len_max;
-        self.consumers.connection_mut(connection).session = Some(session);
+        self.clients.connection_mut(connection).session = Some(session);
         if let Err(fault) = self.open_kept_queue(cx, session) {
             match found {
                 None => self.end_session(cx, session),
@@ -787,7 +784,7 @@ impl Broker {
         let needs_consumer = expiry_s > 0 || !clean_start && record.is_some_and(|record| record.expiry_s > 0);
         let has_consumer = record.is_some_and(|record| record.attached.is_some() && record.queue.is_some());
         if needs_consumer && !has_consumer {
-            self.consumers.check_capacity(&mut self.quota, connection)?;
+            self.clients.check_capacity(&mut self.quota, connection)?;
         }
         Ok(())
     }
@@ -816,7 +813,7 @@ impl Broker {
 
     /// Handles that the client of a connection that is closed has sent DISCONNECT, behind messages that are dropped.
     pub fn note_client_leaves(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
-        if let Some(session) = self.consumers.connection(connection).session {
+        if let Some(session) = self.clients.connection(connection).session {
             self.discard_will(cx, session);
         }
     }
@@ -917,7 +914,7 @@ impl Broker {
         }
         let record = self.sessions.remove(session);
         if let Some((connection, _)) = record.attached {
-            self.consumers.connection_mut(connection).session = None;
+            self.clients.connection_mut(connection).session = None;
         }
         if let Some(queue) = record.queue {
             self.queues.at_mut(queue).session = None;
@@ -939,14 +936,14 @@ impl Broker {
     fn detach_at_once(&mut self, cx: &mut Context<'_>, session: SessionId) {
         let Some((connection, channel)) = self.sessions.at(session).attached else { return };
         self.keep_packet_ids(session, channel);
-        if let Some(index) = self.consumers.find(channel, CONSUMER_TAG) {
+        if let Some(index) = self.clients.find_by_tag(channel, CONSUMER_TAG) {
             self.end_consumer(cx, index);
-            while let Some(delivery) = self.consumers.connection(connection).outbox.front() {
-                self.consumers.leave_outbox(&mut self.queues, connection, delivery);
+            while let Some(delivery) = self.clients.connection(connection).outbox.front() {
+                self.clients.leave_outbox(&mut self.queues, connection, delivery);
                 self.abandon_unsent(cx, delivery);
             }
-            while let Some(delivery) = self.consumers.channel(channel).unacknowledged.front() {
-                self.consumers.leave_unacknowledged(&mut self.queues, channel, delivery);
+            while let Some(delivery) = self.clients.channel(channel).unacknowledged.front() {
+                self.clients.leave_unacknowledged(&mut self.queues, channel, delivery);
                 self.requeue_delivery(cx, delivery);
                 // They may be thousands, so other connections have their turn next.
                 cx.work.charge(UNITS_PER_REQUEUE);
@@ -959,7 +956,7 @@ impl Broker {
     /// Notes that a connection is lost or closed, or is replaced by another one of its client. Its session ends, unless it
     /// is kept.
     pub(crate) fn leave_session(&mut self, cx: &mut Context<'_>, connection: ConnectionId) {
-        let Some(session) = self.consumers.connection(connection).session else { return };
+        let Some(session) = self.clients.connection(connection).session else { return };
         if self.sessions.at(session).expiry_s == 0 {
             return self.end_session(cx, session);
         }
@@ -971,7 +968,7 @@ impl Broker {
         record.in_flight.iter_mut().for_each(|delivery| delivery.tag = 0);
         record.in_flight.shrink_to_fit();
         let expiry_s = record.expiry_s;
-        self.consumers.connection_mut(connection).session = None;
+        self.clients.connection_mut(connection).session = None;
         self.delay_will(cx, session, expiry_s);
     }
 
@@ -994,17 +991,17 @@ impl Broker {
         // The session must not be kept without its queue.
         record.expiry_s = 0;
         let text = format_args!("the queue of its session was deleted");
-        self.consumers.force_close(connection, Fault::connection(ReplyCode::ConnectionForced, text));
+        self.clients.force_close(connection, Fault::connection(ReplyCode::ConnectionForced, text));
     }
 
     /// Returns whether a connection may use a queue: that of a session only by its connection.
     pub(crate) fn is_queue_of_other_session(&self, connection: ConnectionId, queue: QueueId) -> bool {
         let session = self.queues.at(queue).session;
-        session.is_some() && session != self.consumers.connection(connection).session
+        session.is_some() && session != self.clients.connection(connection).session
     }
 
     fn session_of(&self, connection: ConnectionId) -> Result<SessionId, Fault> {
-        self.consumers.connection(connection).session.ok_or_else(no_session)
+        self.clients.connection(connection).session.ok_or_else(no_session)
     }
 
     fn session_queue_name(&self, session: SessionId) -> Name {
@@ -1088,16 +1085,16 @@ impl Broker {
         queue: QueueId,
     ) -> Result<(), Fault> {
         let Some((_, channel)) = self.sessions.at(session).attached else { return Err(no_session()) };
-        match self.consumers.add(&mut self.quota, channel, queue, ConsumerState::Active) {
+        match self.clients.add(&mut self.quota, channel, queue, ConsumerState::Active) {
             Ok(index) => {
                 let tag = Name::try_from(CONSUMER_TAG).unwrap_or_default();
                 let new = NewConsumer { tag, priority: 0, no_ack: false, exclusive: true };
                 // Deliveries that are released count as unacknowledged until PUBCOMP.
                 let record = self.sessions.at(session);
                 let (released_count, is_held) = (record.released().count() as u32, record.is_held());
-                let consumer = self.consumers.at_mut(index);
+                let consumer = self.clients.consumer_mut(index);
                 (consumer.unacknowledged, consumer.is_held) = (released_count, is_held);
-                self.consumers.start(cx.work, &mut self.queues, index, new);
+                self.clients.start(cx.work, &mut self.queues, index, new);
                 Ok(())
             }
             Err(fault) => {

@@ -44,10 +44,10 @@ impl Broker {
         let is_it = |delivery: &InFlight| delivery.packet_id == packet_id && delivery.step == step;
         if let Some(at) = record.in_flight.iter().position(is_it) {
             let tag = record.in_flight[at].tag;
-            return self.consumers.find_sent(&self.queues, channel, tag).map(|_| (tag, Some(at)));
+            return self.clients.find_sent(&self.queues, channel, tag).map(|_| (tag, Some(at)));
         }
-        let tag = record.tag_of(packet_id, self.consumers.channel(channel).last_tag)?;
-        let index = self.consumers.find_sent(&self.queues, channel, tag)?;
+        let tag = record.tag_of(packet_id, self.clients.channel(channel).last_tag)?;
+        let index = self.clients.find_sent(&self.queues, channel, tag)?;
         let method = DeliveryMethod::Publish(SubscriptionDelivery::AtLeastOnce(packet_id));
         let is_it = step == Step::AwaitsPuback && self.queues.deliveries()[index].method == method;
         is_it.then_some((tag, None))
@@ -56,7 +56,7 @@ impl Broker {
     /// Returns the tag for the next delivery of a session that the client must acknowledge, so that its packet identifier is
     /// free.
     pub(super) fn next_packet_tag(&mut self, session: SessionId, channel: ChannelId) -> u64 {
-        let next = self.consumers.channel(channel).last_tag + 1;
+        let next = self.clients.channel(channel).last_tag + 1;
         while let Some(index) = self.oldest_by_tag(session, channel, next)
             && !self.sessions.at(session).is_held()
         {
@@ -66,7 +66,7 @@ impl Broker {
         while self.is_packet_id_used(session, channel, tag) {
             tag += 1;
         }
-        self.consumers.channel_mut(channel).last_tag = tag - 1;
+        self.clients.channel_mut(channel).last_tag = tag - 1;
         tag
     }
 
@@ -89,7 +89,7 @@ impl Broker {
     fn unacknowledged_by_tag(&self, session: SessionId, channel: ChannelId) -> impl Iterator<Item = usize> {
         let deliveries = self.queues.deliveries();
         let in_flight = &self.sessions.at(session).in_flight;
-        deliveries.unacknowledged(&self.consumers.channel(channel).unacknowledged).filter(move |index| {
+        deliveries.unacknowledged(&self.clients.channel(channel).unacknowledged).filter(move |index| {
             let delivery = &deliveries[*index];
             let is_at_least_once =
                 matches!(delivery.method, DeliveryMethod::Publish(SubscriptionDelivery::AtLeastOnce(_)));
@@ -120,7 +120,7 @@ impl Broker {
     /// The list has at most [`SESSION_EXACTLY_ONCE_MAX`] deliveries then, because it takes memory for each absent client.
     /// Others get new packet identifiers. A client does nothing with that of a message with QoS 1 but return it.
     pub(super) fn keep_packet_ids(&mut self, session: SessionId, channel: ChannelId) {
-        let last_tag = self.consumers.channel(channel).last_tag;
+        let last_tag = self.clients.channel(channel).last_tag;
         let room = SESSION_EXACTLY_ONCE_MAX.saturating_sub(self.sessions.at(session).in_flight.len());
         let deliveries = self.queues.deliveries();
         let sent =
@@ -132,7 +132,7 @@ impl Broker {
             record.last_packet_id = record.packet_id_of(last_tag).get();
         }
         // A takeover calls this before the connection is closed, which calls it once more.
-        self.consumers.channel_mut(channel).last_tag = 0;
+        self.clients.channel_mut(channel).last_tag = 0;
     }
 
     /// Stops or continues the deliveries to a client after [`Session::in_flight`](super::Session::in_flight) has changed.
@@ -140,8 +140,8 @@ impl Broker {
         let record = self.sessions.at(session);
         let Some((_, channel)) = record.attached else { return };
         let is_held = record.is_held();
-        if let Some(index) = self.consumers.find(channel, CONSUMER_TAG) {
-            self.consumers.at_mut(index).is_held = is_held;
+        if let Some(index) = self.clients.find_by_tag(channel, CONSUMER_TAG) {
+            self.clients.consumer_mut(index).is_held = is_held;
         }
     }
 
@@ -197,8 +197,8 @@ impl Broker {
         let delivery = &mut self.sessions.at_mut(session).in_flight[at];
         (delivery.step, delivery.tag) = (Step::Released, 0);
         self.write_deliveries(cx, session);
-        if let Some(index) = self.consumers.find(channel, CONSUMER_TAG) {
-            self.consumers.at_mut(index).unacknowledged += 1;
+        if let Some(index) = self.clients.find_by_tag(channel, CONSUMER_TAG) {
+            self.clients.consumer_mut(index).unacknowledged += 1;
         }
         settled.map(|()| MqttAnswer::Done)
     }
@@ -220,9 +220,9 @@ impl Broker {
         };
         record.in_flight.remove(at);
         self.update_hold(session);
-        if let Some(index) = self.consumers.find(channel, CONSUMER_TAG) {
-            self.consumers.at_mut(index).unacknowledged -= 1;
-            self.consumers.make_eligible(cx.work, &mut self.queues, index);
+        if let Some(index) = self.clients.find_by_tag(channel, CONSUMER_TAG) {
+            self.clients.consumer_mut(index).unacknowledged -= 1;
+            self.clients.make_eligible(cx.work, &mut self.queues, index);
         }
         Ok(())
     }
@@ -234,14 +234,15 @@ impl Broker {
         if record.released().next().is_none() {
             return false;
         }
-        let consumer = record.attached.and_then(|(_, channel)| self.consumers.find(channel, CONSUMER_TAG));
+        let consumer =
+            record.attached.and_then(|(_, channel)| self.clients.find_by_tag(channel, CONSUMER_TAG));
         record.queue.is_some_and(|queue| self.queues.records().ready_in(queue) > 0)
-            && consumer.is_some_and(|consumer| !self.consumers.has_credit(consumer))
+            && consumer.is_some_and(|consumer| !self.clients.has_credit(consumer))
     }
 
     /// Returns whether a message with this packet identifier was published and not released.
     pub(crate) fn is_received(&self, connection: ConnectionId, packet_id: NonZeroU16) -> bool {
-        let session = self.consumers.connection(connection).session;
+        let session = self.clients.connection(connection).session;
         session.is_some_and(|session| self.sessions.at(session).received.contains(packet_id))
     }
 
@@ -420,7 +421,7 @@ impl Broker {
 
     /// Returns the batch with which the packet identifier of a delivery with QoS 2 is durable.
     pub(crate) fn packet_batch(&self, connection: ConnectionId, packet_id: NonZeroU16) -> Batch {
-        let session = self.consumers.connection(connection).session.map(|session| self.sessions.at(session));
+        let session = self.clients.connection(connection).session.map(|session| self.sessions.at(session));
         let is_it = |delivery: &&InFlight| delivery.packet_id == packet_id;
         let delivery = session.and_then(|session| session.in_flight.iter().find(is_it));
         delivery.map_or(Batch::NONE, |delivery| delivery.batch)
@@ -444,7 +445,7 @@ impl Broker {
             // As many as may be put into the list of deliveries in flight at once.
             let by_tag = self.unacknowledged_by_tag(session, channel).count();
             if by_tag + self.sessions.at(session).in_flight.len() < SESSION_EXACTLY_ONCE_MAX {
-                self.consumers.channel_mut(channel).last_tag += u64::from(count);
+                self.clients.channel_mut(channel).last_tag += u64::from(count);
                 self.next_packet_tag(session, channel);
             }
         }

@@ -7,7 +7,7 @@ use leveret_core::command::{ConnectionId, QueueId};
 use leveret_core::mem::Share;
 use leveret_queues::Pace;
 
-use crate::consumers::ClientWait;
+use crate::clients::ClientWait;
 use crate::{Broker, Context};
 
 /// The number of clients that may wait for each other in a row.
@@ -24,12 +24,12 @@ impl Broker {
 
     /// Returns the queue of the client for which the answers of a publisher wait.
     fn client_that_delays(&self, publisher: ConnectionId) -> Option<QueueId> {
-        self.consumers.connection(publisher).client_wait.as_ref()?.queue
+        self.clients.connection(publisher).client_wait.as_ref()?.queue
     }
 
     /// Makes the answers of a publisher wait if the client of one of these queues does not keep up.
     pub(crate) fn wait_for_slow_clients(&mut self, publisher: ConnectionId, queues: &[QueueId], now_ms: u64) {
-        let record = self.consumers.connection(publisher);
+        let record = self.clients.connection(publisher);
         let wait = record.client_wait.as_deref().copied().unwrap_or_default();
         let is_same_period = now_ms < wait.period_ms + PERIOD_MS;
         let has_waited = is_same_period && wait.waited_ms >= WAIT_MS_MAX;
@@ -47,7 +47,7 @@ impl Broker {
             let (period_ms, waited_ms) =
                 if is_same_period { (wait.period_ms, wait.waited_ms) } else { (now_ms, 0) };
             let wait = ClientWait { queue: Some(queue), since_ms: now_ms, period_ms, waited_ms };
-            **self.consumers.connection_mut(publisher).client_wait.get_or_insert_default() = wait;
+            **self.clients.connection_mut(publisher).client_wait.get_or_insert_default() = wait;
         }
     }
 
@@ -73,13 +73,13 @@ impl Broker {
         let free = self.queues.free_memory(cx.messages, Share::Ordinary);
         let changes = self.queues.check_pace(now_ms, free);
         for (publisher, queue) in changes.released {
-            let record = self.consumers.find_connection_mut(publisher);
+            let record = self.clients.find_connection_mut(publisher);
             let wait = record.and_then(|record| record.client_wait.as_mut());
             // Another connection may have got the identifier.
             if let Some(wait) = wait.filter(|wait| wait.queue == Some(queue)) {
                 wait.waited_ms += now_ms - wait.since_ms;
                 wait.queue = None;
-                self.consumers.note_output(publisher);
+                self.clients.note_output(publisher);
             }
         }
         for queue in changes.to_trim {

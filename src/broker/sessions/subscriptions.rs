@@ -356,7 +356,7 @@ impl Broker {
                 > packet_len_max;
         let (record, message) = (self.sessions.at_mut(session), MessageKey::of(taken));
         let Some((_, channel)) = record.attached else { return SubscriptionDelivery::Skip };
-        let tag = self.consumers.channel(channel).last_tag + 1;
+        let tag = self.clients.channel(channel).last_tag + 1;
         // A delivery that was begun is completed, even without a subscription (MQTT-3.10.4-3).
         if let Some(delivery) = record.continue_delivery(message, tag) {
             let is_too_long =
@@ -562,7 +562,7 @@ impl Broker {
         (messages, message): (&Messages, MessageId),
         targets: &mut Vec<QueueId>,
     ) {
-        let publisher = connection.and_then(|connection| self.consumers.connection(connection).session);
+        let publisher = connection.and_then(|connection| self.clients.connection(connection).session);
         let parts = (&self.topology, self.queues.records());
         let routing_key = messages.routing_key(message);
         let selected = RoutedMessage { publisher, routing_key, len: messages.stream_len(message) as u64 };
@@ -575,7 +575,7 @@ impl Broker {
         connection: ConnectionId,
         routing_key: &'b str,
     ) -> impl Iterator<Item = MatchedSubscription> {
-        let session = self.consumers.connection(connection).session.map(|session| self.sessions.at(session));
+        let session = self.clients.connection(connection).session.map(|session| self.sessions.at(session));
         let session = session.filter(|session| session.used_options.affects_publish);
         let queue = session.and_then(|session| session.queue).map(|queue| self.queues.at(queue));
         let bindings = queue.into_iter().flat_map(|queue| self.topology.bindings_of_queue(&queue.bindings));

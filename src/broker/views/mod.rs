@@ -25,7 +25,7 @@ use leveret_routing::{Destination, Topology};
 use leveret_storage::PendingWrites;
 
 use crate::access::Access;
-use crate::consumers::{ConsumerState, Consumers, Fill, Mode};
+use crate::clients::{Clients, ConsumerState, Fill, Mode};
 use crate::counters::ChannelCounters;
 use crate::objects::{Objects, objects};
 use crate::parameters::Parameters;
@@ -48,7 +48,7 @@ pub struct Views<'b> {
     pub(crate) parameters: &'b Parameters,
     pub(crate) topology: &'b Topology,
     pub(crate) queues: &'b Queues,
-    pub(crate) consumers: &'b Consumers,
+    pub(crate) clients: &'b Clients,
     pub(crate) quota: &'b Quota,
     pub(crate) sessions: &'b Sessions,
     pub(crate) retained: &'b Retained,
@@ -76,7 +76,7 @@ impl<'b> Views<'b> {
 
     /// Returns the number of open channels on which a message was published.
     pub fn publishers(self) -> u64 {
-        self.consumers.publishers() as u64
+        self.clients.publishers() as u64
     }
 
     /// Returns all queues that are not hidden.
@@ -85,8 +85,9 @@ impl<'b> Views<'b> {
             let records = self.queues.records();
             let record = records.get(place).filter(|record| !record.is_internal && !record.is_deleted())?;
             let exclusive = record.queue_consumers.first().filter(|_| record.queue_consumers.has_exclusive());
-            let named =
-                |index: usize| (self.consumers.at(index).tag.as_str(), self.consumers.at(index).channel);
+            let named = |index: usize| {
+                (self.clients.consumer(index).tag.as_str(), self.clients.consumer(index).channel)
+            };
             let id = QueueId::from_index(place);
             let sum = |of: fn(&Queue) -> u64| records.sum_over_levels(id, of);
             let names_bytes = (record.name.len() + record.arguments.len()) as u64;
@@ -184,12 +185,12 @@ impl<'b> Views<'b> {
 
     /// Returns the name of the user of a connection; empty before the login.
     pub fn user_of(self, connection: ConnectionId) -> &'b str {
-        self.consumers.find_connection(connection).map_or("", |record| record.identity.name())
+        self.clients.find_connection(connection).map_or("", |record| record.identity.name())
     }
 
     /// Returns the name of the virtual host that a connection has opened; empty before that.
     pub fn vhost_of(self, connection: ConnectionId) -> &'b str {
-        let vhost = self.consumers.find_connection(connection).and_then(|record| record.vhost);
+        let vhost = self.clients.find_connection(connection).and_then(|record| record.vhost);
         vhost.map_or("", |vhost| self.access.vhost_name(vhost))
     }
 
@@ -212,9 +213,9 @@ impl<'b> Views<'b> {
             declared("bindings", bindings),
             declared("exchanges", exchanges),
             declared("names_bytes", names_bytes),
-            fill("connections", self.consumers.connections_fill().without(CONNECTIONS_SPARE as usize)),
-            fill("channels", self.consumers.channels_fill()),
-            fill("consumers", self.consumers.consumers_fill()),
+            fill("connections", self.clients.connections_fill().without(CONNECTIONS_SPARE as usize)),
+            fill("channels", self.clients.channels_fill()),
+            fill("consumers", self.clients.consumers_fill()),
             pool(
                 "queues",
                 self.queues.records().queue_count(),
@@ -227,7 +228,7 @@ impl<'b> Views<'b> {
 
     /// Returns a connection; `None` if it is closed or has not opened a virtual host.
     pub fn connection_view(self, connection: ConnectionId) -> Option<ConnectionView<'b>> {
-        let record = self.consumers.find_connection(connection).filter(|record| !record.is_lost)?;
+        let record = self.clients.find_connection(connection).filter(|record| !record.is_closed())?;
         Some(ConnectionView {
             user: record.identity.name(),
             vhost: self.access.vhost_name(record.vhost?),
@@ -237,13 +238,13 @@ impl<'b> Views<'b> {
 
     /// Returns all channels.
     pub fn channels(self) -> impl Objects<ChannelView<'b>> {
-        objects(self.consumers.channel_places(), move |place| {
+        objects(self.clients.channel_places(), move |place| {
             let record = self
-                .consumers
+                .clients
                 .find_channel(ChannelId::from_index(place))
                 .filter(|record| !record.is_closed())?;
             let connection =
-                self.consumers.find_connection(record.connection).filter(|found| !found.is_lost)?;
+                self.clients.find_connection(record.connection).filter(|found| !found.is_closed())?;
             let (messages_uncommitted, acks_uncommitted) = match &record.mode {
                 Mode::Transaction(open) => (open.messages, open.settlements.len()),
                 Mode::Plain | Mode::Confirm => (0, 0),
@@ -255,7 +256,7 @@ impl<'b> Views<'b> {
                 vhost: self.access.vhost_name(record.vhost),
                 confirm: matches!(record.mode, Mode::Confirm),
                 transactional: matches!(record.mode, Mode::Transaction(_)),
-                consumers: self.consumers.active_on(ChannelId::from_index(place)),
+                consumers: self.clients.active_on(ChannelId::from_index(place)),
                 messages_unacknowledged: record.unacknowledged.len(),
                 messages_uncommitted,
                 acks_uncommitted,
@@ -269,8 +270,9 @@ impl<'b> Views<'b> {
 
     /// Returns all consumers.
     pub fn consumers(self) -> impl Objects<ConsumerView<'b>> {
-        objects(self.consumers.consumer_places(), move |place| {
-            let record = self.consumers.get(place).filter(|record| record.state == ConsumerState::Active)?;
+        objects(self.clients.consumer_places(), move |place| {
+            let record =
+                self.clients.find_consumer(place).filter(|record| record.state == ConsumerState::Active)?;
             let queue = self
                 .queues
                 .records()
@@ -280,7 +282,7 @@ impl<'b> Views<'b> {
                 vhost: self.access.vhost_name(queue.vhost),
                 queue: &queue.name,
                 channel: record.channel,
-                user: self.user_of(self.consumers.channel(record.channel).connection),
+                user: self.user_of(self.clients.channel(record.channel).connection),
                 tag: &record.tag,
                 ack_required: !record.no_ack,
                 exclusive: record.exclusive,

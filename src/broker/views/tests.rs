@@ -14,7 +14,7 @@ use leveret_storage::{PendingWrites, Urgency};
 use super::*;
 use crate::Context;
 use crate::access::{Access, FIRST_VHOST};
-use crate::consumers::{ConsumerState, Consumers, NewConsumer};
+use crate::clients::{Clients, ConsumerState, NewConsumer};
 use crate::parameters::Parameters;
 use crate::policy::Policies;
 
@@ -25,7 +25,7 @@ struct ViewsFixture {
     parameters: Parameters,
     topology: Topology,
     queues: Queues,
-    consumers: Consumers,
+    clients: Clients,
     quota: Quota,
     sessions: Sessions,
     retained: Retained,
@@ -56,7 +56,7 @@ impl ViewsFixture {
             parameters: Parameters::with_capacity(4, &Memory::unlimited(), 1),
             topology: Topology::with_capacity(capacity, 4096, &Memory::unlimited(), 1),
             queues: Queues::new(&limits, &Memory::unlimited(), 1, 0),
-            consumers: Consumers::new(&limits, &Memory::unlimited(), 1),
+            clients: Clients::new(&limits, &Memory::unlimited(), 1),
             quota,
             sessions: Sessions::new(&limits, &Memory::unlimited(), 1),
             retained: Retained::new(&limits, &Memory::unlimited(), 1),
@@ -75,7 +75,7 @@ impl ViewsFixture {
             parameters: &self.parameters,
             topology: &self.topology,
             queues: &self.queues,
-            consumers: &self.consumers,
+            clients: &self.clients,
             quota: &self.quota,
             sessions: &self.sessions,
             retained: &self.retained,
@@ -111,12 +111,12 @@ impl ViewsFixture {
 
     /// Starts a consumer of a queue, on its own connection.
     fn consumer(&mut self, queue: QueueId, tag: &str, exclusive: bool) -> ConnectionId {
-        let connection = self.consumers.connect(&mut self.quota).unwrap();
+        let connection = self.clients.connect(&mut self.quota).unwrap();
         self.quota.enter_vhost(connection, self.vhost);
-        let channel = self.consumers.open_channel(&mut self.quota, connection, self.vhost, 1).unwrap();
-        let consumer = self.consumers.add(&mut self.quota, channel, queue, ConsumerState::Active).unwrap();
+        let channel = self.clients.open_channel(&mut self.quota, connection, self.vhost, 1).unwrap();
+        let consumer = self.clients.add(&mut self.quota, channel, queue, ConsumerState::Active).unwrap();
         let new = NewConsumer { tag: Name::try_from(tag).unwrap(), priority: 0, no_ack: false, exclusive };
-        self.consumers.start(&mut self.work, &mut self.queues, consumer, new);
+        self.clients.start(&mut self.work, &mut self.queues, consumer, new);
         connection
     }
 

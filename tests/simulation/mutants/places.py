@@ -159,7 +159,7 @@ PLACES = [
     ),
     # The consumer counts of a virtual host and a user are never decremented.
     (
-        "src/broker/consumers/mod.rs",
+        "src/broker/clients/mod.rs",
         "        quota.give_back(self.connection_of(channel), Pool::Consumers);\n",
         "        if !PLANTED(\"share-not-given-back\") {\n"
         "            quota.give_back(self.connection_of(channel), Pool::Consumers);\n"

@@ -11,14 +11,14 @@ use crate::access::{Identity, Login};
 
 impl Broker {
     pub(crate) fn open_channel(&mut self, connection: ConnectionId, number: u16) -> Result<ChannelId, Fault> {
-        let record = self.consumers.connection(connection);
+        let record = self.clients.connection(connection);
         let vhost = record.vhost.ok_or_else(|| {
             Fault::connection(ReplyCode::ChannelError, format_args!("no virtual host is open"))
         })?;
         self.access.check_user_channels(&record.identity, self.load_of(&record.identity))?;
-        let channel = self.consumers.open_channel(&mut self.quota, connection, vhost, number)?;
+        let channel = self.clients.open_channel(&mut self.quota, connection, vhost, number)?;
         self.counters.channels_opened += 1;
-        self.consumers.channel_mut(channel).serial = self.counters.channels_opened;
+        self.clients.channel_mut(channel).serial = self.counters.channels_opened;
         Ok(channel)
     }
 
@@ -27,49 +27,49 @@ impl Broker {
     /// # Errors
     /// No connection record is free, because those of lost connections are still being cleared.
     pub fn connect(&mut self) -> Option<ConnectionId> {
-        self.consumers.connect(&mut self.quota)
+        self.clients.connect(&mut self.quota)
     }
 
     /// Returns the number of free connection records. Records of lost connections that are still being
     /// cleared are not free.
     pub fn connections_free(&self) -> usize {
-        self.consumers.connections_fill().free_count()
+        self.clients.connections_fill().free_count()
     }
 
     /// Returns whether there are records for `count` more connections, but no memory for them.
     pub fn lacks_memory_for_connections(&self, count: usize) -> bool {
-        self.consumers.lacks_memory_for_connections(count)
+        self.clients.lacks_memory_for_connections(count)
     }
 
     /// Returns whether the records of closed connections are still being cleared.
     pub fn is_clearing_connections(&self) -> bool {
-        self.consumers.is_clearing_connections()
+        self.clients.is_clearing_connections()
     }
 
     /// Requests that the event loop close a connection: with `connection.close`, code 320 and this reason.
     pub fn force_close(&mut self, connection: ConnectionId, reason: &str) {
-        self.consumers.force_close(connection, forced(reason));
+        self.clients.force_close(connection, forced(reason));
     }
 
     /// Returns the next connection for which [`Self::force_close`] was called, and the fault with the reason.
     pub fn next_forced(&mut self) -> Option<(ConnectionId, Fault)> {
-        self.consumers.next_forced()
+        self.clients.next_forced()
     }
 
     /// Returns whether [`Self::next_forced`] would return a connection.
     pub fn has_forced(&self) -> bool {
-        self.consumers.has_forced()
+        self.clients.has_forced()
     }
 
     /// Returns whether jobs of the connection's last command are not done. The caller does not read the
     /// connection until then.
     pub fn is_busy(&self, connection: ConnectionId) -> bool {
-        self.consumers.is_busy(connection)
+        self.clients.is_busy(connection)
     }
 
     /// Returns the next connection with new deliveries in its outbox.
     pub fn next_with_output(&mut self) -> Option<ConnectionId> {
-        self.consumers.next_with_output()
+        self.clients.next_with_output()
     }
 
     /// Sets the name of a connection in firehose copies. A name that is too long is truncated.
@@ -125,17 +125,17 @@ impl Broker {
 
     fn admit(&mut self, connection: ConnectionId, identity: Identity) {
         self.quota.logged_in(connection, identity.user());
-        self.consumers.connection_mut(connection).identity = identity;
+        self.clients.connection_mut(connection).identity = identity;
     }
 
     /// Handles `connection.open`.
     pub(crate) fn open_vhost(&mut self, connection: ConnectionId, name: &str) -> Result<(), Fault> {
-        let who = &self.consumers.connection(connection).identity;
+        let who = &self.clients.connection(connection).identity;
         let connections_in = |vhost| self.quota.connections_in(vhost);
         let vhost = self.access.check_open(who, name, connections_in, self.load_of(who))?;
         self.quota.enter_vhost(connection, vhost);
         self.access.add_vhost_reference(vhost);
-        self.consumers.connection_mut(connection).vhost = Some(vhost);
+        self.clients.connection_mut(connection).vhost = Some(vhost);
         Ok(())
     }
 }

@@ -20,18 +20,18 @@ use leveret_core::quota::Quota;
 use leveret_core::work::Work;
 use leveret_queues::{Overflow, Queues};
 
-use super::{ConsumerState, Consumers};
+use super::{Clients, ConsumerState};
 
 /// Maximum number of consumers of a queue whose credit is summed up for a publish.
 const WAITING_EXAMINED_MAX: u32 = 64;
 
-impl Consumers {
+impl Clients {
     // ---- credit
 
     /// Returns whether the prefetch limits allow a consumer another message.
     #[inline(always)]
     pub(crate) fn has_credit(&self, index: usize) -> bool {
-        let consumer = &self.slab[index];
+        let consumer = &self.consumers[index];
         if consumer.state != ConsumerState::Active || consumer.is_held {
             return false;
         }
@@ -49,7 +49,7 @@ impl Consumers {
     /// Returns the number of further messages that the prefetch limits allow a consumer; `u32::MAX` is
     /// unlimited.
     pub(crate) fn credit(&self, index: usize) -> u32 {
-        let consumer = &self.slab[index];
+        let consumer = &self.consumers[index];
         if consumer.is_held {
             return 0;
         }
@@ -77,14 +77,14 @@ impl Consumers {
     #[cold]
     pub(super) fn move_to_end_of_channel(&mut self, channel: ChannelId, index: usize) {
         let list = &mut self.channels[channel.index()].consumers;
-        list.remove(&mut self.slab, index, |consumer| &mut consumer.channel_links);
-        list.push_back(&mut self.slab, index, |consumer| &mut consumer.channel_links);
+        list.remove(&mut self.consumers, index, |consumer| &mut consumer.channel_links);
+        list.push_back(&mut self.consumers, index, |consumer| &mut consumer.channel_links);
     }
 
     /// Returns whether the output and the delivery share of the consumer's connection have capacity.
     #[inline(always)]
     pub(crate) fn connection_can_take(&self, queues: &Queues, quota: &Quota, index: usize) -> bool {
-        let connection = self.connection_of(self.slab[index].channel);
+        let connection = self.connection_of(self.consumers[index].channel);
         let record = &self.connections[connection.index()];
         record.writable
             && record.outbox_bytes < self.output_budget_bytes
@@ -106,7 +106,7 @@ impl Consumers {
             if self.connection_can_take(queues, quota, consumer) {
                 credit += u64::from(self.credit(consumer));
             }
-            at = List::after(&self.slab, consumer, |consumer| &consumer.eligible_links);
+            at = List::after(&self.consumers, consumer, |consumer| &consumer.eligible_links);
         }
         credit
     }
@@ -121,7 +121,7 @@ impl Consumers {
     /// Puts a consumer on its queue's list of eligible consumers, behind those of its priority, if it has
     /// credit and is not paused.
     pub(crate) fn make_eligible(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
-        let consumer = &self.slab[index];
+        let consumer = &self.consumers[index];
         // Credit is checked first: an ended consumer has none, and its queue may be deleted.
         if consumer.is_eligible || consumer.is_paused || !self.has_credit(index) {
             return;
@@ -139,36 +139,36 @@ impl Consumers {
     pub(crate) fn make_all_eligible(&mut self, work: &mut Work, queues: &mut Queues, channel: ChannelId) {
         let mut at = self.channels[channel.index()].consumers.front();
         while let Some(index) = at {
-            at = List::after(&self.slab, index, |consumer| &consumer.channel_links);
+            at = List::after(&self.consumers, index, |consumer| &consumer.channel_links);
             work.charge(1);
             self.make_eligible(work, queues, index);
         }
     }
 
     fn enter_eligible(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
-        let (queue, priority) = (self.slab[index].queue, self.slab[index].priority);
+        let (queue, priority) = (self.consumers[index].queue, self.consumers[index].priority);
         let eligible = &mut queues.records_mut().queue_consumers_mut(queue).eligible;
         let (mut after, mut steps) = (eligible.back(), 0);
         while let Some(other) = after {
-            if self.slab[other].priority >= priority {
+            if self.consumers[other].priority >= priority {
                 break;
             }
             steps += 1;
-            after = List::before(&self.slab, other, |consumer| &consumer.eligible_links);
+            after = List::before(&self.consumers, other, |consumer| &consumer.eligible_links);
         }
-        eligible.insert_after(&mut self.slab, after, index, |consumer| &mut consumer.eligible_links);
-        self.slab[index].is_eligible = true;
+        eligible.insert_after(&mut self.consumers, after, index, |consumer| &mut consumer.eligible_links);
+        self.consumers[index].is_eligible = true;
         work.charge(steps);
     }
 
     /// Removes a consumer from its queue's list of eligible consumers.
     pub(crate) fn leave_eligible(&mut self, queues: &mut Queues, index: usize) {
-        if !core::mem::take(&mut self.slab[index].is_eligible) {
+        if !core::mem::take(&mut self.consumers[index].is_eligible) {
             return;
         }
-        let queue = self.slab[index].queue;
+        let queue = self.consumers[index].queue;
         let eligible = &mut queues.records_mut().queue_consumers_mut(queue).eligible;
-        eligible.remove(&mut self.slab, index, |consumer| &mut consumer.eligible_links);
+        eligible.remove(&mut self.consumers, index, |consumer| &mut consumer.eligible_links);
         let record = queues.at(queue);
         if record.settings.limits_length
             && !record.queue_consumers.is_ready()
@@ -188,7 +188,7 @@ impl Consumers {
     pub(crate) fn keep_one_active(&mut self, queues: &mut Queues, queue: QueueId) {
         let mut at = queues.records().queue_consumers(queue).eligible.front();
         while let Some(index) = at {
-            at = List::after(&self.slab, index, |consumer| &consumer.eligible_links);
+            at = List::after(&self.consumers, index, |consumer| &consumer.eligible_links);
             if queues.records().queue_consumers(queue).keeps_waiting(index) {
                 self.leave_eligible(queues, index);
             }
@@ -197,7 +197,7 @@ impl Consumers {
 
     /// Moves a consumer that got a message behind the others of its priority.
     pub(super) fn rotate(&mut self, work: &mut Work, queues: &mut Queues, index: usize) {
-        if queues.records().queue_consumers(self.slab[index].queue).eligible.len() > 1 {
+        if queues.records().queue_consumers(self.consumers[index].queue).eligible.len() > 1 {
             self.leave_eligible(queues, index);
             self.enter_eligible(work, queues, index);
         }
@@ -209,15 +209,15 @@ impl Consumers {
     /// [`Self::resume_consumers`].
     pub(crate) fn pause_consumer(&mut self, queues: &mut Queues, quota: &Quota, index: usize) {
         self.leave_eligible(queues, index);
-        let connection = self.connection_of(self.slab[index].channel);
+        let connection = self.connection_of(self.consumers[index].channel);
         let record = &mut self.connections[connection.index()];
         if record.paused.is_empty() {
             // A publish that waits on the same connection may now use the reserve, because messages wait for
             // the connection.
             queues.note_release();
         }
-        record.paused.push_back(&mut self.slab, index, |consumer| &mut consumer.connection_links);
-        self.slab[index].is_paused = true;
+        record.paused.push_back(&mut self.consumers, index, |consumer| &mut consumer.connection_links);
+        self.consumers[index].is_paused = true;
         self.note_share(queues, quota, connection);
     }
 
@@ -232,7 +232,7 @@ impl Consumers {
     ) {
         let record = &self.connections[connection.index()];
         let can_take = record.writable
-            && !record.is_lost
+            && !record.is_closed()
             && record.outbox_bytes < self.output_budget_bytes
             && quota.may_take_delivery(connection, queues.deliveries().free_count());
         if !can_take {
@@ -244,21 +244,21 @@ impl Consumers {
         }
         let paused = |all: &mut Self| {
             let record = &mut all.connections[connection.index()];
-            record.paused.pop_front(&mut all.slab, |consumer| &mut consumer.connection_links)
+            record.paused.pop_front(&mut all.consumers, |consumer| &mut consumer.connection_links)
         };
         while let Some(index) = paused(self) {
-            self.slab[index].is_paused = false;
+            self.consumers[index].is_paused = false;
             self.make_eligible(work, queues, index);
         }
     }
 
     pub(super) fn leave_paused(&mut self, index: usize) {
-        if !core::mem::take(&mut self.slab[index].is_paused) {
+        if !core::mem::take(&mut self.consumers[index].is_paused) {
             return;
         }
-        let connection = self.connection_of(self.slab[index].channel);
+        let connection = self.connection_of(self.consumers[index].channel);
         let record = &mut self.connections[connection.index()];
-        record.paused.remove(&mut self.slab, index, |consumer| &mut consumer.connection_links);
+        record.paused.remove(&mut self.consumers, index, |consumer| &mut consumer.connection_links);
     }
 
     // ---- the share of deliveries
@@ -323,12 +323,12 @@ impl Consumers {
     #[cfg(debug_assertions)]
     pub(crate) fn forgotten_consumer(&self, queues: &Queues) -> Option<usize> {
         let is_forgotten = |index: usize| {
-            let consumer = &self.slab[index];
+            let consumer = &self.consumers[index];
             // A paused consumer is resumed when output is written, when the socket is writable again, or after a settlement.
             let record = &self.connections[self.connection_of(consumer.channel).index()];
             let is_paused = consumer.is_paused
                 && (record.waits_for_share
-                    || record.is_lost
+                    || record.is_closed()
                     || !record.writable
                     || record.outbox_bytes >= self.output_budget_bytes);
             !consumer.is_eligible
@@ -336,6 +336,6 @@ impl Consumers {
                 && self.has_credit(index)
                 && !queues.records().queue_consumers(consumer.queue).keeps_waiting(index)
         };
-        self.slab.iter().map(|(index, _)| index).find(|index| is_forgotten(*index))
+        self.consumers.iter().map(|(index, _)| index).find(|index| is_forgotten(*index))
     }
 }

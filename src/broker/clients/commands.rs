@@ -46,11 +46,11 @@ impl Broker {
         channel: ChannelId,
         request: &ConsumeRequest<'_>,
     ) -> Result<Name, Fault> {
-        let vhost = self.consumers.channel(channel).vhost;
+        let vhost = self.clients.channel(channel).vhost;
         if request.queue == REPLY_TO {
             return self.consume_replies(cx, connection, channel, request);
         }
-        if !request.tag.is_empty() && self.consumers.find(channel, request.tag).is_some() {
+        if !request.tag.is_empty() && self.clients.find_by_tag(channel, request.tag).is_some() {
             return Err(Fault::new(
                 ReplyCode::NotAllowed,
                 format_args!("attempt to reuse consumer tag '{}'", request.tag),
@@ -87,7 +87,7 @@ impl Broker {
         if !problem.is_empty() {
             return Err(Fault::new(ReplyCode::PreconditionFailed, format_args!("{problem}")));
         }
-        let vhost = self.consumers.channel(channel).vhost;
+        let vhost = self.clients.channel(channel).vhost;
         let name = self.unique_name("amq.rabbitmq.reply-to.");
         let declaration = QueueDeclaration {
             queue: &name,
@@ -117,27 +117,27 @@ impl Broker {
         priority: i32,
         request: &ConsumeRequest<'_>,
     ) -> Result<Name, Fault> {
-        let index = self.consumers.add(&mut self.quota, channel, queue, ConsumerState::Active)?;
-        let connection = self.consumers.connection_of(channel);
-        if self.consumers.connection(connection).identity.is_own() {
+        let index = self.clients.add(&mut self.quota, channel, queue, ConsumerState::Active)?;
+        let connection = self.clients.connection_of(channel);
+        if self.clients.connection(connection).identity.is_own() {
             self.queues.records_mut().note_forwarded(queue);
         }
         let new =
             NewConsumer { tag: tag.clone(), priority, no_ack: request.no_ack, exclusive: request.exclusive };
-        self.consumers.start(cx.work, &mut self.queues, index, new);
+        self.clients.start(cx.work, &mut self.queues, index, new);
         Ok(tag)
     }
 
     /// Handles `basic.cancel` from the client. An unknown tag is ignored.
     pub(crate) fn cancel(&mut self, cx: &mut Context<'_>, channel: ChannelId, tag: &str) {
-        if let Some(index) = self.consumers.find(channel, tag) {
-            self.catch_up(cx, self.consumers.at(index).queue);
+        if let Some(index) = self.clients.find_by_tag(channel, tag) {
+            self.catch_up(cx, self.clients.consumer(index).queue);
             self.end_consumer(cx, index);
             self.free_consumer_if_done(index);
-        } else if let Some(index) = self.consumers.find_cancelled(channel, tag) {
+        } else if let Some(index) = self.clients.find_cancelled(channel, tag) {
             // The consumer's queue was deleted, and the client has not been notified of it yet. The reply
             // basic.cancel-ok replaces this notification.
-            self.consumers.leave_cancelled(index);
+            self.clients.leave_cancelled(index);
             self.free_consumer_if_done(index);
         }
     }
@@ -145,7 +145,7 @@ impl Broker {
     /// Returns the next consumer for which the broker must send `basic.cancel`: channel number, tag, and the
     /// position of the method among the connection's deliveries.
     pub fn next_cancelled(&self, connection: ConnectionId) -> Option<(u16, &str, ReplyOrder)> {
-        self.consumers.next_cancelled(connection)
+        self.clients.next_cancelled(connection)
     }
 
     pub(crate) fn set_prefetch(
@@ -155,7 +155,7 @@ impl Broker {
         prefetch_count: u16,
         global: bool,
     ) {
-        let record = self.consumers.channel_mut(channel);
+        let record = self.clients.channel_mut(channel);
         if !global {
             record.prefetch_count = prefetch_count;
         }
@@ -163,12 +163,12 @@ impl Broker {
         // of the channel share.
         let shared = if global { prefetch_count } else { 0 };
         if core::mem::replace(&mut record.global_prefetch_count, shared) != shared {
-            self.consumers.make_all_eligible(cx.work, &mut self.queues, channel);
+            self.clients.make_all_eligible(cx.work, &mut self.queues, channel);
         }
     }
 
     pub(crate) fn select_confirms(&mut self, channel: ChannelId) -> Result<(), Fault> {
-        let mode = &mut self.consumers.channel_mut(channel).mode;
+        let mode = &mut self.clients.channel_mut(channel).mode;
         match mode {
             Mode::Plain | Mode::Confirm => *mode = Mode::Confirm,
             Mode::Transaction(_) => return Err(cannot_switch("tx", "confirm")),
@@ -177,7 +177,7 @@ impl Broker {
     }
 
     pub(crate) fn select_transactions(&mut self, channel: ChannelId) -> Result<(), Fault> {
-        let mode = &mut self.consumers.channel_mut(channel).mode;
+        let mode = &mut self.clients.channel_mut(channel).mode;
         match mode {
             Mode::Plain => *mode = Mode::Transaction(Transaction::default()),
             Mode::Transaction(_) => {}

@@ -12,12 +12,12 @@ use leveret_core::quota::Quota;
 use leveret_core::work::Work;
 use leveret_queues::{DeliveryMethod, NewDelivery, Queues, Taken};
 
-use super::{ConsumerState, Consumers};
+use super::{Clients, ConsumerState};
 
 /// Approximate bytes of the frames around a small body.
 const FRAMES_BYTES: u32 = 48;
 
-impl Consumers {
+impl Clients {
     // ---- into the outbox
 
     /// Returns a delivery of the taken message with the next delivery tag of the consumer's channel, and
@@ -30,7 +30,7 @@ impl Consumers {
         taken: &Taken,
         method: DeliveryMethod,
     ) -> NewDelivery {
-        let consumer = &mut self.slab[index];
+        let consumer = &mut self.consumers[index];
         consumer.unsettled += 1;
         let channel = consumer.channel;
         // Packet identifiers of MQTT follow from tags, so only a PUBLISH that has one takes a tag.
@@ -70,7 +70,7 @@ impl Consumers {
         } else {
             self.leave_eligible(queues, index);
         }
-        let channel = self.slab[index].channel;
+        let channel = self.consumers[index].channel;
         if self.shares_credit(channel) {
             self.move_to_end_of_channel(channel, index);
         }
@@ -164,7 +164,7 @@ impl Consumers {
         let channel = &mut self.channels[delivery.channel.index()];
         quota.give_delivery_back(channel.connection, bytes);
         if let Some(consumer) = delivery.consumer {
-            let consumer = &mut self.slab[consumer.index()];
+            let consumer = &mut self.consumers[consumer.index()];
             consumer.unsettled -= 1;
             consumer.unacknowledged -= u32::from(!delivery.no_ack);
             if !delivery.no_ack && consumer.state != ConsumerState::Get {

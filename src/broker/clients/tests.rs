@@ -11,12 +11,12 @@ use leveret_storage::{PendingWrites, Urgency};
 
 use super::*;
 use crate::Context;
-use crate::consumers::ChannelState;
+use crate::clients::ChannelState;
 use crate::policy::Policies;
 
-/// Consumers and the objects that they borrow.
+/// Connections, channels and consumers, and the objects that they borrow.
 struct ConsumersFixture {
-    consumers: Consumers,
+    clients: Clients,
     queues: Queues,
     quota: Quota,
     pending_writes: PendingWrites,
@@ -44,7 +44,7 @@ impl ConsumersFixture {
         let quota = Quota::new(&limits, &Memory::unlimited());
         let messages = Messages::new(limits.message_limits());
         Self {
-            consumers: Consumers::new(&limits, &Memory::unlimited(), 1),
+            clients: Clients::new(&limits, &Memory::unlimited(), 1),
             queues: Queues::new(&limits, &Memory::unlimited(), 1, 0),
             quota,
             pending_writes: PendingWrites::new(100),
@@ -82,19 +82,19 @@ impl ConsumersFixture {
 
     /// Creates a connection with a channel.
     fn channel(&mut self) -> ChannelId {
-        let connection = self.consumers.connect(&mut self.quota).unwrap();
+        let connection = self.clients.connect(&mut self.quota).unwrap();
         self.quota.enter_vhost(connection, self.vhost);
         self.another_channel(connection)
     }
 
     fn another_channel(&mut self, connection: ConnectionId) -> ChannelId {
-        self.consumers.open_channel(&mut self.quota, connection, self.vhost, 1).unwrap()
+        self.clients.open_channel(&mut self.quota, connection, self.vhost, 1).unwrap()
     }
 
     fn start(&mut self, channel: ChannelId, queue: QueueId, new: NewConsumer) -> usize {
-        let added = self.consumers.add(&mut self.quota, channel, queue, ConsumerState::Active);
+        let added = self.clients.add(&mut self.quota, channel, queue, ConsumerState::Active);
         let consumer = added.unwrap();
-        self.consumers.start(&mut self.work, &mut self.queues, consumer, new);
+        self.clients.start(&mut self.work, &mut self.queues, consumer, new);
         consumer
     }
 
@@ -104,27 +104,27 @@ impl ConsumersFixture {
         loop {
             let level = self.queues.records().wanted_level(queue)?;
             let index = self.queues.records().queue_consumers(queue).next()?;
-            if !self.consumers.has_credit(index) {
-                self.consumers.leave_eligible(&mut self.queues, index);
+            if !self.clients.has_credit(index) {
+                self.clients.leave_eligible(&mut self.queues, index);
                 continue;
             }
-            if !self.consumers.connection_can_take(&self.queues, &self.quota, index) {
-                self.consumers.pause_consumer(&mut self.queues, &self.quota, index);
+            if !self.clients.connection_can_take(&self.queues, &self.quota, index) {
+                self.clients.pause_consumer(&mut self.queues, &self.quota, index);
                 continue;
             }
             let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
             let first = self.queues.first_deliverable(&mut cx, level)?;
             let taken = self.queues.take_first(&mut cx, level, first);
             self.send(index, level, &taken);
-            self.consumers.end_consumer_turn(&mut self.work, &mut self.queues, index);
-            return Some(self.consumers.at(index).tag.to_string());
+            self.clients.end_consumer_turn(&mut self.work, &mut self.queues, index);
+            return Some(self.clients.consumer(index).tag.to_string());
         }
     }
 
     fn send(&mut self, index: usize, queue: QueueId, taken: &Taken) {
-        let new = self.consumers.next_delivery(index, queue, taken, DeliveryMethod::Deliver);
+        let new = self.clients.next_delivery(index, queue, taken, DeliveryMethod::Deliver);
         let (queues, quota) = (&mut self.queues, &mut self.quota);
-        self.consumers.put_into_outbox(&self.messages, queues, quota, new, || 0);
+        self.clients.put_into_outbox(&self.messages, queues, quota, new, || 0);
     }
 
     /// Delivers all messages that can be delivered. Returns the consumers' tags, separated by a space.
@@ -135,47 +135,47 @@ impl ConsumersFixture {
 
     /// Marks everything that the connection of a channel has to send as written.
     fn written(&mut self, channel: ChannelId) {
-        let connection = self.consumers.connection_of(channel);
-        while let Some(index) = self.consumers.connection(connection).outbox.front() {
-            self.consumers.leave_outbox(&mut self.queues, connection, index);
+        let connection = self.clients.connection_of(channel);
+        while let Some(index) = self.clients.connection(connection).outbox.front() {
+            self.clients.leave_outbox(&mut self.queues, connection, index);
             self.queues.deliveries_mut()[index].is_sent = true;
             if self.queues.deliveries()[index].no_ack {
                 self.uncount(index);
             }
         }
-        self.consumers.resume_consumers(&mut self.work, &mut self.queues, &self.quota, connection);
+        self.clients.resume_consumers(&mut self.work, &mut self.queues, &self.quota, connection);
     }
 
     /// Acknowledges a delivery. Returns `false` if no sent delivery has this tag.
     fn ack(&mut self, channel: ChannelId, tag: u64) -> bool {
-        let Some(index) = self.consumers.find_sent(&self.queues, channel, tag) else { return false };
-        self.consumers.leave_unacknowledged(&mut self.queues, channel, index);
+        let Some(index) = self.clients.find_sent(&self.queues, channel, tag) else { return false };
+        self.clients.leave_unacknowledged(&mut self.queues, channel, index);
         self.uncount(index);
         true
     }
 
     fn uncount(&mut self, index: usize) {
-        self.consumers.uncount_delivery(&self.messages, &mut self.queues, &mut self.quota, index);
+        self.clients.uncount_delivery(&self.messages, &mut self.queues, &mut self.quota, index);
         let delivery = self.queues.deliveries_mut().remove(index);
         let mut cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
         self.queues.settle_delivered(&mut cx, delivery.queue.unwrap(), &delivery);
-        match self.consumers.shares_credit(delivery.channel) {
-            true => self.consumers.make_all_eligible(&mut self.work, &mut self.queues, delivery.channel),
+        match self.clients.shares_credit(delivery.channel) {
+            true => self.clients.make_all_eligible(&mut self.work, &mut self.queues, delivery.channel),
             false => {
                 let consumer = delivery.consumer.unwrap().index();
-                self.consumers.make_eligible(&mut self.work, &mut self.queues, consumer);
+                self.clients.make_eligible(&mut self.work, &mut self.queues, consumer);
             }
         }
     }
 
     fn end(&mut self, consumer: usize) -> Option<QueueId> {
-        self.consumers.end(&mut self.work, &mut self.queues, consumer)
+        self.clients.end(&mut self.work, &mut self.queues, consumer)
     }
 
     fn set_writable(&mut self, channel: ChannelId, writable: bool) {
-        let connection = self.consumers.connection_of(channel);
+        let connection = self.clients.connection_of(channel);
         let (work, queues) = (&mut self.work, &mut self.queues);
-        self.consumers.set_writable(work, queues, &self.quota, connection, writable);
+        self.clients.set_writable(work, queues, &self.quota, connection, writable);
     }
 }
 
@@ -185,14 +185,14 @@ impl ConsumersFixture {
 fn waiting_consumers_have_the_credit_of_their_prefetch() {
     let mut world = ConsumersFixture::new();
     let (queue, channel) = (world.queue(false, 0), world.channel());
-    assert_eq!(world.consumers.waiting_credit(&world.queues, &world.quota, queue), 0);
-    world.consumers.channel_mut(channel).prefetch_count = 2;
+    assert_eq!(world.clients.waiting_credit(&world.queues, &world.quota, queue), 0);
+    world.clients.channel_mut(channel).prefetch_count = 2;
     for tag in ["a", "b"] {
         world.start(channel, queue, plain(tag));
     }
     world.put(queue);
     assert_eq!(
-        world.consumers.waiting_credit(&world.queues, &world.quota, queue),
+        world.clients.waiting_credit(&world.queues, &world.quota, queue),
         4,
         "two consumers, two each"
     );
@@ -204,9 +204,9 @@ fn waiting_consumers_have_the_credit_of_their_prefetch() {
 fn a_prefetch_stops_its_consumer_until_something_is_settled() {
     let mut world = ConsumersFixture::new();
     let (queue, channel) = (world.queue(false, 5), world.channel());
-    world.consumers.channel_mut(channel).prefetch_count = 2;
+    world.clients.channel_mut(channel).prefetch_count = 2;
     let consumer = world.start(channel, queue, plain("a"));
-    assert_eq!((world.deliver_all(queue), world.consumers.credit(consumer)), ("a a".to_owned(), 0));
+    assert_eq!((world.deliver_all(queue), world.clients.credit(consumer)), ("a a".to_owned(), 0));
     world.written(channel);
     assert_eq!(world.deliver_all(queue), "", "written is not settled");
     assert!(world.ack(channel, 1));
@@ -239,14 +239,14 @@ fn an_outbox_is_limited_to_its_budget() {
     let mut world = ConsumersFixture::with_deliveries(200);
     let (queue, channel) = (world.queue(false, 50), world.channel());
     world.start(channel, queue, plain("a"));
-    let connection = world.consumers.connection_of(channel);
+    let connection = world.clients.connection_of(channel);
     let most = world.deliver_all(queue).split(' ').count();
-    let record = world.consumers.connection(connection);
+    let record = world.clients.connection(connection);
     assert!((1_000..1_100).contains(&record.outbox_bytes), "{} bytes", record.outbox_bytes);
     assert!(most < 50 && record.outbox.len() as usize == most);
-    assert_eq!(world.consumers.next_with_output(), Some(connection));
+    assert_eq!(world.clients.next_with_output(), Some(connection));
     world.written(channel);
-    assert_eq!(world.consumers.connection(connection).outbox_bytes, 0);
+    assert_eq!(world.clients.connection(connection).outbox_bytes, 0);
     assert_eq!(world.deliver_all(queue).split(' ').count(), most);
 }
 
@@ -255,18 +255,18 @@ fn a_connection_over_its_delivery_share_waits_for_a_settlement() {
     let mut world = ConsumersFixture::with_deliveries(8);
     let queue = world.queue(false, 8);
     let [one, two] = [(); 2].map(|()| world.channel());
-    world.consumers.channel_mut(two).prefetch_count = 2;
+    world.clients.channel_mut(two).prefetch_count = 2;
     world.start(one, queue, plain("one"));
     world.start(two, queue, plain("two"));
     assert_eq!(world.deliver_all(queue), "one two one two one");
     world.written(two);
-    assert!(!world.consumers.may_resume_over_share());
-    let consumer = world.consumers.find(two, "two").unwrap();
+    assert!(!world.clients.may_resume_over_share());
+    let consumer = world.clients.find_by_tag(two, "two").unwrap();
     world.end(consumer);
     (1..=2).for_each(|tag| assert!(world.ack(two, tag)));
     assert_eq!(world.deliver(queue), None, "nobody has looked yet");
-    assert!(world.consumers.may_resume_over_share());
-    world.consumers.recheck_over_share(&mut world.work, &mut world.queues, &world.quota);
+    assert!(world.clients.may_resume_over_share());
+    world.clients.recheck_over_share(&mut world.work, &mut world.queues, &world.quota);
     assert_eq!(world.deliver_all(queue), "one", "half of all is left to others");
 }
 
@@ -283,9 +283,9 @@ fn a_consumer_continues_whose_share_was_used_up_while_its_output_was_full() {
     world.written(channel);
     assert_eq!(world.deliver_all(queue), "");
     world.written(other);
-    world.end(world.consumers.find(other, "b").unwrap());
+    world.end(world.clients.find_by_tag(other, "b").unwrap());
     (1..=taken).for_each(|tag| assert!(world.ack(other, tag)));
-    world.consumers.recheck_over_share(&mut world.work, &mut world.queues, &world.quota);
+    world.clients.recheck_over_share(&mut world.work, &mut world.queues, &world.quota);
     assert!(world.deliver_all(queue).starts_with('a'));
 }
 
@@ -323,12 +323,12 @@ fn a_tag_is_settled_once_and_only_when_its_delivery_was_written() {
     assert!(!world.ack(channel, 1), "nobody has seen it");
     world.written(channel);
     world.deliver_all(queue);
-    assert!(world.consumers.first_sent(&world.queues, channel, u64::MAX).is_some());
+    assert!(world.clients.first_sent(&world.queues, channel, u64::MAX).is_some());
     assert!(!world.ack(channel, 2) && !world.ack(other, 1) && !world.ack(channel, 0));
     assert!(world.ack(channel, 1) && !world.ack(channel, 1));
-    assert_eq!(world.consumers.first_sent(&world.queues, channel, u64::MAX), None);
+    assert_eq!(world.clients.first_sent(&world.queues, channel, u64::MAX), None);
     world.written(channel);
-    let first = world.consumers.first_sent(&world.queues, channel, 2).unwrap();
+    let first = world.clients.first_sent(&world.queues, channel, 2).unwrap();
     assert_eq!(world.queues.deliveries()[first].tag, 2, "the oldest");
     assert!(world.ack(channel, 3), "in any order");
     assert!(world.ack(channel, 2));
@@ -339,11 +339,11 @@ fn a_tag_is_settled_once_and_only_when_its_delivery_was_written() {
 fn a_reply_follows_earlier_deliveries_of_its_channel() {
     let mut world = ConsumersFixture::new();
     let (queue, channel) = (world.queue(false, 2), world.channel());
-    let connection = world.consumers.connection_of(channel);
+    let connection = world.clients.connection_of(channel);
     let other = world.another_channel(connection);
     world.start(channel, queue, plain("a"));
     world.deliver_all(queue);
-    let order = |world: &ConsumersFixture, channel| world.consumers.reply_order(connection, Some(channel));
+    let order = |world: &ConsumersFixture, channel| world.clients.reply_order(connection, Some(channel));
     assert_eq!((order(&world, channel), order(&world, other)), (2, 0));
     world.written(channel);
     assert_eq!(order(&world, channel), 0);
@@ -357,10 +357,10 @@ fn a_consumer_is_found_by_its_tag_on_its_channel_until_it_ends() {
     let queue = world.queue(false, 0);
     let [one, two] = [(); 2].map(|()| world.channel());
     let consumers = [one, two].map(|channel| world.start(channel, queue, plain("same")));
-    assert_eq!([one, two].map(|channel| world.consumers.find(channel, "same").unwrap()), consumers);
+    assert_eq!([one, two].map(|channel| world.clients.find_by_tag(channel, "same").unwrap()), consumers);
     assert_eq!((world.end(consumers[0]), world.end(consumers[0])), (Some(queue), None));
-    assert_eq!(world.consumers.find(one, "same"), None);
-    assert_eq!((world.consumers.active_on(one), world.consumers.active_on(two)), (0, 1));
+    assert_eq!(world.clients.find_by_tag(one, "same"), None);
+    assert_eq!((world.clients.active_on(one), world.clients.active_on(two)), (0, 1));
     assert_eq!(world.queues.records().queue_consumers(queue).len(), 1);
 }
 
@@ -368,35 +368,40 @@ fn a_consumer_is_found_by_its_tag_on_its_channel_until_it_ends() {
 fn records_are_freed_only_when_everything_is_requeued() {
     let mut world = ConsumersFixture::new();
     let (queue, channel) = (world.queue(false, 1), world.channel());
-    let connection = world.consumers.connection_of(channel);
+    let connection = world.clients.connection_of(channel);
     let consumer = world.start(channel, queue, plain("a"));
     world.deliver_all(queue);
-    assert_eq!(world.consumers.free_if_done(&mut world.quota, consumer), None);
+    assert_eq!(world.clients.free_if_done(&mut world.quota, consumer), None);
     world.end(consumer);
-    world.consumers.free_if_done(&mut world.quota, consumer);
-    assert!(world.consumers.get(consumer).is_some(), "it knows where its message came from");
-    world.consumers.channel_mut(channel).state = ChannelState::Cleared;
-    world.consumers.free_channel_if_done(&mut world.quota, channel);
-    assert!(world.consumers.find_channel(channel).is_some(), "it has a consumer, and a delivery to send");
+    world.clients.free_if_done(&mut world.quota, consumer);
+    assert!(world.clients.find_consumer(consumer).is_some(), "it knows where its message came from");
+    world.clients.channel_mut(channel).state = ChannelState::Cleared;
+    world.clients.free_channel_if_done(&mut world.quota, channel);
+    assert!(world.clients.find_channel(channel).is_some(), "it has a consumer, and a delivery to send");
     world.written(channel);
     assert!(world.ack(channel, 1));
-    world.consumers.free_if_done(&mut world.quota, consumer);
-    assert!(world.consumers.get(consumer).is_none());
-    world.consumers.free_channel_if_done(&mut world.quota, channel);
-    assert!(world.consumers.find_channel(channel).is_none());
-    for ready in [false, true] {
-        let record = world.consumers.connection_mut(connection);
-        (record.is_cleared, record.is_released) = (true, ready);
-        if ready {
-            world.quota.leave_vhost(connection);
+    world.clients.free_if_done(&mut world.quota, consumer);
+    assert!(world.clients.find_consumer(consumer).is_none());
+    world.clients.free_channel_if_done(&mut world.quota, channel);
+    assert!(world.clients.find_channel(channel).is_none());
+    // The deliveries are requeued before the socket is closed, or after it.
+    for is_released_first in [true, false] {
+        let connection = match is_released_first {
+            true => connection,
+            false => world.clients.connect(&mut world.quota).expect("a record is free"),
+        };
+        assert!(world.clients.connection_mut(connection).close());
+        assert!(!world.clients.connection_mut(connection).close(), "it is closed already");
+        world.quota.leave_vhost(connection);
+        for is_release in [is_released_first, !is_released_first] {
+            assert!(world.clients.free_connection_if_done(&mut world.quota, connection).is_none());
+            let record = world.clients.connection_mut(connection);
+            if is_release { record.note_released() } else { record.note_cleared() }
         }
-        assert_eq!(world.consumers.free_connection_if_done(&mut world.quota, connection).is_some(), ready);
+        assert!(world.clients.free_connection_if_done(&mut world.quota, connection).is_some());
     }
-    let fills = [
-        world.consumers.connections_fill(),
-        world.consumers.channels_fill(),
-        world.consumers.consumers_fill(),
-    ];
+    let fills =
+        [world.clients.connections_fill(), world.clients.channels_fill(), world.clients.consumers_fill()];
     assert_eq!((fills.map(|fill| fill.used), world.quota.holders()), ([0; 3], 0));
 }
 
@@ -404,22 +409,22 @@ fn records_are_freed_only_when_everything_is_requeued() {
 fn a_client_is_notified_of_each_consumer_cancelled_by_the_broker() {
     let mut world = ConsumersFixture::new();
     let (queue, channel) = (world.queue(false, 0), world.channel());
-    let connection = world.consumers.connection_of(channel);
+    let connection = world.clients.connection_of(channel);
     let [one, two] = ["one", "two"].map(|tag| world.start(channel, queue, plain(tag)));
     for consumer in [one, two] {
         world.end(consumer);
-        world.consumers.note_cancelled(consumer);
-        world.consumers.free_if_done(&mut world.quota, consumer);
+        world.clients.note_cancelled(consumer);
+        world.clients.free_if_done(&mut world.quota, consumer);
     }
-    assert!(world.consumers.has_output(connection));
-    assert_eq!(world.consumers.find_cancelled(channel, "two"), Some(two));
+    assert!(world.clients.has_output(connection));
+    assert_eq!(world.clients.find_cancelled(channel, "two"), Some(two));
     for (consumer, tag) in [(one, "one"), (two, "two")] {
-        assert_eq!(world.consumers.next_cancelled(connection), Some((1, tag, 0)));
-        world.consumers.leave_cancelled(consumer);
-        world.consumers.free_if_done(&mut world.quota, consumer);
+        assert_eq!(world.clients.next_cancelled(connection), Some((1, tag, 0)));
+        world.clients.leave_cancelled(consumer);
+        world.clients.free_if_done(&mut world.quota, consumer);
     }
-    assert!(!world.consumers.has_output(connection));
-    assert_eq!(world.consumers.consumers_fill().used, 0);
+    assert!(!world.clients.has_output(connection));
+    assert_eq!(world.clients.consumers_fill().used, 0);
 }
 
 #[test]
@@ -428,11 +433,11 @@ fn a_queue_waits_for_messages_being_requeued() {
     let (queue, channel) = (world.queue(false, 2), world.channel());
     let consumer = world.start(channel, queue, plain("a"));
     world.deliver(queue).unwrap();
-    world.consumers.mark_requeueing(&mut world.queues, channel);
-    world.consumers.mark_requeueing(&mut world.queues, channel);
+    world.clients.mark_requeueing(&mut world.queues, channel);
+    world.clients.mark_requeueing(&mut world.queues, channel);
     assert_eq!(world.deliver(queue), None, "what comes back goes first");
-    assert_eq!(world.consumers.take_requeueing(consumer), Some(queue));
-    assert_eq!(world.consumers.take_requeueing(consumer), None, "once");
+    assert_eq!(world.clients.take_requeueing(consumer), Some(queue));
+    assert_eq!(world.clients.take_requeueing(consumer), None, "once");
     world.queues.end_blocking_job(queue);
     assert_eq!(world.deliver_all(queue), "a");
 }
@@ -440,13 +445,13 @@ fn a_queue_waits_for_messages_being_requeued() {
 #[test]
 fn a_connection_is_closed_by_force_once_with_the_first_reason() {
     let mut world = ConsumersFixture::new();
-    let connections = [(); 2].map(|()| world.channel()).map(|c| world.consumers.connection_of(c));
-    world.consumers.force_close(connections[1], super::forced("first"));
-    world.consumers.force_close_all("second", |_| true);
-    let told: Vec<(ConnectionId, Fault)> = core::iter::from_fn(|| world.consumers.next_forced()).collect();
+    let connections = [(); 2].map(|()| world.channel()).map(|c| world.clients.connection_of(c));
+    world.clients.force_close(connections[1], super::forced("first"));
+    world.clients.force_close_all("second", |_| true);
+    let told: Vec<(ConnectionId, Fault)> = core::iter::from_fn(|| world.clients.next_forced()).collect();
     let told: Vec<_> = told.iter().map(|(connection, fault)| (*connection, &*fault.text)).collect();
     let reason = |at: usize| told[at].1;
     assert_eq!(told.iter().map(|told| told.0).collect::<Vec<_>>(), [connections[1], connections[0]]);
     assert!(reason(0).contains("first") && reason(1).contains("second"), "{told:?}");
-    assert!(!world.consumers.has_forced());
+    assert!(!world.clients.has_forced());
 }
