@@ -29,7 +29,7 @@ use leveret_storage::faults::check_deletable;
 use super::access::{Resource, Right, VHOST_METADATA_BYTES_MAX, VhostChange};
 use super::definitions::{DeleteIf, QueueDeclaration};
 use super::job::{Job, Sweep};
-use super::parameters::{ParameterCheck, ParameterName, ParameterNeeds, Setter};
+use super::parameters::{ParameterCheck, ParameterName, ParameterNeeds, Setter, SetterRole};
 use super::republish::{Firehose, TracedName};
 use super::{Broker, Context, arguments};
 use crate::operator_fault::{OperatorFault, check_changeable, check_definition_space, check_name};
@@ -588,11 +588,12 @@ impl Broker {
             let may_enter = user.is_none_or(|user| self.access.has_permission(user, &needs.vhost));
             may_enter && self.access.find_vhost(&needs.vhost).is_some()
         };
-        let setter = Setter {
-            user,
-            is_administrator: user.is_none_or(|user| self.access.is_administrator(user)),
-            may_connect: needs.as_ref().is_none_or(may_connect),
+        let role = match user {
+            None => SetterRole::Operator,
+            Some(user) if self.access.is_administrator(user) => SetterRole::Administrator(user),
+            Some(user) => SetterRole::User(user),
         };
+        let setter = Setter { role, may_connect: needs.as_ref().is_none_or(may_connect) };
         self.parameters.set(pending_writes, vhost, view, needs.as_ref(), &setter)
     }
 

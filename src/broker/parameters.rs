@@ -305,7 +305,7 @@ impl Parameters {
 impl Setter<'_> {
     /// Checks whether the setter fulfils the requirements of a value.
     fn check(&self, needs: &ParameterNeeds) -> Result<(), OperatorFault> {
-        if let Some(what) = needs.of_administrator.filter(|_| !self.is_administrator) {
+        if let Some(what) = needs.of_administrator.filter(|_| matches!(self.role, SetterRole::User(_))) {
             return Err(OperatorFault::Invalid(format!("only an administrator may configure it to {what}")));
         }
         if self.may_connect {
@@ -314,9 +314,11 @@ impl Setter<'_> {
         // A user receives the same error whether the virtual host does not exist or the user has no
         // permissions there. So the user cannot find out which virtual hosts exist.
         let vhost = &needs.vhost;
-        Err(OperatorFault::Invalid(match self.user {
-            Some(user) => format!("user \"{user}\" may not connect to vhost \"{vhost}\""),
-            None => format!("there is no vhost \"{vhost}\" in this broker"),
+        Err(OperatorFault::Invalid(match self.role {
+            SetterRole::Administrator(user) | SetterRole::User(user) => {
+                format!("user \"{user}\" may not connect to vhost \"{vhost}\"")
+            }
+            SetterRole::Operator => format!("there is no vhost \"{vhost}\" in this broker"),
         }))
     }
 }
@@ -411,15 +413,23 @@ impl<'a> ParameterName<'a> {
     }
 }
 
-/// The user that sets a parameter, or the operator on this machine.
+/// What decides whether a parameter may be set.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setter<'a> {
-    /// Name of the user; `None` for the operator on this machine (`leveret ctl`).
-    pub(crate) user: Option<&'a str>,
-    /// The user has the tag `administrator`; `true` also for the operator on this machine.
-    pub(crate) is_administrator: bool,
+    pub(crate) role: SetterRole<'a>,
     /// The virtual host to which the component will connect exists, and the user has permissions there.
     pub(crate) may_connect: bool,
+}
+
+/// The origin of a request to set a parameter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum SetterRole<'a> {
+    /// The operator on this machine (`leveret ctl`), who may set everything.
+    Operator,
+    /// A user with the tag `administrator`.
+    Administrator(&'a str),
+    /// Another user.
+    User(&'a str),
 }
 
 #[cfg(test)]
@@ -443,9 +453,9 @@ mod tests {
     }
 
     /// The operator.
-    const OPERATOR: Setter<'_> = Setter { user: None, is_administrator: true, may_connect: true };
+    const OPERATOR: Setter<'_> = Setter { role: SetterRole::Operator, may_connect: true };
     /// A user without tags.
-    const ANN: Setter<'_> = Setter { user: Some("ann"), is_administrator: false, ..OPERATOR };
+    const ANN: Setter<'_> = Setter { role: SetterRole::User("ann"), may_connect: true };
 
     fn vhost(index: usize) -> VhostId {
         VhostId::from_index(index)

@@ -225,7 +225,7 @@ impl Access {
     /// Returns the virtual host of this name; `None` if there is none or it is being deleted.
     pub(crate) fn find_vhost(&self, name: &str) -> Option<VhostId> {
         let mut vhosts = self.vhosts.iter();
-        vhosts.find(|(_, vhost)| *vhost.name == *name && !vhost.is_deleted).map(|(index, _)| vhost_at(index))
+        vhosts.find(|(_, vhost)| *vhost.name == *name && !vhost.is_deleted()).map(|(index, _)| vhost_at(index))
     }
 
     /// Returns the virtual host of this name.
@@ -438,13 +438,24 @@ struct Vhost {
     reference_count: u32,
     /// The firehose is on for the virtual host.
     is_traced: bool,
-    /// The virtual host is deleted, and a job deletes its queues and exchanges.
-    is_deleted: bool,
-    /// The job has deleted all queues and exchanges of the deleted virtual host.
-    is_emptied: bool,
+    state: VhostState,
+}
+
+/// The state of a virtual host's record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum VhostState {
+    Open,
+    /// The virtual host is deleted and cannot be found any more. A job deletes its queues and exchanges.
+    Clearing,
+    /// The job is done. The record is removed when no other record refers to it.
+    Cleared,
 }
 
 impl Vhost {
+    fn is_deleted(&self) -> bool {
+        self.state != VhostState::Open
+    }
+
     fn metadata(&self) -> VhostMetadata<'_> {
         VhostMetadata {
             description: &self.description,

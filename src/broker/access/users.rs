@@ -17,7 +17,7 @@ use leveret_storage::PendingWrites;
 
 use super::login::Identity;
 use super::pattern::Pattern;
-use super::{ADMINISTRATOR, Access, GUEST, User, UserLimits, Vhost, VhostLimits, vhost_at};
+use super::{ADMINISTRATOR, Access, GUEST, User, UserLimits, Vhost, VhostLimits, VhostState, vhost_at};
 use crate::objects::{Objects, objects};
 use crate::operator_fault::{OperatorFault, check_changeable, check_name};
 
@@ -316,7 +316,7 @@ impl Access {
 
     /// Returns whether a deleted virtual host of this name still has queues, exchanges or connections.
     pub(crate) fn is_being_deleted(&self, name: &str) -> bool {
-        self.vhosts.iter().any(|(_, vhost)| *vhost.name == *name && vhost.is_deleted)
+        self.vhosts.iter().any(|(_, vhost)| *vhost.name == *name && vhost.is_deleted())
     }
 
     /// Creates a virtual host without limits. No other one has this name.
@@ -335,8 +335,7 @@ impl Access {
             queues: 0,
             reference_count: 0,
             is_traced: false,
-            is_deleted: false,
-            is_emptied: false,
+            state: VhostState::Open,
         };
         self.vhosts.insert(record).map(vhost_at).map_err(|_| no_memory_for("another virtual host"))
     }
@@ -438,7 +437,7 @@ impl Access {
     /// The virtual host is being deleted.
     pub(crate) fn check_vhost_alive(&self, vhost: VhostId) -> Result<(), Fault> {
         let host = &self.vhosts[vhost.index()];
-        if host.is_deleted {
+        if host.is_deleted() {
             let text = format_args!("vhost {} not found", host.name);
             return Err(Fault::connection(ReplyCode::NotAllowed, text));
         }
@@ -466,21 +465,21 @@ impl Access {
 
     /// Marks a virtual host as deleted, so that it cannot be found any more.
     pub(crate) fn retire_vhost(&mut self, vhost: VhostId) {
-        self.vhosts[vhost.index()].is_deleted = true;
+        self.vhosts[vhost.index()].state = VhostState::Clearing;
     }
 
     /// Notes that the job has deleted all queues and exchanges of a deleted virtual host.
     pub(crate) fn note_vhost_emptied(&mut self, vhost: VhostId) {
         let host = &mut self.vhosts[vhost.index()];
-        assert!(host.is_deleted, "a virtual host is retired before it is cleared away");
-        host.is_emptied = true;
+        assert_eq!(host.state, VhostState::Clearing, "a virtual host is deleted before it is cleared");
+        host.state = VhostState::Cleared;
     }
 
     /// Returns whether the record of a virtual host can be removed: it is deleted, and no other record refers
     /// to it.
     pub(crate) fn can_remove_vhost(&self, vhost: VhostId) -> bool {
         let host = &self.vhosts[vhost.index()];
-        host.is_emptied && host.reference_count == 0
+        host.state == VhostState::Cleared && host.reference_count == 0
     }
 }
 
@@ -515,7 +514,7 @@ impl Access {
     /// Returns all virtual hosts that are not being deleted.
     pub fn vhosts(&self) -> impl Objects<VhostView<'_>> {
         objects(self.vhosts.places(), move |place| {
-            let vhost = self.vhosts.get(place).filter(|vhost| !vhost.is_deleted)?;
+            let vhost = self.vhosts.get(place).filter(|vhost| !vhost.is_deleted())?;
             let (metadata, is_traced) = (vhost.metadata(), vhost.is_traced);
             Some(VhostView { name: &vhost.name, limits: vhost.limits, metadata, is_traced })
         })
