@@ -25,7 +25,8 @@ use leveret_core::mem::{MessageId, Messages};
 use leveret_core::quota::Declared;
 use leveret_core::work::Work;
 use leveret_queues::{
-    DurableIndex, EffectivePolicy, PeekedExpiry, Queue, QueueSettings, SLOTS, first_rank, is_quorum,
+    DurableIndex, EffectivePolicy, PeekedExpiry, Queue, QueueKind, QueueSettings, SLOTS, first_rank,
+    is_quorum,
 };
 use leveret_routing::{
     BindingIdentity, BindingSpec, Destination, ExchangeDeclaration, ExchangeKind, NewExchange, Targets,
@@ -55,6 +56,17 @@ pub struct QueueDeclaration<'a> {
     pub auto_delete: bool,
     /// Its arguments, encoded as an AMQP table.
     pub arguments: &'a [u8],
+}
+
+/// A queue that is about to be created.
+pub(crate) struct NewQueue<'a> {
+    /// The connection that declares it, which owns an exclusive queue.
+    pub(crate) owner: Option<ConnectionId>,
+    pub(crate) vhost: VhostId,
+    pub(crate) declaration: &'a QueueDeclaration<'a>,
+    pub(crate) kind: QueueKind,
+    /// The incarnation of the orphan whose messages the queue adopts; `None` if it adopts none.
+    pub(crate) incarnation: Option<u64>,
 }
 
 /// The argument that names the type of a queue.
@@ -400,8 +412,11 @@ impl Broker {
         vhost: VhostId,
         name: &str,
     ) -> Result<QueueId, Fault> {
-        let queue =
-            self.queues.records().find_queue(vhost, name).filter(|queue| !self.queues.at(*queue).is_internal);
+        let queue = self
+            .queues
+            .records()
+            .find_queue(vhost, name)
+            .filter(|queue| !self.queues.at(*queue).is_internal());
         let queue = queue.ok_or_else(|| {
             Fault::new(ReplyCode::NotFound, format_args!("no {}", self.queue_text(vhost, name)))
         })?;
@@ -558,7 +573,8 @@ impl Broker {
         let words = self.queue_text(vhost, declaration.queue);
         arguments::check(words, Table::trusted(declaration.arguments), declaration.flags())?;
         self.access.check_queue_limit(vhost, declaration.queue)?;
-        let queue = self.create_queue(cx, owner, vhost, declaration, false)?;
+        let kind = QueueKind::declared_with(Table::trusted(declaration.arguments));
+        let queue = self.create_queue(cx, owner, vhost, declaration, kind)?;
         self.counters.queues_declared += 1;
         self.counters.queues_created += 1;
         Ok(queue)
@@ -576,7 +592,7 @@ impl Broker {
         let is_owner = record.declared.exclusive_owner == Some(connection);
         if record.declared.exclusive_owner.is_some() && !is_owner
             || declaration.exclusive != is_owner
-            || record.session.is_some()
+            || record.session().is_some()
         {
             return Err(self.locked(queue));
         }
@@ -634,7 +650,7 @@ impl Broker {
         owner: Option<ConnectionId>,
         vhost: VhostId,
         declaration: &QueueDeclaration<'_>,
-        is_internal: bool,
+        kind: QueueKind,
     ) -> Result<QueueId, Fault> {
         let vhost_name = self.access.vhost_name(vhost);
         let at = self
@@ -643,20 +659,13 @@ impl Broker {
             .filter(|_| declaration.outlives_broker());
         let orphan = at.map(|at| self.recovery.take_orphan(at));
         let incarnation = orphan.as_ref().map(|orphan| orphan.incarnation);
-        let created = self.create_as(cx, owner, vhost, declaration, (is_internal, incarnation));
+        let new = NewQueue { owner, vhost, declaration, kind, incarnation };
+        let created = self.create_as(cx, new);
         self.end_creation(created, orphan)
     }
 
-    /// Creates a queue. `incarnation` is that of an orphan whose messages the queue adopts; `None` for a new
-    /// one.
-    pub(crate) fn create_as(
-        &mut self,
-        cx: &mut Context<'_>,
-        owner: Option<ConnectionId>,
-        vhost: VhostId,
-        declaration: &QueueDeclaration<'_>,
-        (is_internal, incarnation): (bool, Option<u64>),
-    ) -> Result<QueueId, Fault> {
+    pub(crate) fn create_as(&mut self, cx: &mut Context<'_>, new: NewQueue<'_>) -> Result<QueueId, Fault> {
+        let NewQueue { owner, vhost, declaration, kind, incarnation } = new;
         let durable = declaration.outlives_broker();
         self.recovery.check_not_left_out(
             &self.access,
@@ -664,9 +673,9 @@ impl Broker {
             DestinationName::Queue(declaration.queue),
             durable,
         )?;
-        let applied = match is_internal {
-            true => AppliedPolicies::default(),
-            false => self.policies_for(cx.work, vhost, declaration.queue, declaration.arguments),
+        let applied = match kind {
+            QueueKind::DirectReply => AppliedPolicies::default(),
+            _ => self.policies_for(cx.work, vhost, declaration.queue, declaration.arguments),
         };
         let settings = QueueSettings::of(&self.policies.effective_policy(declaration.arguments, applied));
         let mut record = Queue::new(vhost, declaration.queue, declaration.arguments, settings);
@@ -674,7 +683,7 @@ impl Broker {
         record.declared.durable = durable;
         record.declared.auto_delete = declaration.auto_delete;
         record.declared.exclusive_owner = owner.filter(|_| declaration.exclusive);
-        record.is_internal = is_internal;
+        record.kind = kind;
         let incarnation = incarnation.unwrap_or(version_for(cx.pending_writes, record.declared.durable)?);
         record.durable_index = DurableIndex::as_incarnation(incarnation);
         record.rank = first_rank(cx.pending_writes, &record, 0);
@@ -688,7 +697,7 @@ impl Broker {
     pub(crate) fn add_queue(&mut self, cx: &mut Context<'_>, mut record: Queue) -> Result<QueueId, Fault> {
         let bytes = record.name.len() + record.arguments.len();
         let (vhost, owner) = (record.vhost, record.declared.exclusive_owner);
-        let (is_internal, is_rebuilt) = (record.is_internal, record.declared.is_rebuilt);
+        let (is_internal, is_rebuilt) = (record.is_internal(), record.declared.is_rebuilt);
         let consumer_timeout_ms = record.settings.consumer_timeout_ms;
         self.access.check_vhost_alive(vhost)?;
         self.declare_quota(Declared::Queue, bytes, cx.declarer)?;
@@ -827,8 +836,8 @@ impl Broker {
         self.queues.records_mut().retire(queue);
         let record = self.queues.at_mut(queue);
         let (vhost, is_internal, owner) =
-            (record.vhost, record.is_internal, record.declared.exclusive_owner.take());
-        let session = record.session.take();
+            (record.vhost, record.is_internal(), record.declared.exclusive_owner.take());
+        let session = record.end_session();
         if record.declared.is_rebuilt {
             self.recovery.note_rebuilt_gone();
         }
@@ -915,7 +924,7 @@ impl Broker {
         else {
             return;
         };
-        let applied = match record.is_internal || record.is_deleted() {
+        let applied = match record.is_internal() || record.is_deleted() {
             true => AppliedPolicies::default(),
             false => self.policies_for(cx.work, record.vhost, &record.name, &record.arguments),
         };
@@ -954,7 +963,7 @@ impl Broker {
             }
             let queue = self.queues.records().get(sweep.queue);
             // Levels are deleted with their queue, and hidden queues with their exchange.
-            let is_part = |queue: &Queue| queue.is_level() || queue.delayed_exchange.is_some();
+            let is_part = |queue: &Queue| queue.is_level() || queue.delayed_exchange().is_some();
             let is_swept =
                 |queue: &Queue| queue.vhost == sweep.vhost && !queue.is_deleted() && !is_part(queue);
             if queue.is_some_and(is_swept) {
@@ -1033,6 +1042,7 @@ impl Broker {
         let record = self.queues.at_mut(queue);
         assert!(record.arguments.is_empty(), "a rebuilt queue has no arguments");
         record.arguments = declaration.arguments.into();
+        record.kind = QueueKind::declared_with(Table::trusted(declaration.arguments));
         record.times.peeked = PeekedExpiry::NOTHING;
         (record.declared.auto_delete, record.declared.is_rebuilt) = (declaration.auto_delete, false);
         self.recovery.note_rebuilt_gone();

@@ -160,7 +160,7 @@ impl Broker {
     fn deliver_burst(&mut self, cx: &mut Context<'_>, queue: QueueId, most: u32) -> u32 {
         let delivered = self.deliver_from(cx, queue, most);
         let record = self.queues.at(queue);
-        if let Some(session) = record.session {
+        if let Some(session) = record.session() {
             self.write_due_deliveries(cx, session);
             self.refill_retained(cx, session);
         }
@@ -266,7 +266,7 @@ impl Broker {
 
     fn assign(&mut self, cx: &mut Context<'_>, index: usize, queue: QueueId, taken: &Taken) {
         self.queues.note_delivery(cx, queue, taken);
-        let method = match self.queues.at(queue).session {
+        let method = match self.queues.at(queue).session() {
             None => DeliveryMethod::Deliver,
             Some(session) => DeliveryMethod::Publish(self.subscription_delivery(cx, session, queue, taken)),
         };

@@ -223,7 +223,7 @@ impl Broker {
             MoveTarget::Queue(queue) => {
                 let queue = self.queue_for(channel, queue)?;
                 let record = self.queues.at(queue);
-                match record.is_internal {
+                match record.is_internal() {
                     true => Err(impossible(format_args!("messages cannot be moved to this queue"))),
                     false => Ok(Some(queue)),
                 }
@@ -488,7 +488,7 @@ impl Broker {
         };
         let mut targets = core::mem::take(&mut self.publishing.targets);
         let routed = self.republisher().route(cx.work, exchange, routing_key, headers, &mut targets);
-        let shown = |queue: &&QueueId| !self.queues.at(**queue).is_internal;
+        let shown = |queue: &&QueueId| !self.queues.at(**queue).is_internal();
         let queues = targets.iter().filter(shown).map(|queue| self.queues.at(*queue).name.clone()).collect();
         let exchanges = self.topology.passed_exchanges().collect();
         targets.clear();

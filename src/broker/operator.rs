@@ -22,12 +22,13 @@ use leveret_core::password::PasswordHash;
 use leveret_core::quota::NAMES;
 use leveret_core::topic::exchange_separators;
 use leveret_core::work::Work;
+use leveret_queues::QueueKind;
 use leveret_routing::{BindingSpec, Destination, ExchangeDeclaration, refuse_default};
 use leveret_storage::PendingWrites;
 use leveret_storage::faults::check_deletable;
 
 use super::access::{Resource, Right, VHOST_METADATA_BYTES_MAX, VhostChange};
-use super::definitions::{DeleteIf, QueueDeclaration};
+use super::definitions::{DeleteIf, NewQueue, QueueDeclaration};
 use super::job::{Job, Sweep};
 use super::parameters::{ParameterCheck, ParameterName, ParameterNeeds, Setter, SetterRole};
 use super::republish::{Firehose, TracedName};
@@ -203,8 +204,11 @@ impl Broker {
         let not_found =
             || Fault::new(ReplyCode::NotFound, format_args!("no queue '{name}' in vhost '{vhost}'"));
         let vhost = self.access.find_vhost(vhost).ok_or_else(not_found)?;
-        let queue =
-            self.queues.records().find_queue(vhost, name).filter(|queue| !self.queues.at(*queue).is_internal);
+        let queue = self
+            .queues
+            .records()
+            .find_queue(vhost, name)
+            .filter(|queue| !self.queues.at(*queue).is_internal());
         Ok((queue.ok_or_else(not_found)?, vhost))
     }
 
@@ -654,7 +658,8 @@ impl Broker {
             QueueDeclaration { queue, durable, exclusive: false, auto_delete: false, arguments };
         let count = orphan.contents.count;
         let old = orphan.name.clone().filter(|(host, name)| (&**host, &**name) != (vhost, queue));
-        let created = self.create_as(cx, None, id, &declaration, (false, Some(incarnation)));
+        let (declaration, kind, incarnation) = (&declaration, QueueKind::Classic, Some(incarnation));
+        let created = self.create_as(cx, NewQueue { owner: None, vhost: id, declaration, kind, incarnation });
         self.end_creation(created, Some(orphan))?;
         if let Some((vhost, name)) = old {
             self.delete_definition_of_name(cx, &vhost, &name);

@@ -357,10 +357,10 @@ impl Broker {
         for at in (0..*accepting_count).rev() {
             let (queue, record) = (targets[at], self.queues.at(targets[at]));
             // The messages of an absent client leave the memory, or are dropped for the limits of its session.
-            let is_full = record.session.is_some()
+            let is_full = record.session().is_some()
                 && !record.queue_consumers.is_empty()
                 && !self.queues.records().is_within_share(free, queue);
-            let is_own = own.is_some() && record.session == own;
+            let is_own = own.is_some() && record.session() == own;
             if is_full && (is_own || self.queues.drops_for_share(queue, now_ms)) {
                 removed.push(targets.remove(at));
             }
@@ -484,7 +484,7 @@ impl Broker {
         self.queues.count_live_log_bytes(cx.pending_writes);
         self.queues.note_memory(cx.messages, cx.pending_writes);
         for &queue in &*targets {
-            if self.queues.at(queue).session.is_some() {
+            if self.queues.at(queue).session().is_some() {
                 self.prepare_session(cx, queue);
             }
             // Otherwise messages would be refused, or be dropped, that a ready consumer can take now.

@@ -21,7 +21,9 @@ use leveret_core::definition::{
 };
 use leveret_core::password::PasswordHash;
 use leveret_core::time::Now;
-use leveret_queues::{Contents, DurableIndex, Queue, QueueSettings, RequeueCounts, first_rank, levels_of};
+use leveret_queues::{
+    Contents, DurableIndex, Queue, QueueKind, QueueSettings, RequeueCounts, first_rank, levels_of,
+};
 use leveret_routing::{BindingSpec, Destination, ExchangeDeclaration};
 use leveret_storage::{
     self as store, Access, AccessDefinition, AccessReport, Log, PendingWrites, ReportedDamage, is_transient,
@@ -433,7 +435,9 @@ impl Broker {
                 (record.declared.durable, record.declared.auto_delete, record.declared.is_rebuilt) =
                     (true, stored.auto_delete, stored.is_rebuilt);
                 record.durable_index = DurableIndex::as_incarnation(stored.incarnation);
-                record.requeues = (!requeues.is_empty()).then(|| Box::new(requeues));
+                if record.is_quorum() && !requeues.is_empty() {
+                    record.kind = QueueKind::Quorum { requeues: Some(Box::new(requeues)) };
+                }
                 record.rank = first_rank(cx.pending_writes, &record, stored.priorities_from);
                 let is_upgraded = record.priorities_from() != stored.priorities_from;
                 match self.add_queue(cx, record) {

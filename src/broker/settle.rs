@@ -204,7 +204,7 @@ impl Broker {
         delivery.redelivered = true;
         let (consumer, channel) = (delivery.consumer, delivery.channel);
         let (log_offset, requeues) = (delivery.log_offset, delivery.requeues);
-        if let Some(offset) = log_offset.filter(|_| self.queues.at(queue).settings.is_quorum) {
+        if let Some(offset) = log_offset.filter(|_| self.queues.at(queue).is_quorum()) {
             self.queues.records_mut().note_requeue(cx.pending_writes, &self.access, queue, offset, requeues);
         }
         self.queues.put_back(cx.messages, queue, index);
@@ -511,7 +511,7 @@ impl Broker {
         let delivery = &self.queues.deliveries()[channel.unacknowledged.front()?];
         let queue = delivery.queue.and_then(|queue| self.queues.records().get(queue.index()));
         // MQTT has no such timeout.
-        if queue.is_some_and(|queue| queue.session.is_some()) {
+        if queue.is_some_and(|queue| queue.session().is_some()) {
             return None;
         }
         let own_ms = queue.map_or(u32::MAX, |queue| queue.settings.consumer_timeout_ms);

@@ -516,7 +516,7 @@ impl Broker {
         while let Some(index) = at {
             let consumer = self.clients.consumer(index);
             let queue = consumer.queue;
-            if consumer.state == ConsumerState::Active && self.queues.at(queue).is_internal {
+            if consumer.state == ConsumerState::Active && self.queues.at(queue).is_internal() {
                 return Some(queue);
             }
             at = self.clients.next_of_channel(channel, Some(index));

@@ -41,8 +41,8 @@ pub use flow::{
 pub use records::{
     BROWSED_MAX, Backlog, BrowseResult, Browsed, BrowsedMessage, Contents, Declared, DurableIndex,
     EntryContent, First, FreeMemory, Front, Listed, LogRun, MESSAGE_KEYS_BYTES, MessageKey, MessageKeys,
-    Pace, PeekedExpiry, Purged, PurgedItem, Queue, QueuePart, QueueState, Rank, Records, RefusedBy,
-    RequeueCounts, SLOT_BYTES, SLOTS, SelectedMessage, SessionPart, Size, Taken, Times, Unsettled,
+    Pace, PeekedExpiry, Purged, PurgedItem, Queue, QueueKind, QueuePart, QueueState, Rank, Records,
+    RefusedBy, RequeueCounts, SLOT_BYTES, SLOTS, SelectedMessage, SessionPart, Size, Taken, Times, Unsettled,
     block_bytes, declared_arguments, first_rank, levels_of,
 };
 pub use retry_list::RetryList;

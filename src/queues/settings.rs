@@ -37,9 +37,6 @@ pub struct QueueSettings {
     pub expires_ms: u64,
     /// A message requeued more often than this is dropped or dead-lettered.
     pub delivery_limit: u32,
-    /// A quorum queue: deliveries have the header `x-delivery-count`, and all messages are persistent, whatever their
-    /// `delivery_mode`, as in RabbitMQ.
-    pub is_quorum: bool,
     /// The queue has a single active consumer.
     pub single_active: bool,
     /// The highest priority that the queue distinguishes.
@@ -71,7 +68,6 @@ impl QueueSettings {
             expires_ms: effective.limit("x-expires"),
             dead_letters: effective.value("x-dead-letter-exchange").is_some(),
             delivery_limit: u32::try_from(delivery_limit).unwrap_or(u32::MAX),
-            is_quorum,
             single_active: effective.arguments().get("x-single-active-consumer") == Some(Value::Bool(true)),
             max_priority: max_priority(effective.arguments()),
             consumer_timeout_ms: consumer_timeout_ms(effective),

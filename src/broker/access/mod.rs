@@ -225,7 +225,9 @@ impl Access {
     /// Returns the virtual host of this name; `None` if there is none or it is being deleted.
     pub(crate) fn find_vhost(&self, name: &str) -> Option<VhostId> {
         let mut vhosts = self.vhosts.iter();
-        vhosts.find(|(_, vhost)| *vhost.name == *name && !vhost.is_deleted()).map(|(index, _)| vhost_at(index))
+        vhosts
+            .find(|(_, vhost)| *vhost.name == *name && !vhost.is_deleted())
+            .map(|(index, _)| vhost_at(index))
     }
 
     /// Returns the virtual host of this name.

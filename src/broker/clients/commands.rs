@@ -4,6 +4,7 @@ use leveret_amqp::field::Table;
 use leveret_amqp::reply_text::QueueText;
 use leveret_core::command::{ChannelId, ConnectionId, Name, QueueId, ReplyOrder};
 use leveret_core::error::{Fault, ReplyCode};
+use leveret_queues::QueueKind;
 
 use super::{ConsumerState, Mode, NewConsumer, Transaction};
 use crate::access::{Resource, Right};
@@ -96,7 +97,7 @@ impl Broker {
             auto_delete: true,
             arguments: &[],
         };
-        let queue = self.create_queue(cx, Some(connection), vhost, &declaration, true)?;
+        let queue = self.create_queue(cx, Some(connection), vhost, &declaration, QueueKind::DirectReply)?;
         let tag = self.consumer_tag(request.tag);
         self.start_consumer(cx, channel, queue, tag, 0, request)
     }

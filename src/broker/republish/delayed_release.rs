@@ -75,7 +75,7 @@ impl Republisher<'_> {
     fn open_slot(&mut self, cx: &mut Context<'_>, key: u64, level: QueueId) -> ReleaseStep {
         let record = self.queues.records_mut().get_mut(level.index());
         let is_it = |record: &&mut Queue| {
-            record.times.due_ms == key && record.delayed_exchange.is_some() && !record.is_deleted()
+            record.times.due_ms == key && record.delayed_exchange().is_some() && !record.is_deleted()
         };
         let Some(record) = record.filter(is_it) else {
             self.queues.delay_wheel_mut().pop_slot();
@@ -135,7 +135,7 @@ impl Republisher<'_> {
     fn log_no_slot(&mut self, level: QueueId, slot: Slot) {
         let has_memory = slot.widest_below().is_none();
         if !has_memory && self.queues.should_log_level_shortage() {
-            let exchange = self.queues.at(level).delayed_exchange;
+            let exchange = self.queues.at(level).delayed_exchange();
             let name = exchange.map(|exchange| self.topology.exchange(exchange).name.escape_debug());
             log::warn!(
                 "exchange '{}': there is no memory for another queue, and a delay slot counts like one: delayed \
@@ -220,7 +220,7 @@ impl Republisher<'_> {
         scratch: &mut Scratch,
         targets: &mut Vec<QueueId>,
     ) -> Option<Republication> {
-        let Some(exchange) = self.queues.at(level).delayed_exchange else {
+        let Some(exchange) = self.queues.at(level).delayed_exchange() else {
             return Some(Republication::Dropped);
         };
         cx.work.charge(8);

@@ -68,7 +68,7 @@ impl Republisher<'_> {
         message: MessageId,
         (queue, redelivered): (QueueId, bool),
     ) {
-        if self.queues.at(queue).is_internal {
+        if self.queues.at(queue).is_internal() {
             return;
         }
         if let Some(copy) = self.trace_event(cx, channel, message, TracedEvent::Delivered(queue, redelivered))
@@ -155,7 +155,7 @@ impl Republisher<'_> {
         headers.text("user", self.clients.connection(record.connection).identity.name())?;
         let TracedEvent::Published(targets) = event else { return Ok(()) };
         headers.array("routed_queues", |queues| {
-            let seen = |queue: &&QueueId| self.queues.at(**queue).delayed_exchange.is_none();
+            let seen = |queue: &&QueueId| self.queues.at(**queue).delayed_exchange().is_none();
             let mut seen = targets.iter().filter(seen);
             seen.try_for_each(|queue| queues.text(&self.queues.records().record_of_queue(*queue).name))
         })

@@ -878,7 +878,7 @@ impl Broker {
         destination: Destination,
     ) -> Result<(), Fault> {
         match destination {
-            Destination::Queue(queue) if self.queues.at(queue).session.is_some() => Err(Fault::new(
+            Destination::Queue(queue) if self.queues.at(queue).session().is_some() => Err(Fault::new(
                 ReplyCode::ResourceLocked,
                 format_args!(
                     "{} is that of an MQTT session: only its client subscribes",
@@ -902,7 +902,9 @@ impl Broker {
         let mut session = Session::new(record.vhost, client_id);
         (session.expiry_s, session.queue, session.seen_ms) = (expiry_s.max(1), Some(queue), now_ms);
         let added = self.sessions.insert(session);
-        self.queues.at_mut(queue).session = added;
+        if let Some(session) = added {
+            self.queues.at_mut(queue).begin_session(session);
+        }
         added.is_some()
     }
 
@@ -917,7 +919,7 @@ impl Broker {
             self.clients.connection_mut(connection).session = None;
         }
         if let Some(queue) = record.queue {
-            self.queues.at_mut(queue).session = None;
+            self.queues.at_mut(queue).end_session();
             self.retire_queue(cx, queue);
             self.note_ended(cx, queue);
             self.jobs.begin(Job::Queue(queue));
@@ -996,7 +998,7 @@ impl Broker {
 
     /// Returns whether a connection may use a queue: that of a session only by its connection.
     pub(crate) fn is_queue_of_other_session(&self, connection: ConnectionId, queue: QueueId) -> bool {
-        let session = self.queues.at(queue).session;
+        let session = self.queues.at(queue).session();
         session.is_some() && session != self.clients.connection(connection).session
     }
 
@@ -1052,7 +1054,7 @@ impl Broker {
         };
         let owner = attached.map(|(connection, _)| connection);
         let queue = self.create_checked(cx, owner, vhost, &declaration)?;
-        self.queues.at_mut(queue).session = Some(session);
+        self.queues.at_mut(queue).begin_session(session);
         self.sessions.at_mut(session).queue = Some(queue);
         Ok(queue)
     }
@@ -1099,7 +1101,7 @@ impl Broker {
             }
             Err(fault) => {
                 if self.queues.at(queue).declared.exclusive_owner.is_some() {
-                    self.queues.at_mut(queue).session = None;
+                    self.queues.at_mut(queue).end_session();
                     self.sessions.at_mut(session).queue = None;
                     self.retire_queue(cx, queue);
                     self.jobs.begin(Job::Queue(queue));

@@ -380,7 +380,7 @@ impl Broker {
     pub(crate) fn restored_session(&self, vhost: &str, queue: &str, incarnation: u64) -> Option<SessionId> {
         let vhost = self.access.find_vhost(vhost)?;
         let record = self.queues.at(self.queues.records().find_queue(vhost, queue)?);
-        record.session.filter(|_| record.durable_index.incarnation() == incarnation)
+        record.session().filter(|_| record.durable_index.incarnation() == incarnation)
     }
 
     /// Returns a part of the state of a session as a definition; `None` if the session is not kept.
@@ -401,7 +401,7 @@ impl Broker {
         is_live: impl Fn(u64) -> bool,
     ) -> Vec<u64> {
         let record = self.queues.at(queue);
-        let (Some(session), incarnation) = (record.session, record.durable_index.incarnation()) else {
+        let (Some(session), incarnation) = (record.session(), record.durable_index.incarnation()) else {
             return Vec::new();
         };
         let released_offset = |delivery: &InFlight| {

@@ -38,7 +38,7 @@ impl Broker {
         }
         let is_behind = |queue: &&QueueId| {
             let record = self.queues.records().get(queue.index());
-            record.is_some_and(|record| record.pace == Pace::Behind)
+            record.is_some_and(|record| record.pace() == Pace::Behind)
         };
         let slow = queues.iter().filter(is_behind).find(|queue| !self.waits_for(**queue, publisher));
         if let Some(&queue) = slow
@@ -55,7 +55,7 @@ impl Broker {
     fn waits_for(&self, queue: QueueId, publisher: ConnectionId) -> bool {
         let mut queue = queue;
         for _ in 0..WAIT_CHAIN_MAX {
-            let session = self.queues.records().get(queue.index()).and_then(|record| record.session);
+            let session = self.queues.records().get(queue.index()).and_then(|record| record.session());
             let client = session.and_then(|session| self.sessions.status(session).connection);
             let Some(client) = client else { return false };
             if client == publisher {

@@ -325,7 +325,7 @@ impl Broker {
     /// Notes a binding that was restored, if it is a subscription.
     pub(crate) fn note_restored_subscription(&mut self, destination: Destination, arguments: Table<'_>) {
         if let Destination::Queue(queue) = destination
-            && let Some(session) = self.queues.at(queue).session
+            && let Some(session) = self.queues.at(queue).session()
         {
             self.sessions.note_options(session, Options::read(arguments));
         }
@@ -498,7 +498,7 @@ pub(crate) fn select_subscribers(
         let record = records.record_of_queue(queue);
         let may_exclude_session =
             |session: &SessionId| sessions.at(*session).used_options.may_exclude_session;
-        let Some(session) = record.session.filter(may_exclude_session) else { return true };
+        let Some(session) = record.session().filter(may_exclude_session) else { return true };
         work.charge(1 + UNITS_PER_SUBSCRIPTION * record.bindings.len() as usize);
         let (mut is_any, mut is_wanted) = (false, false);
         for binding in topology.bindings_of_queue(&record.bindings) {

@@ -83,7 +83,7 @@ impl<'b> Views<'b> {
     pub fn queues(self) -> impl Objects<QueueView<'b>> {
         objects(self.queues.records().places(), move |place| {
             let records = self.queues.records();
-            let record = records.get(place).filter(|record| !record.is_internal && !record.is_deleted())?;
+            let record = records.get(place).filter(|record| !record.is_internal() && !record.is_deleted())?;
             let exclusive = record.queue_consumers.first().filter(|_| record.queue_consumers.has_exclusive());
             let named = |index: usize| {
                 (self.clients.consumer(index).tag.as_str(), self.clients.consumer(index).channel)
@@ -99,7 +99,7 @@ impl<'b> Views<'b> {
                 durable: record.declared.durable,
                 auto_delete: record.declared.auto_delete,
                 owner: record.declared.exclusive_owner,
-                is_of_session: record.session.is_some(),
+                is_of_session: record.session().is_some(),
                 arguments: Table::trusted(&record.arguments),
                 applied: self.policies.applied_view(record.applied),
                 messages_ready: records.ready_in(id),
@@ -125,7 +125,7 @@ impl<'b> Views<'b> {
     /// except hidden ones.
     pub fn depth_of(self, vhost: &str) -> (u64, u64) {
         let queues =
-            self.queues.records().iter().filter(|(_, record)| !record.is_internal && !record.is_deleted());
+            self.queues.records().iter().filter(|(_, record)| !record.is_internal() && !record.is_deleted());
         let own = queues.filter(|(_, record)| self.access.vhost_name(record.vhost) == vhost);
         own.fold((0, 0), |(ready, unacknowledged), (place, _)| {
             let id = QueueId::from_index(place);
@@ -164,7 +164,7 @@ impl<'b> Views<'b> {
                 Destination::Queue(queue) => {
                     let queue =
                         self.queues.records().get(queue.index()).filter(|queue| !queue.is_deleted())?;
-                    let is_subscription = queue.session.is_some();
+                    let is_subscription = queue.session().is_some();
                     (&queue.name, queue.declared.exclusive_owner.is_some() || is_subscription)
                 }
                 Destination::Exchange(exchange) => {
@@ -277,7 +277,7 @@ impl<'b> Views<'b> {
                 .queues
                 .records()
                 .get(record.queue.index())
-                .filter(|queue| !queue.is_internal && !queue.is_deleted())?;
+                .filter(|queue| !queue.is_internal() && !queue.is_deleted())?;
             Some(ConsumerView {
                 vhost: self.access.vhost_name(queue.vhost),
                 queue: &queue.name,

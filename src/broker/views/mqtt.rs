@@ -133,7 +133,7 @@ impl<'b> Views<'b> {
     pub fn dropping_session(self) -> Option<(SessionView<'b>, usize)> {
         let has_dropped = |queue: &QueueId| self.queues.at(*queue).dropped_count > 0;
         let dropping = || self.queues.dropping_queues().filter(has_dropped);
-        let session = self.queues.at(dropping().next()?).session?;
+        let session = self.queues.at(dropping().next()?).session()?;
         let place = session.index();
         Some((self.session_at(place)?, dropping().count()))
     }

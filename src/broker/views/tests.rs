@@ -6,7 +6,7 @@ use leveret_core::mem::{Memory, MessageFlags, Messages, Share};
 use leveret_core::quota::Quota;
 use leveret_core::work::Work;
 use leveret_queues::{
-    Pool, Queue, QueueSettings, QueueState, Queues, Shortage, WaitingPublishers, first_rank,
+    Pool, Queue, QueueKind, QueueSettings, QueueState, Queues, Shortage, WaitingPublishers, first_rank,
 };
 use leveret_routing::{ExchangeDeclaration, NewExchange, Topology};
 use leveret_storage::{PendingWrites, Urgency};
@@ -144,7 +144,7 @@ fn a_listing_has_neither_hidden_queues_nor_levels_nor_deleted_ones() {
     world.queue("kept");
     world.put(ranked, b"\x08\0\x05");
     let mut hidden = Queue::new(world.vhost, "", &[], world.queues.at(gone).settings);
-    hidden.is_internal = true;
+    hidden.kind = QueueKind::DirectReply;
     world.queues.records_mut().insert_hidden(hidden);
     assert_eq!(world.listed(), ["ranked", "gone", "kept"]);
     assert_eq!(world.queues.records().queue_count(), 5, "a level and a hidden one besides");

@@ -117,7 +117,7 @@ impl Queues {
         record.times.due_ms = key;
         let queues = &self.records;
         self.delay_wheel.add(key, level, || {
-            let all = queues.iter().filter(|(_, record)| record.delayed_exchange.is_some());
+            let all = queues.iter().filter(|(_, record)| record.delayed_exchange().is_some());
             let all = all.map(|(index, record)| (record.times.due_ms, QueueId::from_index(index)));
             all.filter(|(key, _)| *key < UNKNOWN)
         });

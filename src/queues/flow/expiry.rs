@@ -104,7 +104,7 @@ impl Queues {
     pub fn count_dropped(&mut self, queue: QueueId) {
         let record = &mut self.records[queue];
         record.dropped_count = record.dropped_count.wrapping_add(1);
-        self.session_messages_dropped += u64::from(record.session.is_some());
+        self.session_messages_dropped += u64::from(record.session().is_some());
     }
 
     /// Returns the number of messages that were dropped in the queues of MQTT sessions since the start.
@@ -145,7 +145,7 @@ impl Queues {
         if !queue_record.settings.limits_length {
             return false;
         }
-        if queue_record.session.is_some() && !queue_record.queue_consumers.is_empty() {
+        if queue_record.session().is_some() && !queue_record.queue_consumers.is_empty() {
             self.note_pace(queue, now_ms);
             return self.records.is_over_length(queue);
         }
@@ -262,7 +262,7 @@ impl Queues {
             let Some((at, queue)) = self.schedule.pop(pending_writes.time_ms()) else { return };
             let record = self.records.get_mut(queue.index());
             if let Some(record) =
-                record.filter(|record| record.times.due_ms == at && record.delayed_exchange.is_none())
+                record.filter(|record| record.times.due_ms == at && record.delayed_exchange().is_none())
             {
                 record.times.due_ms = u64::MAX;
                 self.relist_for_trim(queue);
@@ -275,7 +275,7 @@ impl Queues {
     pub fn note_arrival(&mut self, cx: &mut Context<'_>, queue: QueueId, message: MessageId) {
         let expires = cx.messages.flags(message).has(MessageFlags::EXPIRES);
         let record = &self.records[queue];
-        if record.delayed_exchange.is_some() {
+        if record.delayed_exchange().is_some() {
             return self.note_delayed_arrival(cx, message);
         }
         let is_first_to = expires && !record.settings.may_expire;
@@ -385,7 +385,7 @@ impl Queues {
     /// log. The time is requested even if the queue has no time to live, because messages may have their own.
     #[cold]
     pub fn examine_stored(&mut self, queue: QueueId) {
-        match self.records[queue].delayed_exchange {
+        match self.records[queue].delayed_exchange() {
             Some(_) => self.note_slot_restored(queue),
             None => self.request_peek(queue),
         }
@@ -394,7 +394,7 @@ impl Queues {
     /// Notes the expiry time of the first message of a queue, whose record was read from the log by a peek.
     #[cold]
     pub(crate) fn note_peeked(&mut self, fetch: &LogRead, page: &ReadMessage<'_>) {
-        if self.records[fetch.queue].delayed_exchange.is_some() {
+        if self.records[fetch.queue].delayed_exchange().is_some() {
             self.records[fetch.queue].times.peeked = PeekedExpiry::of(page.offset, u64::MAX);
             return self.set_slot_time(fetch.queue, page);
         }

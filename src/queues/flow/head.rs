@@ -300,7 +300,7 @@ impl Queues {
         if delivery.method == DeliveryMethod::Deliver && !delivery.redelivered {
             return None;
         }
-        let is_reported = self.records[delivery.queue?].settings.is_quorum;
+        let is_reported = self.records[delivery.queue?].is_quorum();
         is_reported.then(|| delivery.requeues.max(delivery.redelivered.into()))
     }
 
@@ -390,7 +390,7 @@ impl Queues {
     pub fn unblock_front(&mut self, queue: QueueId) {
         self.records[queue].front = Front::Free;
         self.trim_list.note_change();
-        if self.records[queue].delayed_exchange.is_some() {
+        if self.records[queue].delayed_exchange().is_some() {
             return self.note_slot_read_ended(queue);
         }
         if self.records[queue].settings.may_expire {

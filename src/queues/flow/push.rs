@@ -153,7 +153,7 @@ impl Queues {
     fn needs_log(&self, cx: &Context<'_>, message: MessageId, targets: &[QueueId]) -> bool {
         let is_persistent =
             self.settings.persist_all || cx.messages.flags(message).has(MessageFlags::PERSISTENT);
-        let is_in_quorum_queue = |queue: &QueueId| self.records[*queue].settings.is_quorum;
+        let is_in_quorum_queue = |queue: &QueueId| self.records[*queue].is_quorum();
         (is_persistent || targets.iter().any(is_in_quorum_queue)) && cx.pending_writes.mode() != Mode::Off
     }
 
@@ -202,7 +202,7 @@ impl Queues {
     ) {
         for target in targets {
             let record = &self.records[*target];
-            if record.delayed_exchange.is_some() {
+            if record.delayed_exchange().is_some() {
                 *target = self.slot_for(cx, quota, *target, choice);
             } else if let Rank::Lowest { .. } = record.rank {
                 let priority = choice.priority.min(record.settings.max_priority);
@@ -405,7 +405,7 @@ impl Queues {
     fn trim_sessions(&mut self) {
         let Some(bytes_max) = self.records.session_log_bytes_max else { return };
         self.trimmed_to = bytes_max;
-        let is_over = |queue: &Queue| queue.session.is_some() && queue.log_bytes() > bytes_max;
+        let is_over = |queue: &Queue| queue.session().is_some() && queue.log_bytes() > bytes_max;
         let over = self.records.iter().filter(|(_, queue)| !queue.is_deleted() && is_over(queue));
         let over: Vec<QueueId> = over.map(|(place, _)| QueueId::from_index(place)).collect();
         for queue in over {

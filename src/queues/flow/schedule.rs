@@ -171,7 +171,7 @@ impl Queues {
             record.times.due_ms = at_ms;
             let queues = &self.records;
             self.schedule.add(at_ms, queue, || {
-                let all = queues.iter().filter(|(_, record)| record.delayed_exchange.is_none());
+                let all = queues.iter().filter(|(_, record)| record.delayed_exchange().is_none());
                 let all = all.map(|(index, record)| (record.times.due_ms, QueueId::from_index(index)));
                 all.filter(|(at, _)| *at != u64::MAX)
             });

@@ -19,7 +19,7 @@
 use leveret_core::command::{ConnectionId, QueueId};
 
 use super::Queues;
-use crate::records::{FreeMemory, Pace, SessionPart};
+use crate::records::{FreeMemory, Pace, QueueKind, SessionPart};
 
 /// The longest time that publishers wait for a slow client, in milliseconds. Afterwards its session drops messages until the
 /// client has caught up, so that one slow client cannot stop all publishers again and again.
@@ -121,12 +121,12 @@ impl Queues {
 
     /// Returns the queues of sessions that drop messages, because publishers have waited long enough for their clients.
     pub fn dropping_queues(&self) -> impl Iterator<Item = QueueId> {
-        let is_dropping = |queue: &QueueId| self.records[*queue].pace == Pace::Dropping;
+        let is_dropping = |queue: &QueueId| self.records[*queue].pace() == Pace::Dropping;
         // A queue that is on both lists is named once.
         let is_there = |full: &&FullQueue| {
             let record = self.records.get(full.queue.index());
             let record = record.filter(|record| record.serial == full.serial && !record.is_deleted());
-            full.has_waited && record.is_some_and(|record| record.pace != Pace::Dropping)
+            full.has_waited && record.is_some_and(|record| record.pace() != Pace::Dropping)
         };
         let full = self.slow.full.iter().filter(is_there).map(|full| full.queue);
         self.connected_slow_clients().filter(is_dropping).chain(full)
@@ -145,7 +145,7 @@ impl Queues {
     /// Notes that a client has fallen behind, if its queue exceeds its limits now.
     pub(super) fn note_pace(&mut self, queue: QueueId, now_ms: u64) {
         let record = &self.records[queue];
-        let (pace, serial) = (record.pace, record.serial);
+        let (pace, serial) = (record.pace(), record.serial);
         let is_noted = match pace {
             Pace::InTime => self.slow.slow.len() == SLOW_CLIENTS_MAX,
             Pace::CatchingUp => false,
@@ -159,7 +159,7 @@ impl Queues {
         }
         let listed = self.slow.slow.iter().find(|slow| slow.queue == queue && slow.serial == serial);
         let has_waited = listed.is_none_or(|slow| now_ms >= slow.since_ms + WAIT_MS_MAX);
-        self.records[queue].pace = if has_waited { Pace::Dropping } else { Pace::Behind };
+        self.set_pace(queue, if has_waited { Pace::Dropping } else { Pace::Behind });
     }
 
     /// Removes the queues of slow clients from the targets of a message with QoS 0, and counts the message as dropped.
@@ -210,8 +210,8 @@ impl Queues {
             }
             changes.released.extend(slow.publishers.drain(..).map(|publisher| (publisher, slow.queue)));
             let Some(next) = next else { return false };
-            let record = &mut self.records[slow.queue];
-            record.pace = next;
+            self.set_pace(slow.queue, next);
+            let record = &self.records[slow.queue];
             if next == Pace::Dropping || next == Pace::InTime && record.queue_consumers.is_empty() {
                 changes.to_trim.push(slow.queue);
             }
@@ -221,10 +221,17 @@ impl Queues {
         changes
     }
 
-    /// Returns the pace of a queue that was put on the list; `None` if it does not exist any more.
+    /// Returns the pace of a queue that was put on the list; `None` if it does not exist any more. A queue that is no longer
+    /// that of a session is deleted.
     fn pace_of(&self, slow: &SlowQueue) -> Option<Pace> {
         let record = self.records.get(slow.queue.index())?;
-        (record.serial == slow.serial && !record.is_deleted()).then_some(record.pace)
+        (record.serial == slow.serial && !record.is_deleted()).then_some(record.pace())
+    }
+
+    fn set_pace(&mut self, queue: QueueId, next: Pace) {
+        if let QueueKind::MqttSession { pace, .. } = &mut self.records[queue].kind {
+            *pace = next;
+        }
     }
 
     fn next_pace(&self, slow: &SlowQueue, now_ms: u64) -> Option<Pace> {
@@ -234,7 +241,7 @@ impl Queues {
         let has_waited = now_ms >= slow.since_ms + WAIT_MS_MAX;
         Some(match pace {
             Pace::InTime => Pace::InTime,
-            _ if record.session.is_none() || !exceeds(SessionPart::Half) => Pace::InTime,
+            _ if !exceeds(SessionPart::Half) => Pace::InTime,
             Pace::Dropping => Pace::Dropping,
             Pace::Behind | Pace::CatchingUp if !exceeds(SessionPart::Whole) => Pace::CatchingUp,
             Pace::Behind | Pace::CatchingUp if has_waited => Pace::Dropping,

@@ -122,8 +122,8 @@ impl Records {
         if settings.overflow != Overflow::DropHead || ready == 0 {
             return false;
         }
-        if record.session.is_some() {
-            let has_slack = match record.pace {
+        if record.session().is_some() {
+            let has_slack = match record.pace() {
                 Pace::InTime => !record.queue_consumers.is_empty(),
                 Pace::Behind | Pace::CatchingUp => true,
                 Pace::Dropping => false,
@@ -193,7 +193,7 @@ impl Records {
 
     /// Returns whether the queue is that of an MQTT client that does not keep up with its messages.
     pub fn is_of_slow_client(&self, queue: QueueId) -> bool {
-        matches!(self.slab[queue.index()].pace, Pace::Behind | Pace::Dropping)
+        matches!(self.slab[queue.index()].pace(), Pace::Behind | Pace::Dropping)
     }
 
     /// Returns whether a queue with `drop-head` that has messages would be over its limit of bytes with another body of
@@ -292,7 +292,7 @@ impl Records {
         let all = self.slab.iter().map(|(place, _)| QueueId::from_index(place));
         let shown = all.filter(|queue| {
             let record = &self.slab[queue.index()];
-            !record.is_deleted() && !record.is_internal
+            !record.is_deleted() && !record.is_internal()
         });
         let sums = shown.map(|queue| (queue, self.sum_over_levels(queue, &value_of)));
         sums.max_by_key(|(_, sum)| *sum).filter(|(_, sum)| *sum > 0)
@@ -392,13 +392,13 @@ impl Records {
     /// Returns whether the queue is that of an MQTT session whose client is not connected.
     fn is_of_absent_client(&self, queue: QueueId) -> bool {
         let record = &self[queue];
-        record.session.is_some() && record.queue_consumers.is_empty()
+        record.session().is_some() && record.queue_consumers.is_empty()
     }
 
     /// Returns whether the queue accepts a message that expires at once although no consumer can take it: the
     /// queue dead-letters expired messages, or delays messages before they can expire.
     fn accepts_expired(&self, queue: QueueId) -> bool {
-        self[queue].delayed_exchange.is_some() || self.has_dead_letters(queue)
+        self[queue].delayed_exchange().is_some() || self.has_dead_letters(queue)
     }
 }
 

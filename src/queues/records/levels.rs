@@ -30,7 +30,7 @@ use leveret_core::work::Work;
 use leveret_storage::PendingWrites;
 
 use super::durable_index::DurableIndex;
-use super::record::{Queue, QueueState, Rank, Records};
+use super::record::{Queue, QueueKind, QueueState, Rank, Records};
 use crate::settings::{QueueSettings, max_priority};
 
 /// Slots of the timing wheel of delayed messages; each is a level of a delayed exchange's hidden queue.
@@ -80,7 +80,7 @@ impl Queue {
     ) -> Self {
         let settings = QueueSettings { max_priority: SLOTS, ..settings };
         let mut record = Self::new(vhost, "", &[], settings);
-        (record.declared.durable, record.is_internal) = (durable, true);
+        record.declared.durable = durable;
         record.durable_index = DurableIndex::as_incarnation(version);
         record.rank = first_rank(pending_writes, &record, version + u64::from(version != 0));
         record
@@ -245,13 +245,15 @@ impl Records {
         let queue_record = &self.slab[queue.index()];
         let vhost = queue_record.vhost;
         let mut record = Queue::new(vhost, "", &[], queue_record.settings.of_level());
-        (record.declared.durable, record.is_internal, record.times.ttl_since_ms) =
-            (queue_record.declared.durable, true, queue_record.times.ttl_since_ms);
+        record.declared.durable = queue_record.declared.durable;
+        record.times.ttl_since_ms = queue_record.times.ttl_since_ms;
         if let Rank::Lowest { priorities_from: from @ 1.., .. } = queue_record.rank {
             record.durable_index = DurableIndex::as_incarnation(from + u64::from(priority) - 1);
         }
-        (record.rank, record.delayed_exchange) =
-            (Rank::Level { queue, priority, below }, queue_record.delayed_exchange);
+        record.rank = Rank::Level { queue, priority, below };
+        if let Some(exchange) = queue_record.delayed_exchange() {
+            record.kind = QueueKind::Delayed { exchange };
+        }
         record.is_forwarded = queue_record.is_forwarded;
         quota.declare(
             Declared::Queue,

@@ -38,7 +38,8 @@ pub(crate) use fullness::{MessageMemory, TIMES_FREE_DISK, TIMES_FREE_MEMORY, TIM
 pub use levels::{SLOTS, first_rank, levels_of};
 pub use message_keys::{MESSAGE_KEYS_BYTES, MessageKey, MessageKeys};
 pub use record::{
-    Declared, Front, Listed, Pace, PeekedExpiry, Queue, QueueState, Rank, Records, Times, Unsettled,
+    Declared, Front, Listed, Pace, PeekedExpiry, Queue, QueueKind, QueueState, Rank, Records, Times,
+    Unsettled,
 };
 
 #[cfg(test)]

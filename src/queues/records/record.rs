@@ -8,6 +8,7 @@
 use core::cell::Cell;
 use core::ops::{Index, IndexMut};
 
+use leveret_amqp::field::Table;
 use leveret_core::command::{
     AppliedPolicies, ConnectionId, ExchangeId, QueueId, SessionId, VhostId, VhostNames,
 };
@@ -21,7 +22,7 @@ use super::backlog::{Backlog, EntryContent, Size};
 use super::durable_index::{DurableIndex, RequeueCounts, RequeueCountsDue};
 use crate::consumers::QueueConsumers;
 use crate::records::Contents;
-use crate::settings::QueueSettings;
+use crate::settings::{QueueSettings, is_quorum};
 
 /// One queue.
 #[derive(Debug)]
@@ -40,24 +41,15 @@ pub struct Queue {
     pub applied: AppliedPolicies,
     /// What follows from its arguments and policies.
     pub settings: QueueSettings,
-    /// The queue is not shown to operators: a level of another queue, the hidden queue of a delayed exchange,
-    /// or the reply queue behind `amq.rabbitmq.reply-to`. Only the reply queue has a name.
-    pub is_internal: bool,
-    /// The MQTT session that the queue belongs to.
-    pub session: Option<SessionId>,
-    /// Whether the connected client of that session keeps up with its messages.
-    pub pace: Pace,
+    /// Its kind, with what only queues of this kind have.
+    pub kind: QueueKind,
     /// Number of messages that were dropped since the start because the queue was over its length limit and has no dead
     /// letters, modulo 2³².
     pub dropped_count: u32,
-    /// The delayed exchange that routes the messages of this queue when they are due.
-    pub delayed_exchange: Option<ExchangeId>,
     /// The role of the record among the levels of a queue with priorities.
     pub rank: Rank,
     /// Its messages in the log.
     pub durable_index: DurableIndex,
-    /// How often messages were requeued. `None` if no message was, or the queue does not count that.
-    pub requeues: Option<Box<RequeueCounts>>,
     /// Messages that are ready for delivery.
     pub backlog: Backlog,
     /// Messages that were delivered and not settled.
@@ -85,8 +77,41 @@ pub struct Queue {
     pub state: QueueState,
 }
 
-/// Whether the client of an MQTT session takes its messages as fast as they arrive. The queue of another kind is always
-/// `InTime`.
+/// The kind of a queue, with what only queues of this kind have.
+#[derive(Debug)]
+pub enum QueueKind {
+    /// A queue that a client declared, or a level of one.
+    Classic,
+    /// A queue with `x-queue-type` = `quorum`: deliveries have the header `x-delivery-count`, and all messages are
+    /// persistent, whatever their `delivery_mode`, as in RabbitMQ.
+    Quorum {
+        /// How often messages were requeued; `None` if no message was.
+        requeues: Option<Box<RequeueCounts>>,
+    },
+    /// The hidden queue of a delayed exchange, or a slot of it.
+    Delayed {
+        /// The exchange that routes the messages of this queue when they are due.
+        exchange: ExchangeId,
+    },
+    /// The reply queue of a consumer of `amq.rabbitmq.reply-to`.
+    DirectReply,
+    /// The queue of an MQTT session.
+    MqttSession {
+        /// The session.
+        session: SessionId,
+        /// Whether the connected client of the session keeps up with its messages.
+        pace: Pace,
+    },
+}
+
+impl QueueKind {
+    /// Returns the kind of a queue that is declared with these arguments.
+    pub fn declared_with(arguments: Table<'_>) -> Self {
+        if is_quorum(arguments) { Self::Quorum { requeues: None } } else { Self::Classic }
+    }
+}
+
+/// Whether the client of an MQTT session takes its messages as fast as they arrive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Pace {
     /// The queue is within its limits.
@@ -238,7 +263,7 @@ impl PeekedExpiry {
 }
 
 impl Queue {
-    /// Creates a queue without messages and consumers.
+    /// Creates a queue without messages and consumers, of the kind that its arguments name.
     pub fn new(vhost: VhostId, name: &str, arguments: &[u8], settings: QueueSettings) -> Self {
         Self {
             serial: 0,
@@ -248,13 +273,9 @@ impl Queue {
             arguments: arguments.into(),
             applied: AppliedPolicies::default(),
             settings,
-            is_internal: false,
-            session: None,
-            pace: Pace::InTime,
-            delayed_exchange: None,
+            kind: QueueKind::declared_with(Table::trusted(arguments)),
             rank: Rank::Plain,
             durable_index: DurableIndex::default(),
-            requeues: None,
             backlog: Backlog::default(),
             unsettled: Unsettled::default(),
             times: Times {
@@ -286,16 +307,81 @@ impl Queue {
         self.backlog.push(pool, content, size);
     }
 
+    /// Returns whether this is a quorum queue.
+    #[inline]
+    pub const fn is_quorum(&self) -> bool {
+        matches!(self.kind, QueueKind::Quorum { .. })
+    }
+
+    /// Returns whether the queue is not shown to operators: a level of another queue, the hidden queue of a delayed
+    /// exchange, or the reply queue behind `amq.rabbitmq.reply-to`. Only the reply queue has a name.
+    pub const fn is_internal(&self) -> bool {
+        matches!(self.kind, QueueKind::Delayed { .. } | QueueKind::DirectReply) || self.is_level()
+    }
+
+    /// Returns the MQTT session that the queue belongs to.
+    #[inline]
+    pub const fn session(&self) -> Option<SessionId> {
+        match self.kind {
+            QueueKind::MqttSession { session, .. } => Some(session),
+            _ => None,
+        }
+    }
+
+    /// Makes this the queue of an MQTT session.
+    pub fn begin_session(&mut self, session: SessionId) {
+        self.kind = QueueKind::MqttSession { session, pace: Pace::InTime };
+    }
+
+    /// Ends the use by an MQTT session, before or while the queue is deleted. Returns the session.
+    pub fn end_session(&mut self) -> Option<SessionId> {
+        let session = self.session()?;
+        self.kind = QueueKind::Classic;
+        Some(session)
+    }
+
+    /// Returns the pace of the client of an MQTT session; `InTime` for any other queue.
+    #[inline]
+    pub const fn pace(&self) -> Pace {
+        match self.kind {
+            QueueKind::MqttSession { pace, .. } => pace,
+            _ => Pace::InTime,
+        }
+    }
+
+    /// Returns the delayed exchange whose hidden queue, or a slot of it, this is.
+    #[inline]
+    pub const fn delayed_exchange(&self) -> Option<ExchangeId> {
+        match self.kind {
+            QueueKind::Delayed { exchange } => Some(exchange),
+            _ => None,
+        }
+    }
+
+    fn requeues(&self) -> Option<&RequeueCounts> {
+        match &self.kind {
+            QueueKind::Quorum { requeues } => requeues.as_deref(),
+            _ => None,
+        }
+    }
+
+    fn requeues_mut(&mut self) -> Option<&mut RequeueCounts> {
+        match &mut self.kind {
+            QueueKind::Quorum { requeues } => requeues.as_deref_mut(),
+            _ => None,
+        }
+    }
+
     /// Returns how often the message at this log offset was requeued; 0 if no count is stored.
     #[inline]
     pub(crate) fn requeue_count_of(&self, offset: u64) -> u16 {
-        self.requeues.as_ref().map_or(0, |requeues| requeues.count_of(offset))
+        self.requeues().map_or(0, |requeues| requeues.count_of(offset))
     }
 
     /// Drops the requeue counts of settled messages, from log offset `first` to `last`.
     #[inline]
     pub(crate) fn note_settled_requeues(&mut self, first: u64, last: u64) {
-        if let Some(requeues) = &mut self.requeues {
+        if let Some(requeues) = self.requeues_mut() {
             requeues.note_settled(first, last);
         }
     }
@@ -331,7 +417,7 @@ impl Queue {
     /// message arrives, leaves or is requeued.
     #[inline]
     pub const fn has_rules(&self) -> bool {
-        self.settings.may_expire || self.settings.limits_length || self.delayed_exchange.is_some()
+        self.settings.may_expire || self.settings.limits_length || self.delayed_exchange().is_some()
     }
 
     /// Returns whether this is a level of another queue.
@@ -516,7 +602,7 @@ impl Records {
     /// Adds the hidden queue of a delayed exchange, which has no name. The caller has counted it in the
     /// quotas, which check the capacity.
     pub fn insert_hidden(&mut self, mut record: Queue) -> QueueId {
-        assert!(record.name.is_empty() && record.is_internal, "a hidden queue has no name");
+        assert!(record.name.is_empty(), "a hidden queue has no name");
         record.serial = self.next_serial();
         // Delayed messages have due times, so broker time must advance.
         self.has_deadlines = true;
@@ -533,7 +619,7 @@ impl Records {
     /// Returns whether any message in the log may expire or is delayed, so that broker time must be stored
     /// for the next run.
     pub fn has_stored_deadline(&self) -> bool {
-        let waits = |queue: &Queue| queue.settings.may_expire || queue.delayed_exchange.is_some();
+        let waits = |queue: &Queue| queue.settings.may_expire || queue.delayed_exchange().is_some();
         self.slab.iter().any(|(_, queue)| waits(queue) && queue.durable_index.count() > 0)
     }
 
@@ -546,7 +632,7 @@ impl Records {
     pub(crate) fn note_may_expire(&mut self, queue: QueueId) {
         // Delayed messages expire only after they are routed.
         let record = &mut self.slab[queue.index()];
-        record.settings.may_expire = record.delayed_exchange.is_none();
+        record.settings.may_expire = record.delayed_exchange().is_none();
         self.has_deadlines = true;
     }
 
@@ -567,7 +653,7 @@ impl Records {
 
     /// Sets the delayed exchange whose messages this hidden queue has.
     pub fn set_delayed_exchange(&mut self, queue: QueueId, exchange: ExchangeId) {
-        self.slab[queue.index()].delayed_exchange = Some(exchange);
+        self.slab[queue.index()].kind = QueueKind::Delayed { exchange };
     }
 
     /// Frees the name of a queue and removes it from the ready list: nothing is delivered from it any more.
@@ -665,7 +751,7 @@ impl Records {
     ) -> (Box<[u8]>, Option<Box<[u8]>>) {
         let record = &self.slab[index];
         let no_counts = RequeueCounts::default();
-        let requeues = record.requeues.as_deref().unwrap_or(&no_counts);
+        let requeues = record.requeues().unwrap_or(&no_counts);
         let definition = Definition::Queue(definition::Queue {
             vhost: vhosts.vhost_name(record.vhost),
             name: &record.name,
@@ -678,7 +764,7 @@ impl Records {
         (definition.key(), exists.then(|| definition.value()))
     }
 
-    /// Sets the requeue count of a message, in a queue that reports requeue counts.
+    /// Sets the requeue count of a message, in a quorum queue.
     #[cold]
     pub fn note_requeue(
         &mut self,
@@ -688,7 +774,9 @@ impl Records {
         offset: u64,
         count: u16,
     ) {
-        if self.slab[queue.index()].requeues.get_or_insert_default().note(offset, count) {
+        if let QueueKind::Quorum { requeues } = &mut self.slab[queue.index()].kind
+            && requeues.get_or_insert_default().note(offset, count)
+        {
             self.requeue_counts_due.push(queue);
         }
         self.write_requeue_counts(pending_writes, vhosts);
@@ -716,7 +804,7 @@ impl Records {
         for queue in self.requeue_counts_due.take() {
             // The queue may have been deleted since, and another queue may have its index.
             let Some(record) = self.slab.get_mut(queue.index()) else { continue };
-            let is_due = record.requeues.as_mut().is_some_and(|requeues| requeues.take_due());
+            let is_due = record.requeues_mut().is_some_and(RequeueCounts::take_due);
             if is_due
                 && pending_writes.mode() == Mode::On
                 && !record.is_deleted()
@@ -770,8 +858,7 @@ impl Records {
     pub fn restore_contents(&mut self, queue: QueueId, contents: &Contents) {
         let record = &mut self.slab[queue.index()];
         record.durable_index.restore(contents);
-        let requeues = record.requeues.as_mut();
-        if requeues.is_some_and(|requeues| requeues.forget_from(contents.next_offset)) {
+        if record.requeues_mut().is_some_and(|requeues| requeues.forget_from(contents.next_offset)) {
             self.requeue_counts_due.push(queue);
         }
         // An estimate: the bytes in the log include names and properties, for which 64 bytes a message are
