@@ -290,7 +290,7 @@ impl Channel {
             (ChannelState::Closing, _) => return self.handle_while_closing(method),
             (ChannelState::Open, Method::ChannelClose { reply_code, reply_text, class_id, method_id }) => {
                 let is_publish_error = (*class_id, *method_id) == BASIC_PUBLISH;
-                return self.handle_close(rule, (*reply_code, reply_text), is_publish_error);
+                return self.handle_close(rule, *reply_code, reply_text, is_publish_error);
             }
             (ChannelState::Open, _) => {}
         }
@@ -353,7 +353,8 @@ impl Channel {
     fn handle_close<'i>(
         &mut self,
         rule: usize,
-        (code, text): (u16, &str),
+        code: u16,
+        text: &str,
         is_publish_error: bool,
     ) -> Option<Event<'i>> {
         let mut requests = core::mem::take(&mut self.requests);

@@ -96,12 +96,7 @@ impl Client {
     /// Creates the client side of a connection with a channel for each of `rules` rules. The socket is connected or
     /// connecting. `frame_max` is in bytes and may be lowered by the upstream. `heartbeat_s` is in seconds and is not
     /// negotiated; 0 means none.
-    pub fn new(
-        now: Now,
-        rules: usize,
-        credentials: Credentials,
-        (frame_max, heartbeat_s): (u32, u16),
-    ) -> Self {
+    pub fn new(now: Now, rules: usize, credentials: Credentials, frame_max: u32, heartbeat_s: u16) -> Self {
         let mut out = Vec::with_capacity(OUT_BYTES);
         out.extend_from_slice(&PROTOCOL_HEADER);
         Self {
@@ -669,7 +664,7 @@ mod tests {
         let at = Now::from_ms;
         let upstream = Upstream::parse("amqp://host").expect("it is an address");
         let credentials = Credentials { upstream, name: String::new(), version: String::new() };
-        let mut client = Client::new(at(0), 1, credentials, (4096, 10));
+        let mut client = Client::new(at(0), 1, credentials, 4096, 10);
         let assert_limit = |client: &mut Client, begun_ms, text: &str| {
             let limit = at(begun_ms + ANSWER_TIMEOUT_MS);
             assert_eq!(client.deadline(true), limit.after_ms(0));

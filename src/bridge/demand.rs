@@ -78,7 +78,8 @@ impl Demand {
         &mut self,
         now: Now,
         unix_ms: u64,
-        (waiting, no_publisher_waits): (u64, bool),
+        waiting: u64,
+        no_publisher_waits: bool,
     ) -> Option<&'static str> {
         self.waiting_since = (waiting > 0).then(|| self.waiting_since.unwrap_or(now));
         // Compares clock times, not elapsed time: the clock may have been set since the last check.
@@ -160,21 +161,21 @@ mod tests {
     fn a_link_is_opened_for_messages_their_age_and_blocked_publishers() {
         let mut demand = demand_of(&[], 0);
         assert_eq!(demand.deadline(), Deadline::NEVER);
-        assert_eq!(demand.reason_to_connect(at(5), 0, (0, false)), None, "a connection would free nothing");
-        assert_eq!(demand.reason_to_connect(at(10), 0, (1, true)), None);
-        assert_eq!(demand.reason_to_connect(at(20), 0, (1, false)), Some(CAPACITY));
-        assert_eq!(demand.reason_to_connect(at(30), 0, (9, true)), None);
+        assert_eq!(demand.reason_to_connect(at(5), 0, 0, false), None, "a connection would free nothing");
+        assert_eq!(demand.reason_to_connect(at(10), 0, 1, true), None);
+        assert_eq!(demand.reason_to_connect(at(20), 0, 1, false), Some(CAPACITY));
+        assert_eq!(demand.reason_to_connect(at(30), 0, 9, true), None);
         assert_eq!(demand.deadline(), at(10).after_ms(60_000), "measured from the first waiting message");
         assert!(demand.needs_check(0) && demand.needs_check(10) && !demand.needs_check(3));
-        assert_eq!(demand.reason_to_connect(at(40), 0, (10, true)), Some(MESSAGES));
-        assert_eq!(demand.reason_to_connect(at(60_009), 0, (3, true)), None);
-        assert_eq!(demand.reason_to_connect(at(60_010), 0, (3, true)), Some(AGE));
+        assert_eq!(demand.reason_to_connect(at(40), 0, 10, true), Some(MESSAGES));
+        assert_eq!(demand.reason_to_connect(at(60_009), 0, 3, true), None);
+        assert_eq!(demand.reason_to_connect(at(60_010), 0, 3, true), Some(AGE));
         assert_eq!(
-            demand.reason_to_connect(at(60_011), 0, (0, true)),
+            demand.reason_to_connect(at(60_011), 0, 0, true),
             None,
             "another consumer took the messages"
         );
-        assert_eq!(demand.reason_to_connect(at(60_012), 0, (1, true)), None);
+        assert_eq!(demand.reason_to_connect(at(60_012), 0, 1, true), None);
         assert_eq!(demand.deadline(), at(60_012).after_ms(60_000));
     }
 
@@ -184,15 +185,15 @@ mod tests {
             let mut demand = demand_of(&[], chance);
             demand.config.interval_ms = HOUR_MS as u32;
             assert_eq!(demand.due().ms_left(at(0)), Some(ms));
-            assert_eq!(demand.reason_to_connect(at(ms - 1), 0, (0, true)), None);
-            assert_eq!(demand.reason_to_connect(at(ms), 0, (0, true)), Some(INTERVAL));
+            assert_eq!(demand.reason_to_connect(at(ms - 1), 0, 0, true), None);
+            assert_eq!(demand.reason_to_connect(at(ms), 0, 0, true), Some(INTERVAL));
         }
     }
 
     #[test]
     fn a_time_of_day_comes_once_whatever_the_clock_does() {
         let look =
-            |state: &mut Demand, now_ms, unix_ms| state.reason_to_connect(at(now_ms), unix_ms, (0, true));
+            |state: &mut Demand, now_ms, unix_ms| state.reason_to_connect(at(now_ms), unix_ms, 0, true);
         let mut demand = demand_of(&[150, 60], 0);
         assert_eq!(demand.due().ms_left(at(0)), Some(HOUR_MS));
         assert_eq!(demand.deadline(), at(CLOCK_CHECK_MS).after_ms(0), "the clock may be set");

@@ -56,7 +56,7 @@ pub use in_flight::Arrivals;
 pub use in_flight::Inflow;
 pub use in_flight::{InFlight, InFlightMessage};
 pub use pacing::{Backoff, RateLimit};
-pub use publish::{PublishFrames, write_head};
+pub use publish::{PublishFrames, PublishHead, write_head};
 
 /// Returns the bytes of memory for `window` messages in flight of a forwarding rule and as many of a fetching rule.
 pub const fn window_bytes(window: usize) -> usize {

@@ -15,21 +15,34 @@ use leveret_core::mem::{MessageId, Messages};
 /// second at 64 kbit/s.
 const PAYLOAD_BYTES: u32 = FRAME_BYTES_MIN - FRAME_OVERHEAD as u32;
 
-/// Writes the *head* of a publish to `out`: the frames of `basic.publish` and of the content header, for a body of
-/// `body_len` bytes and frames of at most `frame_max` bytes. Returns the head's length in bytes. The message is mandatory:
+/// What the frames before a body contain.
+#[derive(Clone, Copy, Debug)]
+pub struct PublishHead<'a> {
+    /// The exchange.
+    pub exchange: &'a str,
+    /// The routing key.
+    pub routing_key: &'a [u8],
+    /// The properties.
+    pub properties: Properties<'a>,
+    /// Length of the body in bytes.
+    pub body_len: u32,
+}
+
+/// Writes the *head* of a publish to `out`: the frames of `basic.publish` and of the content header, in frames of at most
+/// `frame_max` bytes. Returns the head's length in bytes. The message is mandatory:
 /// the upstream returns it if it routes it to no queue.
 ///
 /// # Errors
 /// The head does not fit into `out`, or the header's frame exceeds `frame_max`.
 pub fn write_head(
     channel: u16,
-    (exchange, key): (&str, &[u8]),
-    properties: Properties<'_>,
-    (body_len, frame_max): (u32, u32),
+    head: &PublishHead<'_>,
+    frame_max: u32,
     out: &mut [u8],
 ) -> Result<usize, Full> {
+    let PublishHead { exchange, routing_key, properties, body_len } = *head;
     let mut writer = Writer::new(out);
-    let method = Method::BasicPublish { exchange, routing_key: key, mandatory: true, immediate: false };
+    let method = Method::BasicPublish { exchange, routing_key, mandatory: true, immediate: false };
     method.emit_frame(channel, &mut writer)?;
     let header_at = writer.at();
     ContentHeader::new(body_len.into(), properties).emit_frame(channel, &mut writer)?;

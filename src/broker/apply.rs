@@ -225,10 +225,10 @@ impl ChannelRequest for PublishCommand {
         match self {
             Self::Publish { message, mandatory } => broker.publish(cx, channel, message, mandatory),
             Self::PublishOnce { message, packet_id } => {
-                broker.publish_once(cx, (connection, channel), (message, None), packet_id)
+                broker.publish_once(cx, channel, message, None, packet_id)
             }
             Self::PublishRetained { message, packet_id, is_refusable } => {
-                broker.publish_retained(cx, (connection, channel), message, packet_id, is_refusable)
+                broker.publish_retained(cx, channel, message, packet_id, is_refusable)
             }
             Self::FindPublished { packet_id } => broker.find_published(cx, connection, packet_id),
         }
@@ -321,7 +321,7 @@ impl ChannelRequest for MqttCommand<'_> {
             Self::Subscribe(subscription) => broker.with_declarer(cx, connection, |broker, cx| {
                 broker.subscribe(cx, connection, &subscription)
             })?,
-            Self::Unsubscribe { filter, group } => broker.unsubscribe(cx, connection, (filter, group))?,
+            Self::Unsubscribe { filter, group } => broker.unsubscribe(cx, connection, filter, group)?,
             Self::LeaveSession { expiry_s, keeps_will } => {
                 broker.with_declarer(cx, connection, |broker, cx| {
                     broker.disconnect_session(cx, connection, expiry_s, keeps_will)

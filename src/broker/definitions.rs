@@ -17,11 +17,10 @@
 use leveret_amqp::field::{Table, Value};
 use leveret_amqp::reply_text::inequivalent_flag;
 use leveret_core::command::{
-    AppliedPolicies, BindingId, ChannelId, ConnectionId, DefinitionAnswer, ExchangeId, QueueId, VhostId,
+    AppliedPolicies, BindingId, ConnectionId, DefinitionAnswer, ExchangeId, QueueId, VhostId,
 };
 use leveret_core::definition::DestinationName;
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::mem::{MessageId, Messages};
 use leveret_core::quota::Declared;
 use leveret_core::work::Work;
 use leveret_queues::{
@@ -29,7 +28,7 @@ use leveret_queues::{
     is_quorum,
 };
 use leveret_routing::{
-    BindingIdentity, BindingSpec, Destination, ExchangeDeclaration, ExchangeKind, NewExchange, Targets,
+    BindingIdentity, BindingSpec, Destination, ExchangeDeclaration, ExchangeKind, NewExchange,
     check_deletable_name, refuse_default,
 };
 use leveret_storage::PendingWrites;
@@ -177,7 +176,7 @@ impl Broker {
         self.declare_quota(Declared::Exchange, bytes, declarer)?;
         let is_delayed = declaration.is_delayed();
         let delayed_queue =
-            is_delayed.then(|| self.add_delayed_queue(cx, vhost, (version, declaration.durable)));
+            is_delayed.then(|| self.add_delayed_queue(cx, vhost, version, declaration.durable));
         let delayed_queue = delayed_queue
             .transpose()
             .inspect_err(|_| self.quota.undeclare(Declared::Exchange, bytes, declarer))?;
@@ -241,7 +240,8 @@ impl Broker {
         &mut self,
         cx: &mut Context<'_>,
         vhost: VhostId,
-        (version, durable): (u64, bool),
+        version: u64,
+        durable: bool,
     ) -> Result<QueueId, Fault> {
         let settings = QueueSettings::of(&self.policies.effective_policy(&[], AppliedPolicies::default()));
         self.declare_quota(Declared::Queue, 0, cx.declarer)?;
@@ -290,7 +290,7 @@ impl Broker {
     /// Returns whether routing keys are to be checked when a connection's user writes to or reads from an
     /// exchange.
     #[inline]
-    fn checks_routing_keys(&self, connection: ConnectionId, exchange: ExchangeId) -> bool {
+    pub(crate) fn checks_routing_keys(&self, connection: ConnectionId, exchange: ExchangeId) -> bool {
         self.access.limits_topics(&self.clients.connection(connection).identity)
             && self.topology.exchange(exchange).kind == ExchangeKind::Topic
     }
@@ -374,34 +374,6 @@ impl Broker {
     }
 
     // ---- routes of messages
-
-    /// Chooses the queues for a message of a channel into `targets`, and caches the route if it can be used
-    /// again.
-    ///
-    /// `headers` is empty unless routing needs them.
-    ///
-    /// # Errors
-    /// Routing takes more work than allowed.
-    pub(crate) fn route(
-        &mut self,
-        (messages, work): (&Messages, &mut Work),
-        channel: ChannelId,
-        exchange: ExchangeId,
-        (message, headers): (MessageId, Table<'_>),
-        targets: &mut Vec<QueueId>,
-    ) -> Result<(), Fault> {
-        let mut chosen = Targets { queues: self.queues.records_mut(), chosen: targets };
-        let key = messages.routing_key(message);
-        let by_key_alone = self.topology.route(work, exchange, key, headers, &mut chosen)?;
-        if by_key_alone && headers.is_empty() {
-            let connection = self.clients.connection_of(channel);
-            let for_all_keys = (!self.checks_routing_keys(connection, exchange)).then_some(exchange);
-            let revision = self.revision();
-            let cache = &mut self.clients.channel_mut(channel).route_cache;
-            cache.set(revision, messages, message, for_all_keys, targets);
-        }
-        Ok(())
-    }
 
     // ---- queues
 

@@ -273,7 +273,7 @@ impl Broker {
         let channel = self.put_taken_into_outbox(cx, index, queue, taken, method);
         self.clients.end_consumer_turn(cx.work, &mut self.queues, index);
         if self.firehose.is_on {
-            self.republisher().trace_delivered(cx, channel, taken.message, (queue, taken.redelivered));
+            self.republisher().trace_delivered(cx, channel, taken.message, queue, taken.redelivered);
         }
     }
 
@@ -321,7 +321,8 @@ impl Broker {
         &mut self,
         cx: &mut Context<'_>,
         connection: ConnectionId,
-        (count, is_first_dropped): (u32, bool),
+        count: u32,
+        is_first_dropped: bool,
         takes_more: bool,
     ) {
         if is_first_dropped {
@@ -499,7 +500,7 @@ impl Broker {
         let left = self.queues.records().ready_in(queue);
         let channel = self.put_taken_into_outbox(cx, stand_in, level, &taken, DeliveryMethod::Get(left));
         if self.firehose.is_on {
-            self.republisher().trace_delivered(cx, channel, taken.message, (level, taken.redelivered));
+            self.republisher().trace_delivered(cx, channel, taken.message, level, taken.redelivered);
         }
         Ok(Some(true))
     }

@@ -23,11 +23,12 @@ use leveret_core::command::{ChannelId, ConnectionId, QueueId};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::{MessageFlags, MessageId};
 use leveret_queues::{
-    BrowsedMessage, CannotPublish, Claim, EntryContent, LogRun, MessageKey, Overflow, Queues, RefusedBy,
-    SelectedMessage, Shortage, WaitingPublishers, copy_flags,
+    BrowsedMessage, CannotPublish, Claim, EntryContent, LogRun, MessageKey, OnFull, Overflow, Queues,
+    RefusedBy, SelectedMessage, Shortage, WaitingPublishers, copy_flags,
 };
 
 use super::access::{Resource, Right};
+use super::own_connections::QueueRef;
 use super::publish::Removal;
 use super::{Broker, Context};
 use crate::counters::count_up;
@@ -117,11 +118,12 @@ impl Broker {
     pub fn first_message_keys(
         &mut self,
         cx: &mut Context<'_>,
-        (user, vhost, queue): (&str, &str, &str),
+        user: &str,
+        queue: QueueRef<'_>,
         count: u32,
     ) -> Result<Vec<MessageKey>, Fault> {
-        let (connection, channel) = self.connect_user(cx, user, vhost)?;
-        let found = self.readable_queue(cx, (connection, channel), queue);
+        let (connection, channel) = self.connect_user(cx, user, queue.vhost)?;
+        let found = self.readable_queue(cx, connection, channel, queue.name);
         self.release(cx, connection);
         let queue = found?;
         self.prepare_message_keys();
@@ -132,7 +134,8 @@ impl Broker {
     pub(crate) fn readable_queue(
         &self,
         cx: &mut Context<'_>,
-        (connection, channel): (ConnectionId, ChannelId),
+        connection: ConnectionId,
+        channel: ChannelId,
         queue: &str,
     ) -> Result<QueueId, Fault> {
         let vhost = self.clients.channel(channel).vhost;
@@ -157,7 +160,7 @@ impl Broker {
         read: &[BrowsedMessage],
     ) -> Result<MoveOutcome, Fault> {
         let (connection, channel) = self.connect_user(cx, request.user, request.vhost)?;
-        let result = self.move_messages_of(cx, (connection, channel), request, (keys, read));
+        let result = self.move_messages_of(cx, channel, request, keys, read);
         // Rolls an open transaction back.
         self.release(cx, connection);
         result
@@ -166,12 +169,14 @@ impl Broker {
     fn move_messages_of(
         &mut self,
         cx: &mut Context<'_>,
-        (connection, channel): (ConnectionId, ChannelId),
+        channel: ChannelId,
         request: &MoveRequest<'_>,
-        (keys, read): (&[MessageKey], &[BrowsedMessage]),
+        keys: &[MessageKey],
+        read: &[BrowsedMessage],
     ) -> Result<MoveOutcome, Fault> {
-        let source = self.readable_queue(cx, (connection, channel), request.queue)?;
-        let queue = self.check_move_target(cx, (connection, channel), request)?;
+        let connection = self.clients.connection_of(channel);
+        let source = self.readable_queue(cx, connection, channel, request.queue)?;
+        let queue = self.check_move_target(cx, connection, channel, request)?;
         let mut state = MoveState { connection, channel, source, request, queue, added: Vec::new() };
         if queue == Some(source) && !request.is_copy {
             return Err(impossible(format_args!("the messages are in this queue already")));
@@ -210,7 +215,8 @@ impl Broker {
     fn check_move_target(
         &mut self,
         cx: &mut Context<'_>,
-        (connection, channel): (ConnectionId, ChannelId),
+        connection: ConnectionId,
+        channel: ChannelId,
         request: &MoveRequest<'_>,
     ) -> Result<Option<QueueId>, Fault> {
         let vhost = self.clients.channel(channel).vhost;
@@ -318,14 +324,20 @@ impl Broker {
             cx.messages.release(copy);
         }
         if self.sessions.may_exclude_any() {
-            self.select_subscribers(cx.work, Some(connection), (cx.messages, routed), targets);
+            self.select_subscribers(cx.work, Some(connection), cx.messages, routed, targets);
         }
         let checked = self.check_move_targets(cx, state, routed, targets).and_then(|()| {
             let share = self.publish_share(connection);
-            let claim = Claim { share, may_wait: true, has_shares: true, has_timed_out: false };
+            let claim = Claim { share, on_full: OnFull::Wait };
             let capacity = self.queues.check_memory_shares(cx, routed, targets, claim).and_then(|()| {
-                let publish = (routed, &**targets);
-                self.queues.check_transaction_capacity(cx, &self.quota, connection, publish, false)
+                self.queues.check_transaction_capacity(
+                    cx,
+                    &self.quota,
+                    connection,
+                    routed,
+                    targets,
+                    OnFull::Wait,
+                )
             });
             capacity.map_err(|hindrance| match hindrance {
                 CannotPublish::Wait(shortage) => self.blocked(cx, shortage),
@@ -336,7 +348,7 @@ impl Broker {
             cx.messages.release(routed);
             return Err(fault);
         }
-        self.publish_in_transaction(cx, channel, (routed, false), Some(targets))?;
+        self.publish_in_transaction(cx, channel, routed, false, Some(targets))?;
         self.counters.received += 1;
         count_up(&mut self.clients.channel_mut(channel).counters.published);
         let exchange = self.topology.find_exchange(
@@ -450,8 +462,8 @@ impl Broker {
 
     /// Returns the fault for a copy that cannot be published now, because publishers must wait.
     fn blocked(&self, cx: &Context<'_>, shortage: Shortage) -> Fault {
-        let (pools, waiters) = ((&*cx.pending_writes, &*cx.messages), WaitingPublishers::none_for(shortage));
-        let why = self.views().explain(pools, waiters, DiskFacts::default());
+        let waiters = WaitingPublishers::none_for(shortage);
+        let why = self.views().explain(cx.pending_writes, cx.messages, waiters, DiskFacts::default());
         Fault::new(ReplyCode::ResourceError, format_args!("publishers are blocked: {why}"))
     }
 
@@ -469,7 +481,8 @@ impl Broker {
     pub fn show_route(
         &mut self,
         cx: &mut Context<'_>,
-        (vhost, exchange): (&str, &str),
+        vhost: &str,
+        exchange: &str,
         routing_key: &[u8],
         headers: Table<'_>,
     ) -> Result<ShownRoute, Fault> {

@@ -87,6 +87,23 @@ pub struct QueueLoad {
     pub body_bytes: u64,
 }
 
+/// A binding, by the names of its source and destination.
+#[derive(Clone, Copy, Debug)]
+pub struct OperatorBinding<'a> {
+    /// Name of the virtual host.
+    pub vhost: &'a str,
+    /// The exchange from which the binding routes messages.
+    pub source: &'a str,
+    /// The routing key.
+    pub routing_key: &'a str,
+    /// The queue or exchange to which it routes messages.
+    pub destination: &'a str,
+    /// The destination is an exchange.
+    pub is_exchange: bool,
+    /// The arguments, encoded as an AMQP table.
+    pub arguments: &'a [u8],
+}
+
 impl Broker {
     /// Deletes the ready messages of a queue. Returns their number.
     ///
@@ -314,14 +331,9 @@ impl Broker {
         }
     }
 
-    /// Returns whether a binding exists. The destination is a queue, or an exchange if the flag is set.
-    pub fn has_binding(
-        &self,
-        vhost: &str,
-        (source, routing_key): (&str, &str),
-        (destination, is_exchange): (&str, bool),
-        arguments: &[u8],
-    ) -> bool {
+    /// Returns whether a binding exists.
+    pub fn has_binding(&self, binding: &OperatorBinding<'_>) -> bool {
+        let OperatorBinding { vhost, source, routing_key, destination, is_exchange, arguments } = *binding;
         let Some(vhost) = self.access.find_vhost(vhost) else { return false };
         let to = match is_exchange {
             true => self.topology.find_exchange(vhost, destination).map(Destination::Exchange),
@@ -331,18 +343,16 @@ impl Broker {
         to.is_some_and(|to| self.topology.find_binding(vhost, &spec, to).is_some())
     }
 
-    /// Binds a queue or an exchange to the exchange `source`.
+    /// Binds a queue or an exchange.
     ///
     /// # Errors
     /// Source or destination does not exist, the arguments are not valid, or there is no capacity.
     pub fn operator_bind(
         &mut self,
         cx: &mut Context<'_>,
-        vhost: &str,
-        (source, routing_key): (&str, &str),
-        (destination, is_exchange): (&str, bool),
-        arguments: &[u8],
+        binding: &OperatorBinding<'_>,
     ) -> Result<Declared, Fault> {
+        let OperatorBinding { vhost, source, routing_key, destination, is_exchange, arguments } = *binding;
         let id = self.operator_vhost(vhost)?;
         // Every queue is already bound to the default exchange, and nothing else can be.
         refuse_default(source)?;
@@ -366,7 +376,8 @@ impl Broker {
         &mut self,
         cx: &mut Context<'_>,
         vhost: &str,
-        (source, routing_key): (&str, &str),
+        source: &str,
+        routing_key: &str,
         queue: &str,
     ) -> Result<Declared, Fault> {
         let vhost = self.operator_vhost(vhost)?;

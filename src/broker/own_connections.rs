@@ -11,10 +11,10 @@ use leveret_core::command::{
 };
 use leveret_core::error::{Fault, ReplyCode, out_of};
 use leveret_core::mem::{MessageFlags, MessageId, Share};
-use leveret_queues::{BROWSED_MAX, BrowseResult, Reason, Shortage, copy_flags};
+use leveret_queues::{BROWSED_MAX, BrowseResult, Claim, OnFull, PlannedCopy, Reason, Shortage, copy_flags};
 use leveret_storage::Urgency;
 
-use super::access::{Identity, Resource, Right};
+use super::access::Identity;
 use super::deliver::OutboxView;
 use super::publish::Publish;
 use super::republish::Parking;
@@ -70,6 +70,26 @@ fn publish_result_of_copy(
 fn copy_with_properties_of(cx: &mut Context<'_>, message: MessageId, properties: &[u8]) -> Option<MessageId> {
     let flags = copy_flags(cx.messages, message, &Properties::trusted(properties));
     cx.messages.copy_with_properties(message, properties, flags.with(MessageFlags::PARSE_PROPERTIES)).ok()
+}
+
+/// A queue by name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct QueueRef<'a> {
+    /// Name of its virtual host.
+    pub vhost: &'a str,
+    /// Its name.
+    pub name: &'a str,
+}
+
+/// Where a bridge parks a message, and why.
+#[derive(Clone, Copy, Debug)]
+pub struct ParkRequest<'a> {
+    /// Name of the bridge.
+    pub bridge: &'a str,
+    /// The queue of parked messages, in the virtual host of the bridge.
+    pub queue: &'a str,
+    /// Why the other end of the bridge refuses the message.
+    pub why: Refusal,
 }
 
 impl Broker {
@@ -234,16 +254,17 @@ impl Broker {
         let publish = Publish {
             channel: Some(channel),
             mandatory: false,
-            share: Share::Reserve,
-            may_wait: true,
-            has_shares: false,
-            has_timed_out: false,
+            claim: Claim { share: Share::Reserve, on_full: OnFull::WaitForLog },
             urgency: Urgency::Awaited,
         };
         let bytes = cx.messages.stream_len(copy) as u64;
-        if let Some(full) =
-            self.queues.queue_too_full_for_moved(cx, &self.quota, None, (copy, bytes), &[queue])
-        {
+        if let Some(full) = self.queues.queue_too_full_for_moved(
+            cx,
+            &self.quota,
+            None,
+            PlannedCopy { message: copy, bytes },
+            &[queue],
+        ) {
             self.publishing.shortage = Shortage::QueueMemory(full);
             cx.messages.discard(copy);
             return Ok(false);
@@ -270,15 +291,13 @@ impl Broker {
     pub fn browse_queue(
         &mut self,
         cx: &mut Context<'_>,
-        (user, vhost, queue): (&str, &str, &str),
+        user: &str,
+        queue: QueueRef<'_>,
         from: u32,
         count: u32,
     ) -> Result<BrowseResult, Fault> {
-        let (connection, channel) = self.connect_user(cx, user, vhost)?;
-        let vhost = self.clients.channel(channel).vhost;
-        let found = self
-            .check(cx.work, connection, vhost, Right::Read, Resource::Queue(queue))
-            .and_then(|()| self.require_queue(connection, vhost, queue));
+        let (connection, channel) = self.connect_user(cx, user, queue.vhost)?;
+        let found = self.readable_queue(cx, connection, channel, queue.name);
         self.release(cx, connection);
         let queue = found?;
         self.prepare_message_keys();
@@ -296,10 +315,11 @@ impl Broker {
     pub fn park_delivery(
         &mut self,
         cx: &mut Context<'_>,
-        (channel, tag): (ChannelId, u64),
-        (bridge, queue): (&str, &str),
-        why: Refusal,
+        channel: ChannelId,
+        tag: u64,
+        request: ParkRequest<'_>,
     ) -> Result<(), Fault> {
+        let ParkRequest { bridge, queue, why } = request;
         let target = self.queue_for(channel, queue)?;
         let Some(index) = self.clients.find_sent(&self.queues, channel, tag) else {
             return Err(Fault::new(

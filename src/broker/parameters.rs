@@ -555,7 +555,7 @@ mod tests {
         assert_eq!(world.set(shovel("s", "1"), nowhere), invalid("there is no vhost \"v\" in this broker"));
         let long = "1".repeat(PARAMETER_BYTES_MAX + 1);
         assert!(matches!(world.set(global("g", &long), OPERATOR), Err(OperatorFault::Invalid(_))));
-        world.pending_writes.set_log_free_bytes((0, 1 << 20), true);
+        world.pending_writes.set_log_free_bytes(0, 1 << 20, true);
         assert_eq!(world.set(global("g", "1"), OPERATOR), Err(OperatorFault::FileSystemFull));
         world.pending_writes.start(2, false, u64::MAX);
         assert!(matches!(world.set(global("g", "1"), OPERATOR), Err(OperatorFault::Store(_))));

@@ -35,24 +35,25 @@ use super::state::REPLY_TO;
 use super::{Broker, Context};
 use crate::counters::count_up;
 use leveret_queues::{
-    CannotPublish, Claim, DeliveryMethod, MessageKey, NewDelivery, Overflow, Pool, RefusedBy, SLOT_BYTES,
-    Scratch, Shortage, expiration_ms, expiry_flags,
+    CannotPublish, Claim, DeliveryMethod, MessageKey, NewDelivery, OnFull, Overflow, Pool, RefusedBy,
+    SLOT_BYTES, Scratch, Shortage, expiration_ms, expiry_flags,
 };
-use leveret_routing::cc_and_bcc;
+use leveret_routing::{Targets, cc_and_bcc};
+
+/// A message that a client publishes on a channel to an exchange.
+#[derive(Clone, Copy)]
+struct Incoming {
+    channel: ChannelId,
+    exchange: ExchangeId,
+    message: MessageId,
+}
 
 /// How a message is published.
 pub(crate) struct Publish {
     /// The channel of the publisher; `None` for a will, which is never mandatory.
     pub(crate) channel: Option<ChannelId>,
     pub(crate) mandatory: bool,
-    /// The part of the pools that the message may use.
-    pub(crate) share: Share,
-    /// Whether the publisher can wait for capacity; `false` while `tx.commit` is carried out.
-    pub(crate) may_wait: bool,
-    /// Whether the shares of queues limit the publisher: see [`Claim::has_shares`].
-    pub(crate) has_shares: bool,
-    /// The publisher has waited too long for space on the disk or for a queue and must be refused.
-    pub(crate) has_timed_out: bool,
+    pub(crate) claim: Claim,
     /// How soon the log must commit the message, if it is logged.
     pub(crate) urgency: Urgency,
 }
@@ -129,7 +130,7 @@ impl Broker {
         mandatory: bool,
     ) -> Result<PublishAnswer, Fault> {
         let mut targets = core::mem::take(&mut self.publishing.targets);
-        let result = self.publish_with_buffer(cx, channel, (message, mandatory), &mut targets);
+        let result = self.publish_with_buffer(cx, channel, message, mandatory, &mut targets);
         self.publishing.targets = targets;
         #[cfg(debug_assertions)]
         self.note_watched_publish(channel, matches!(result, Err(_) | Ok(PublishAnswer::Refused)));
@@ -162,14 +163,18 @@ impl Broker {
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
-        (message, mandatory): (MessageId, bool),
+        message: MessageId,
+        mandatory: bool,
         targets: &mut Vec<QueueId>,
     ) -> Result<PublishAnswer, Fault> {
         // What an earlier publish waited for does not matter any more.
         let connection = self.clients.connection_of(channel);
         let waiting = self.clients.connection_mut(connection);
         waiting.waits_for = None;
-        let has_timed_out = core::mem::take(&mut waiting.has_timed_out);
+        let on_full = match core::mem::take(&mut waiting.has_timed_out) {
+            true => OnFull::Refuse,
+            false => OnFull::Wait,
+        };
         let routed = match self.parse_and_route(cx, channel, message, targets) {
             Ok(routed) => routed,
             Err(fault) => {
@@ -178,7 +183,7 @@ impl Broker {
             }
         };
         if self.sessions.may_exclude_any() {
-            self.select_subscribers(cx.work, Some(connection), (cx.messages, routed), targets);
+            self.select_subscribers(cx.work, Some(connection), cx.messages, routed, targets);
         }
         let may_wait_for_clients =
             self.queues.has_slow_clients() && cx.messages.flags(routed).has(MessageFlags::PERSISTENT);
@@ -196,16 +201,15 @@ impl Broker {
         };
         let capacity = match in_transaction {
             true => {
-                let share = self.publish_share(connection);
-                let claim = Claim { share, may_wait: true, has_shares: true, has_timed_out };
+                let claim = Claim { share: self.publish_share(connection), on_full };
                 self.queues.check_memory_shares(cx, routed, targets, claim).and_then(|()| {
-                    let publish = (routed, &**targets);
                     self.queues.check_transaction_capacity(
                         cx,
                         &self.quota,
                         connection,
-                        publish,
-                        has_timed_out,
+                        routed,
+                        targets,
+                        on_full,
                     )
                 })
             }
@@ -218,19 +222,11 @@ impl Broker {
             // route. A rewritten copy needs one, because its BCC keys may have been removed.
             let is_by_name = cx.messages.exchange_len(routed) == 0 && routed == message;
             let route = (!is_by_name).then_some(&**targets);
-            self.publish_in_transaction(cx, channel, (routed, mandatory), route)
+            self.publish_in_transaction(cx, channel, routed, mandatory, route)
         } else {
-            let share = self.publish_share(connection);
+            let claim = Claim { share: self.publish_share(connection), on_full };
             let urgency = if is_awaited { Urgency::Awaited } else { Urgency::Window };
-            let publish = Publish {
-                channel: Some(channel),
-                mandatory,
-                share,
-                may_wait: true,
-                has_shares: true,
-                has_timed_out,
-                urgency,
-            };
+            let publish = Publish { channel: Some(channel), mandatory, claim, urgency };
             self.deliver_to_targets(cx, routed, targets, &publish)
         };
         let is_taken = matches!(
@@ -298,8 +294,7 @@ impl Broker {
             return Err(Fault::new(ReplyCode::ResourceError, text));
         }
         self.queues.count_live_log_bytes(cx.pending_writes);
-        let Publish { share, may_wait, has_shares, has_timed_out, .. } = *publish;
-        let claim = Claim { share, may_wait, has_shares, has_timed_out };
+        let claim = publish.claim;
         let mut reserved =
             self.queues.check_capacity(cx, &self.quota, message, &targets[..accepting_count], claim);
         if matches!(reserved, Err(CannotPublish::Wait(Shortage::QueueDisk(_)))) {
@@ -310,7 +305,7 @@ impl Broker {
                 self.queues.check_capacity(cx, &self.quota, message, &targets[..accepting_count], claim);
         }
         if matches!(reserved, Err(CannotPublish::Wait(Shortage::QueueMemory(_)))) {
-            let removed = self.remove_full_sessions(cx, message, (targets, &mut accepting_count), publish);
+            let removed = self.remove_full_sessions(cx, message, targets, &mut accepting_count, publish);
             if !removed.is_empty() {
                 reserved =
                     self.queues.check_capacity(cx, &self.quota, message, &targets[..accepting_count], claim);
@@ -346,13 +341,14 @@ impl Broker {
         &mut self,
         cx: &mut Context<'_>,
         message: MessageId,
-        (targets, accepting_count): (&mut Vec<QueueId>, &mut usize),
+        targets: &mut Vec<QueueId>,
+        accepting_count: &mut usize,
         publish: &Publish,
     ) -> Vec<QueueId> {
         let now_ms = cx.pending_writes.time_ms();
         let publisher = publish.channel.map(|channel| self.clients.connection_of(channel));
         let own = publisher.and_then(|publisher| self.clients.connection(publisher).session);
-        let free = self.queues.free_memory(cx.messages, publish.share).with(cx.messages, message);
+        let free = self.queues.free_memory(cx.messages, publish.claim.share).with(cx.messages, message);
         let mut removed = Vec::new();
         for at in (0..*accepting_count).rev() {
             let (queue, record) = (targets[at], self.queues.at(targets[at]));
@@ -590,12 +586,13 @@ impl Broker {
             Some(exchange) => exchange,
             None => self.allowed_exchange(cx, channel, message)?,
         };
+        let incoming = Incoming { channel, exchange, message };
         if !needs_properties {
-            self.route((cx.messages, cx.work), channel, exchange, (message, Table::EMPTY), targets)?;
+            self.route(cx.messages, cx.work, incoming, Table::EMPTY, targets)?;
             return Ok(message);
         }
         let mut scratch = self.queues.lend_scratch();
-        let result = self.parse_and_check(cx, channel, exchange, (message, targets), &mut scratch);
+        let result = self.parse_and_check(cx, incoming, targets, &mut scratch);
         self.queues.return_scratch(scratch);
         result
     }
@@ -646,16 +643,45 @@ impl Broker {
         Ok(exchange)
     }
 
+    /// Chooses the queues for a message of a channel into `targets`, and caches the route if it can be used
+    /// again.
+    ///
+    /// `headers` is empty unless routing needs them.
+    ///
+    /// # Errors
+    /// Routing takes more work than allowed.
+    fn route(
+        &mut self,
+        messages: &Messages,
+        work: &mut Work,
+        incoming: Incoming,
+        headers: Table<'_>,
+        targets: &mut Vec<QueueId>,
+    ) -> Result<(), Fault> {
+        let Incoming { channel, exchange, message } = incoming;
+        let mut chosen = Targets { queues: self.queues.records_mut(), chosen: targets };
+        let key = messages.routing_key(message);
+        let by_key_alone = self.topology.route(work, exchange, key, headers, &mut chosen)?;
+        if by_key_alone && headers.is_empty() {
+            let connection = self.clients.connection_of(channel);
+            let for_all_keys = (!self.checks_routing_keys(connection, exchange)).then_some(exchange);
+            let revision = self.revision();
+            let cache = &mut self.clients.channel_mut(channel).route_cache;
+            cache.set(revision, messages, message, for_all_keys, targets);
+        }
+        Ok(())
+    }
+
     /// Checks user-id, delivery mode, expiration, CC and BCC, and routes the message with its routing key and
     /// these headers. Returns the message, or a copy if reply-to must be replaced or BCC removed.
     fn parse_and_check(
         &mut self,
         cx: &mut Context<'_>,
-        channel: ChannelId,
-        exchange: ExchangeId,
-        (message, targets): (MessageId, &mut Vec<QueueId>),
+        incoming: Incoming,
+        targets: &mut Vec<QueueId>,
         scratch: &mut Scratch,
     ) -> Result<MessageId, Fault> {
+        let Incoming { channel, exchange, message } = incoming;
         let bytes = cx.messages.properties(message, &mut scratch.properties);
         let properties = Properties::trusted(bytes);
         let headers = properties.headers().unwrap_or(Table::EMPTY);
@@ -675,7 +701,7 @@ impl Broker {
         // BCC is normally removed when the message is delivered, which is impossible for properties of this
         // length.
         let drops_bcc = is_blind && is_long;
-        self.route((cx.messages, cx.work), channel, exchange, (message, headers), targets)?;
+        self.route(cx.messages, cx.work, incoming, headers, targets)?;
         let due = expiry_flags(expiration_ms);
         let known = if is_blind && !is_long { due.with(MessageFlags::HAS_BCC) } else { due };
         if reply_to.is_none() && !drops_bcc {
@@ -746,13 +772,13 @@ impl Broker {
         };
         let connection = self.clients.connection_of(channel);
         let crowded = self.clients.is_output_full(connection, 2);
-        if crowded && publish.may_wait {
+        if crowded && publish.claim.on_full != OnFull::Publish {
             // A client that does not read basic.return waits only for itself.
             self.publishing.shortage = Shortage::Returns;
             return Ok(PublishAnswer::Wait);
         }
         if self.queues.deliveries().free_count() == 0 {
-            if publish.share == Share::Ordinary {
+            if publish.claim.share == Share::Ordinary {
                 self.publishing.shortage = Shortage::Pool(Pool::Unacknowledged);
                 return Ok(PublishAnswer::Wait);
             }
@@ -788,7 +814,8 @@ impl Broker {
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
-        (message, mandatory): (MessageId, bool),
+        message: MessageId,
+        mandatory: bool,
         route: Option<&[QueueId]>,
     ) -> Result<PublishAnswer, Fault> {
         let result = self.add_to_transaction(cx.messages, channel, message, route);
@@ -903,7 +930,7 @@ impl Broker {
         let (mut next, mut is_refused) = (transaction.first, false);
         while let Some((message, route)) = take_published(cx.messages, &mut next) {
             let mandatory = cx.messages.is_mandatory(message);
-            self.find_route(cx, channel, (message, route), targets)?;
+            self.find_route(cx, channel, message, route, targets)?;
             if let Some(route) = route {
                 cx.messages.release(route);
             }
@@ -911,10 +938,7 @@ impl Broker {
             let publish = Publish {
                 channel: Some(channel),
                 mandatory,
-                share: Share::Reserve,
-                may_wait: false,
-                has_shares: false,
-                has_timed_out: false,
+                claim: Claim { share: Share::Reserve, on_full: OnFull::Publish },
                 urgency: Urgency::Awaited,
             };
             let outcome = self.deliver_to_targets(cx, message, targets, &publish)?;
@@ -946,20 +970,22 @@ impl Broker {
         &mut self,
         cx: &mut Context<'_>,
         channel: ChannelId,
-        (message, route): (MessageId, Option<MessageId>),
+        message: MessageId,
+        route: Option<MessageId>,
         targets: &mut Vec<QueueId>,
     ) -> Result<(), Fault> {
         targets.clear();
         let vhost = self.clients.channel(channel).vhost;
         if let Some(route) = route {
-            self.queues.records().read_route((cx.messages, cx.work), vhost, route, targets);
+            self.queues.records().read_route(cx.messages, cx.work, vhost, route, targets);
             return Ok(());
         }
         let Some(exchange) = self.topology.find_exchange(vhost, "") else { return Ok(()) };
         let mut scratch = self.queues.lend_scratch();
         let bytes = cx.messages.properties(message, &mut scratch.properties);
         let headers = leveret_amqp::props::Properties::trusted(bytes).headers().unwrap_or(Table::EMPTY);
-        let routed = self.route((cx.messages, cx.work), channel, exchange, (message, headers), targets);
+        let incoming = Incoming { channel, exchange, message };
+        let routed = self.route(cx.messages, cx.work, incoming, headers, targets);
         self.queues.return_scratch(scratch);
         routed
     }
@@ -979,7 +1005,7 @@ impl Broker {
         let (mut entries, mut returns, mut logged, mut log_bytes) = (0, 0, 0, 0);
         let mut chunks = 0;
         while let Some((message, route)) = take_published(cx.messages, &mut next) {
-            self.find_route(cx, channel, (message, route), targets)?;
+            self.find_route(cx, channel, message, route, targets)?;
             cx.work.check()?;
             self.queues.choose_levels(cx, &mut self.quota, message, targets);
             if self.queues.take_slot_capacity_lack() {

@@ -37,6 +37,18 @@ use crate::restored::Restored;
 /// The first user of a new store: name and password hash.
 pub type First<'a> = Option<(&'a str, PasswordHash)>;
 
+/// A log that has been opened, and what was found about its users and its damage.
+pub struct OpenedLog<'l, D> {
+    /// The log.
+    pub log: &'l Log,
+    /// Its disk.
+    pub disk: &'l mut D,
+    /// The users and permissions.
+    pub access: AccessReport,
+    /// The damage that earlier starts have reported.
+    pub damage: ReportedDamage,
+}
+
 /// Declares all stored objects again, and adds to each queue the offsets of its messages in the log.
 ///
 /// Users and permissions come from the storage. If they may be incomplete, logins are refused. A new store
@@ -47,12 +59,11 @@ pub type First<'a> = Option<(&'a str, PasswordHash)>;
 pub fn restore(
     broker: &mut Broker,
     context: &mut Context<'_>,
-    log: &Log,
-    disk: &mut impl store::Disk,
-    (report, damage): (AccessReport, ReportedDamage),
+    opened: OpenedLog<'_, impl store::Disk>,
     first: First<'_>,
     now: Now,
 ) -> io::Result<()> {
+    let OpenedLog { log, disk, access: report, damage } = opened;
     // The start counts as a use of each queue, so broker time must be set before queues are restored.
     context.pending_writes.set_time(log.time_ms(now));
     let AccessReport { access, unreadable, is_thin, definitions, .. } = report;
@@ -63,7 +74,7 @@ pub fn restore(
     }
     broker.recovery_mut().set_damage(damage);
     broker.memory().set_restoring(true);
-    let restored = restore_definitions(broker, context, log, (disk, &definitions));
+    let restored = restore_definitions(broker, context, log, disk, &definitions);
     broker.memory().set_restoring(false);
     restored?;
     if matches!(access, Access::New | Access::Silent) || access == Access::Whole && is_thin {
@@ -114,7 +125,8 @@ impl Restoring {
         broker: &mut Broker,
         context: &mut Context<'_>,
         log: &Log,
-        (key, value): (&[u8], &[u8]),
+        key: &[u8],
+        value: &[u8],
     ) {
         let Some(definition) = Definition::parse(key, value) else {
             self.unreadable_count += 1;
@@ -146,7 +158,7 @@ impl Restoring {
         match restored {
             Restored::Exists(Some(queue)) => {
                 self.queues.insert(incarnation, queue);
-                self.restore_levels(broker, (queue, &levels));
+                self.restore_levels(broker, queue, &levels);
             }
             Restored::Exists(None) => {}
             Restored::Orphaned => {
@@ -173,7 +185,7 @@ impl Restoring {
     }
 
     /// Creates those levels of a queue with priorities that the log has.
-    fn restore_levels(&mut self, broker: &mut Broker, (queue, levels): (QueueId, &Levels)) {
+    fn restore_levels(&mut self, broker: &mut Broker, queue: QueueId, levels: &Levels) {
         for &incarnation in &levels.known {
             let priority = (incarnation - levels.from + 1) as u8;
             match broker.restore_level(queue, priority) {
@@ -251,7 +263,8 @@ fn restore_definitions(
     broker: &mut Broker,
     context: &mut Context<'_>,
     log: &Log,
-    (disk, of_access): (&mut impl store::Disk, &[AccessDefinition]),
+    disk: &mut impl store::Disk,
+    of_access: &[AccessDefinition],
 ) -> io::Result<()> {
     let mut restoring = Restoring {
         versions: log.index().versions_of_queues(),
@@ -261,11 +274,11 @@ fn restore_definitions(
         unreadable_count: 0,
     };
     for AccessDefinition { key, value } in of_access {
-        restoring.restore(broker, context, log, (key, value));
+        restoring.restore(broker, context, log, key, value);
     }
     let mut repeated = Vec::new();
     let damaged = log.read_definitions(disk, |key, value, is_repeated| {
-        restoring.restore(broker, context, log, (key, value));
+        restoring.restore(broker, context, log, key, value);
         if is_repeated {
             repeated.push((Box::from(key), Box::from(value)));
         }
@@ -321,7 +334,7 @@ fn restore_definitions(
     broker.queues_mut().set_largest_stored_body(log.index().largest_body_bytes());
     let mut messages = 0;
     for (incarnation, queue) in restoring.queues {
-        messages += restore_queue(broker, context, log, (incarnation, queue));
+        messages += restore_queue(broker, context, log, incarnation, queue);
     }
     if messages > 0 {
         log::info!("the store has {messages} messages");
@@ -343,7 +356,8 @@ fn restore_queue(
     broker: &mut Broker,
     context: &mut Context<'_>,
     log: &Log,
-    (incarnation, queue): (u64, QueueId),
+    incarnation: u64,
+    queue: QueueId,
 ) -> u64 {
     let Some(found) = log.index().queues().get(&incarnation) else { return 0 };
     let pending_writes = &mut *context.pending_writes;

@@ -29,7 +29,7 @@ use leveret_core::command::{ChannelId, PublishAnswer, QueueId, SessionId, Sessio
 use leveret_core::definition::{self, Definition};
 use leveret_core::error::{Fault, no_memory_for};
 use leveret_core::mem::{MessageFlags, MessageId, Share};
-use leveret_queues::{expiration_ms, expiry_flags};
+use leveret_queues::{Claim, OnFull, expiration_ms, expiry_flags};
 use leveret_routing::Targets;
 use leveret_storage::Urgency;
 
@@ -104,7 +104,8 @@ impl Broker {
     pub(crate) fn check_will(
         &mut self,
         cx: &mut Context<'_>,
-        (channel, earlier): (ChannelId, Option<SessionId>),
+        channel: ChannelId,
+        earlier: Option<SessionId>,
         will: &SessionWill,
     ) -> Result<(), Fault> {
         let is_large = |bytes: usize| bytes > LARGE_BYTES_MIN;
@@ -292,10 +293,7 @@ impl Broker {
                 let publish = Publish {
                     channel: None,
                     mandatory: false,
-                    share: Share::Ordinary,
-                    may_wait: true,
-                    has_shares: true,
-                    has_timed_out: false,
+                    claim: Claim { share: Share::Ordinary, on_full: OnFull::Wait },
                     urgency: Urgency::Awaited,
                 };
                 self.deliver_to_targets(cx, will.message, &mut targets, &publish)
@@ -348,7 +346,7 @@ impl Broker {
         let is_routed = self.topology.route(cx.work, exchange, key, headers, &mut chosen).is_ok();
         self.queues.return_scratch(scratch);
         if self.sessions.may_exclude_any() {
-            self.select_subscribers(cx.work, None, (cx.messages, message), targets);
+            self.select_subscribers(cx.work, None, cx.messages, message, targets);
         }
         is_routed
     }

@@ -61,7 +61,7 @@ impl Connection {
                         return;
                     }
                 };
-                self.published(context, method.slot, is_refused, (order, batch));
+                self.published(context, method.slot, is_refused, order, batch);
             }
             // Acknowledgements are frequent. They return here without moving the answer, which is large.
             (
@@ -87,7 +87,8 @@ impl Connection {
         context: &mut Context<'_>,
         slot: Slot,
         is_refused: bool,
-        (order, batch): (ReplyOrder, Batch),
+        order: ReplyOrder,
+        batch: Batch,
     ) {
         self.clear_content(context, slot);
         if context.pools.channels[slot].confirms.settle(is_refused, order, batch) {

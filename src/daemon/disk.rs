@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use std::{fs, io};
 
-use leveret_broker::{Broker, Context, First, restore};
+use leveret_broker::{Broker, Context, First, OpenedLog, restore};
 use leveret_config::{Config, FirstUser, first_user};
 use leveret_core::limits::SEGMENTS_MIN;
 use leveret_core::password::{GUEST, PasswordHash};
@@ -53,7 +53,8 @@ const START: Now = Now::from_ms(0);
 /// up as required.
 pub(super) fn open(
     config: &Config,
-    (broker, mut context): (&mut Broker, Context<'_>),
+    broker: &mut Broker,
+    mut context: Context<'_>,
     waker: Arc<Waker>,
 ) -> Result<Option<(StorageDriver, Threads)>, StartError> {
     let directory = &config.data_dir;
@@ -83,7 +84,9 @@ pub(super) fn open(
     let record_bytes_max = log.space().record_bytes_max() as u64;
     context.pending_writes.start(log.epoch(), is_writable, record_bytes_max);
     let (first, access) = (first_user(config, report.access.access), report.access.access);
-    restore(broker, &mut context, &log, &mut files, (report.access, report.reported_damage), first, START)
+    let opened =
+        OpenedLog { log: &log, disk: &mut files, access: report.access, damage: report.reported_damage };
+    restore(broker, &mut context, opened, first, START)
         .map_err(|error| refused(OpenError::Unreadable(error)))?;
     log_first_user(config, broker, access);
     let driver = StorageDriver::new(log, config.limits.frame_max as usize);

@@ -15,7 +15,7 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use leveret_amqp::{Edit, Properties, PropertyEdit, Writer};
-use leveret_bridge::{Client, Credentials, Event, Request, not_tls, write_head};
+use leveret_bridge::{Client, Credentials, Event, PublishHead, Request, not_tls, write_head};
 use leveret_config::Config;
 use leveret_config::bridge::{Bridge, Destination, Rule, UpstreamTls, read_password};
 use leveret_config::upstream::Upstream;
@@ -145,8 +145,7 @@ impl ProbeConnection {
             name: format!("leveret check {}", bridge.name),
             version: config.product.version.clone(),
         };
-        let limits = (config.limits.frame_max, 0);
-        let client = Client::new(NOW, 1, credentials, limits);
+        let client = Client::new(NOW, 1, credentials, config.limits.frame_max, 0);
         let mut connection = Self { line, input: Vec::new(), client };
         // The answer is `Event::Open`: no channel is open that could be closed.
         let _ = connection.wait()?;
@@ -221,9 +220,9 @@ impl ProbeConnection {
         let too_long = |_| "its names are too long for a frame".to_string();
         Properties::EMPTY.write_with(edit, &mut writer).map_err(too_long)?;
         let properties = Properties::trusted(writer.written());
-        let (channel, limits) = (Client::channel_of(0), (0, self.client.frame_max()));
+        let head = PublishHead { exchange, routing_key: key.as_bytes(), properties, body_len: 0 };
         let mut publish = [0; PUBLISH_BYTES_MAX];
-        let len = write_head(channel, (exchange, key.as_bytes()), properties, limits, &mut publish);
+        let len = write_head(Client::channel_of(0), &head, self.client.frame_max(), &mut publish);
         self.line.write(&publish[..len.map_err(too_long)?])?;
         self.receive_permission()
     }
@@ -383,7 +382,8 @@ impl Line {
             let unsealed = tls_state.session.unseal(
                 &mut tls_state.encrypted,
                 &mut plain,
-                (&mut unsent, &mut tls_state.pool),
+                &mut unsent,
+                &mut tls_state.pool,
             );
             unsent.clear(&mut tls_state.pool);
             input.extend_from_slice(&plain[..unsealed.plain]);

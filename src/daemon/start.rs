@@ -106,14 +106,16 @@ impl EventLoop {
         let Self { engine, config, .. } = self;
         // The store is opened after everything else was allocated. Recovery allocates memory temporarily, and
         // the allocator can return this memory to the system only if nothing is allocated after it.
-        if let Some((store, threads)) = disk::open(config, engine.broker_mut(), waker)? {
+        let (broker, context) = engine.broker_mut();
+        if let Some((store, threads)) = disk::open(config, broker, context, waker)? {
             engine.platform_mut().disk = Some(threads);
             let (id, epoch) = (store.log().id(), store.log().epoch());
             engine.set_origin(id, epoch);
             engine.set_store(store);
         }
+        let (broker, context) = engine.broker_mut();
         if let Some(file) = &config.load_definitions
-            && let Err(why) = load(file, engine.broker_mut())
+            && let Err(why) = load(file, broker, context)
         {
             log::error!("{why}");
             engine.set_definitions_unreadable();
@@ -417,7 +419,7 @@ impl core::error::Error for StartError {}
 ///
 /// # Errors
 /// The file cannot be read to its end. The text has the name of the file and the line with the error.
-pub(super) fn load(path: &Path, (broker, mut context): (&mut Broker, Context<'_>)) -> Result<(), String> {
+pub(super) fn load(path: &Path, broker: &mut Broker, mut context: Context<'_>) -> Result<(), String> {
     let (mut made, mut refusals, mut remarks) = (0, Findings::default(), Findings::default());
     let done = for_each_definition(path, |at, object, parsed| {
         let done = parsed.and_then(|parsed| {

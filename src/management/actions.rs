@@ -252,7 +252,7 @@ impl<'b, 's> ActingUser<'b, 's> {
         let message =
             begin_message(messages, names, &fields.properties, len, share).map_err(|_| pool_full())?;
         messages.append_body(message, &payload);
-        publish_as(self.context, (self.user, self.vhost), message)
+        publish_as(self.context, self.user, self.vhost, message)
     }
 }
 

@@ -112,8 +112,9 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
     let moved = moved.filter(|shortage| !is_awaited(*shortage));
     let shortages = expected.into_iter().chain(moved).map(WaitingPublishers::none_for).chain(waiters.clone());
     let awaited_shortages = shortages.map(|waiters| {
-        let pools = (pending_writes, &*context.messages);
-        Cow::from(context.broker.views().explain(pools, waiters, context.process.disk_facts()).to_string())
+        let views = context.broker.views();
+        let facts = context.process.disk_facts();
+        Cow::from(views.explain(pending_writes, context.messages, waiters, facts).to_string())
     });
     let held = states.into_iter().filter(|(holds, _)| *holds).map(|(_, words)| Cow::from(words));
     let damage = damage(context);
@@ -334,8 +335,9 @@ pub(super) fn is_disk_full(context: &RequestContext<'_>) -> bool {
 pub(super) fn store_alarm(context: &RequestContext<'_>) -> Option<String> {
     let shortage = shortage_of_store(context)?;
     let waiters = waiters_for(context, shortage).unwrap_or(WaitingPublishers::none_for(shortage));
-    let pools = (&*context.pending_writes, &*context.messages);
-    Some(context.broker.views().explain(pools, waiters, context.process.disk_facts()).to_string())
+    let facts = context.process.disk_facts();
+    let views = context.broker.views();
+    Some(views.explain(context.pending_writes, context.messages, waiters, facts).to_string())
 }
 
 pub(super) fn status_ok() -> Answer {

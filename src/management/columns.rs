@@ -502,11 +502,11 @@ impl ListedKind for Connections {
         ("send_oct", |row, writer| writer.json.number(row.socket.sent.0)),
         ("recv_oct_details", |row, writer| {
             let (samples, bytes) = (writer.context.samples, row.socket.received.0);
-            samples.of_connection(&mut writer.json, (row.id, row.socket.number), (0, bytes));
+            samples.of_connection(&mut writer.json, row.id, row.socket.number, 0, bytes);
         }),
         ("send_oct_details", |row, writer| {
             let (samples, bytes) = (writer.context.samples, row.socket.sent.0);
-            samples.of_connection(&mut writer.json, (row.id, row.socket.number), (1, bytes));
+            samples.of_connection(&mut writer.json, row.id, row.socket.number, 1, bytes);
         }),
         ("send_cnt", |row, writer| writer.json.number(row.socket.sent.1)),
         ("client_properties", |row, writer| writer.json.table(row.socket.client_properties, writer.tables)),

@@ -5,6 +5,7 @@
 //! - What RabbitMQ's tools read is there under its names.
 //! - About virtual hosts without permissions a user gets at most totals, and those only as a monitor.
 
+use leveret_broker::QueueRef;
 use leveret_core::command::{ConnectionId, RABBITMQ_VERSION};
 use leveret_core::definition::{UserLimits, VhostLimits};
 use leveret_core::version::build_version;
@@ -132,8 +133,12 @@ pub(super) fn user_limits(call: &Call<'_>, context: &RequestContext<'_>) -> Answ
 /// Shows messages of a queue, which stay in it.
 pub(super) fn messages(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
     let user = call.user.ok_or_else(|| not_found("Not Found"))?;
-    let browsed =
-        messages::browse(call.request, context, (&user.name, call.name("vhost"), call.name("queue")));
+    let browsed = messages::browse(
+        call.request,
+        context,
+        &user.name,
+        QueueRef { vhost: call.name("vhost"), name: call.name("queue") },
+    );
     Ok(match browsed.map_err(|fault| refusal(&fault))? {
         BrowseAnswer::Now(body) => Answer::Now(Status::Ok, body),
         BrowseAnswer::Later(pending) => Answer::Browse(Box::new(pending)),

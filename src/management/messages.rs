@@ -28,7 +28,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use leveret_amqp::field::Value;
 use leveret_amqp::props::{PROPERTIES, Properties};
-use leveret_broker::Broker;
+use leveret_broker::{Broker, QueueRef};
 use leveret_core::command::{
     ChannelCommand, ChannelId, ConnectionId, DeliveryKind, GetAnswer, GetCommand, Outbox, Settlement,
 };
@@ -236,7 +236,8 @@ pub(super) enum BrowseAnswer {
 pub(super) fn browse(
     request: &Request<'_>,
     context: &mut RequestContext<'_>,
-    who: (&str, &str, &str),
+    user: &str,
+    queue: QueueRef<'_>,
 ) -> Result<BrowseAnswer, Fault> {
     let number = |key, default: u32| match request.query_value(key) {
         None | Some("") => Ok(default),
@@ -251,7 +252,8 @@ pub(super) fn browse(
     let payloads = PayloadOptions { is_base64, bytes_max: truncate.min(PAYLOAD_BYTES_MAX) };
     let (broker, mut broker_context) = context.broker();
     let count = count.clamp(1, BROWSED_MAX);
-    let BrowseResult { ready, seen } = broker.browse_queue(&mut broker_context, who, position, count)?;
+    let BrowseResult { ready, seen } =
+        broker.browse_queue(&mut broker_context, user, queue, position, count)?;
     if seen.iter().any(|seen| matches!(seen, Browsed::InLog(_))) {
         let number = broker.queues_mut().browses_mut().want(broker_context.messages, &seen);
         return Ok(BrowseAnswer::Later(PendingBrowse { number, position, ready, payloads }));
@@ -261,7 +263,7 @@ pub(super) fn browse(
         Browsed::InLog(_) => None,
     });
     let found: Vec<_> = found.collect();
-    Ok(BrowseAnswer::Now(shown(context.messages, (ready, position), &found, payloads)))
+    Ok(BrowseAnswer::Now(shown(context.messages, ready, position, &found, payloads)))
 }
 
 impl PendingBrowse {
@@ -283,7 +285,7 @@ impl PendingBrowse {
                 let why = format_args!("no memory now to read these messages back, or they cannot be read");
                 Err(Fault::new(ReplyCode::ResourceError, why))
             }
-            false => Ok(shown(messages, (self.ready, self.position), &found, self.payloads)),
+            false => Ok(shown(messages, self.ready, self.position, &found, self.payloads)),
         };
         found.into_iter().for_each(|browsed| messages.release(browsed.message));
         answer
@@ -298,7 +300,8 @@ impl PendingBrowse {
 
 fn shown(
     messages: &mut Messages,
-    (ready, position): (u32, u32),
+    ready: u32,
+    position: u32,
     found: &[BrowsedMessage],
     payloads: PayloadOptions,
 ) -> Vec<u8> {
@@ -432,7 +435,7 @@ impl PayloadWriter {
     /// complete.
     pub(super) fn write(&mut self, messages: &Messages, out: &mut Vec<u8>, enough: usize) -> bool {
         if let Phase::Checking(begun) = &mut self.phase {
-            let is_text = check(messages, self.message, (&mut self.at, self.end), begun);
+            let is_text = check(messages, self.message, &mut self.at, self.end, begun);
             let Some(is_text) = is_text else { return false };
             self.phase = if is_text { Phase::Text } else { Phase::Base64 };
             self.at = 0;
@@ -466,7 +469,8 @@ impl PayloadWriter {
 fn check(
     messages: &Messages,
     message: MessageId,
-    (at, end): (&mut u32, u32),
+    at: &mut u32,
+    end: u32,
     begun: &mut heapless::Vec<u8, 3>,
 ) -> Option<bool> {
     let mut cursor = messages.body_cursor(message, *at);

@@ -17,7 +17,7 @@
 
 use leveret_amqp::field::Table;
 use leveret_broker::Broker;
-use leveret_broker::{MoveOutcome, MoveRequest, MoveTarget, ShownRoute};
+use leveret_broker::{MoveOutcome, MoveRequest, MoveTarget, QueueRef, ShownRoute};
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_json::{Fields, Value, items};
 use leveret_queues::{BROWSED_MAX, Browsed, BrowsedMessage, LogRun, MessageKey};
@@ -80,7 +80,8 @@ pub(super) fn move_messages(call: &Call<'_>, context: &mut RequestContext<'_>) -
         Selection::Keys(keys) => keys,
         Selection::First(count) => {
             let (broker, mut context) = context.broker();
-            let keys = broker.first_message_keys(&mut context, (&user.name, vhost, queue), count);
+            let keys =
+                broker.first_message_keys(&mut context, &user.name, QueueRef { vhost, name: queue }, count);
             keys.map_err(|fault| refusal(&fault))?
         }
     };
@@ -216,7 +217,7 @@ pub(super) fn route(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answer
     }
     let headers = table_of(&fields.value("headers")).map_err(bad)?;
     let (broker, mut context) = context.broker();
-    let route = broker.show_route(&mut context, (vhost, exchange), key.as_bytes(), Table::trusted(&headers));
+    let route = broker.show_route(&mut context, vhost, exchange, key.as_bytes(), Table::trusted(&headers));
     let ShownRoute { queues, exchanges } = route.map_err(|fault| refusal(&fault))?;
     let answer = body(|json| {
         let names_bytes = json.room_bytes().saturating_sub(COUNTS_BYTES) / 2;

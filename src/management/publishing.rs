@@ -144,7 +144,7 @@ impl Upload for Publishing {
                 self.payload.free(context.messages, number);
             }
             Stage::Copying(_, message) => {
-                return publish_as(context, (&self.user, &self.vhost), message).map(Some);
+                return publish_as(context, &self.user, &self.vhost, message).map(Some);
             }
         }
         Ok(None)
@@ -249,7 +249,8 @@ pub(super) fn begin_message(
 /// The message is refused with this answer.
 pub(super) fn publish_as(
     context: &mut RequestContext<'_>,
-    (user, vhost): (&str, &str),
+    user: &str,
+    vhost: &str,
     message: MessageId,
 ) -> Answered {
     let (broker, mut context) = context.broker();

@@ -376,7 +376,7 @@ impl Samples {
             let bytes = [connection.received_bytes as u32, connection.sent_bytes as u32];
             self.connections.take(memory, (last, slot), (connection.id.index(), connection.number), bytes);
         }
-        let totals = totals(broker, (ready, unacknowledged), outside);
+        let totals = totals(broker, ready, unacknowledged, outside);
         for (peak, pool) in self.pool_peaks.iter_mut().zip(broker.views().pools(messages)) {
             *peak = pool.used.max(*peak);
         }
@@ -431,12 +431,7 @@ impl Samples {
     }
 
     /// Writes the rate of bytes that a connection received (`column` 0) or sent (`column` 1).
-    pub fn of_connection(
-        &self,
-        json: &mut Json<'_>,
-        (id, number): (ConnectionId, u64),
-        (column, now): (usize, u64),
-    ) {
+    pub fn of_connection(&self, json: &mut Json<'_>, id: ConnectionId, number: u64, column: usize, now: u64) {
         self.pair(json, &self.connections, (id.index(), number), (column, now), None);
     }
 
@@ -651,7 +646,7 @@ impl Series<'_> {
     }
 }
 
-fn totals(broker: &Broker, (ready, unacknowledged): (u64, u64), outside: LoopCounters) -> Totals {
+fn totals(broker: &Broker, ready: u64, unacknowledged: u64, outside: LoopCounters) -> Totals {
     let (counters, channels) = (broker.counters(), broker.gauges().channels as u64);
     let (made, connections) = outside.connections;
     [

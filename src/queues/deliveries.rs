@@ -301,7 +301,8 @@ impl Deliveries {
         &mut self,
         new: NewDelivery,
         sequence: u64,
-        (wire_bytes, body_len): (u32, u32),
+        wire_bytes: u32,
+        body_len: u32,
     ) -> Option<usize> {
         let has_tag = !new.no_ack && new.method != DeliveryMethod::Return;
         let record = Delivered {
@@ -685,10 +686,10 @@ mod records_tests {
     #[test]
     fn tags_are_found_in_any_order_while_one_stays_unacknowledged() {
         let mut pool = Deliveries::with_capacity(64, &Memory::unlimited());
-        let sleepy = pool.insert(new(3, 1, 0), 0, (0, 0)).unwrap();
+        let sleepy = pool.insert(new(3, 1, 0), 0, 0, 0).unwrap();
         for tag in 2..100_000_u64 {
-            let index = pool.insert(new(3, tag, tag), 0, (0, 0)).unwrap();
-            let other = pool.insert(new(4, tag, tag), 0, (0, 0)).unwrap();
+            let index = pool.insert(new(3, tag, tag), 0, 0, 0).unwrap();
+            let other = pool.insert(new(4, tag, tag), 0, 0, 0).unwrap();
             assert_eq!(pool.find(ChannelId::from_index(3), tag), Some(index));
             for gone in [other, index] {
                 pool.remove_tag(gone);
@@ -707,7 +708,7 @@ mod records_tests {
         let mut state = 7_u64;
         for tag in 0..5000 {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let index = pool.insert(new(0, tag, state >> 40), 0, (0, 0)).unwrap();
+            let index = pool.insert(new(0, tag, state >> 40), 0, 0, 0).unwrap();
             heap.insert(&mut pool, index);
         }
         let mut last = 0;

@@ -35,8 +35,8 @@ pub use deliveries::{
 pub use expiration::{MILLISECONDS_MAX, copy_flags, expiration_ms, expiry_flags};
 pub use flow::{
     BrowseRequests, CannotPublish, Claim, DelayWheel, DueItem, ExpiryGrace, Getting, HeldMessage,
-    LevelChoice, LogRead, LostMessages, NARROWEST_PUBLISHED, PaceChanges, PageInOutcome, QueueSchedule,
-    Queues, ReadMessage, ReadPosition, Scratch, Slot, TrimList, disk_shortage, subtract_steps,
+    LevelChoice, LogRead, LostMessages, NARROWEST_PUBLISHED, OnFull, PaceChanges, PageInOutcome, PlannedCopy,
+    QueueSchedule, Queues, ReadMessage, ReadPosition, Scratch, Slot, TrimList, disk_shortage, subtract_steps,
 };
 pub use records::{
     BROWSED_MAX, Backlog, BrowseResult, Browsed, BrowsedMessage, Contents, Declared, DurableIndex,

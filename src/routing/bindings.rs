@@ -395,13 +395,13 @@ impl PairIndex {
             };
             let pairs = rule.pairs(arguments).map(hashed);
             let rarest = pairs.min_by_key(|&(_, hash)| self.buckets[self.bucket(hash)].len());
-            let first = rarest.map(|pair| self.insert_pair(binding, pair, false, None));
+            let first = rarest.map(|(at, hash)| self.insert_pair(binding, at, hash, false, None));
             return (first, u32::from(first.is_some()));
         }
         let (mut first, mut count) = (None, 0);
         for (at, name, wanted) in rule.pairs(arguments) {
-            let pair = (at as u32, self.hash(exchange, name, wanted));
-            first = Some(self.insert_pair(binding, pair, true, first));
+            let hash = self.hash(exchange, name, wanted);
+            first = Some(self.insert_pair(binding, at as u32, hash, true, first));
             count += 1;
         }
         (first, count)
@@ -411,7 +411,7 @@ impl PairIndex {
         self.pairs.free_count()
     }
 
-    fn insert_pair(&mut self, binding: usize, (at, hash): (u32, u32), any: bool, next: Option<u32>) -> u32 {
+    fn insert_pair(&mut self, binding: usize, at: u32, hash: u32, any: bool, next: Option<u32>) -> u32 {
         let bucket = self.bucket(hash);
         let pair = IndexedPair { binding: binding as u32, hash, at, any, next, links: Links::default() };
         let index = self.pairs.insert_checked(pair);

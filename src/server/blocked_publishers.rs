@@ -384,7 +384,6 @@ impl<P: Platform> Engine<P> {
     fn log_blocked_publishers(&mut self) {
         let by_kind = BlockedOn::by_kind(self.shared.blocked_publishers(), self.shared.now);
         self.blocked.report = BlockedReport::Logged;
-        let pools = (&self.shared.pending_writes, &self.shared.resources.messages);
         let machine = self.shared.platform.machine();
         let limit_bytes = self.operators.process.disk_limit_bytes;
         let disk = DiskFacts { limit_bytes, has_no_inodes: machine.has_no_inodes };
@@ -392,7 +391,8 @@ impl<P: Platform> Engine<P> {
             if waiters.shortage.is_log_full() {
                 self.blocked.disk_logged_at = Some(self.shared.now);
             }
-            let why = self.shared.broker.views().explain(pools, waiters, disk);
+            let (pending_writes, messages) = (&self.shared.pending_writes, &self.shared.resources.messages);
+            let why = self.shared.broker.views().explain(pending_writes, messages, waiters, disk);
             let text = format_args!("{why} (guide: troubleshooting.md)");
             self.shared.resources.log.warn(self.shared.now, LogSource::Unknown, LogKind::Shortage, text);
         }

@@ -321,7 +321,7 @@ impl<P: Platform> Engine<P> {
         if let Some(store) = &mut self.store {
             let log = store.commit_writer.log_mut();
             let counters = log.counters();
-            let (commits_over_budget, _) = log.delayed_by_budget();
+            let (commits_over_budget, last_delayed) = log.delayed_by_budget();
             process.store = StoreView {
                 written_bytes: counters.bytes_written + counters.bytes_zeroed,
                 written_all_runs_bytes: log.bytes_written_total(),
@@ -329,7 +329,7 @@ impl<P: Platform> Engine<P> {
                 bytes_max: log.space().most_bytes(),
                 room_bytes: log.space().room_bytes(),
                 commits_over_budget,
-                is_over_budget: is_over_budget(log.delayed_by_budget(), self.shared.now),
+                is_over_budget: is_over_budget(commits_over_budget, last_delayed, self.shared.now),
             };
         }
         let held_before = self.operators.backup_client.is_some();
@@ -431,7 +431,7 @@ pub(super) struct Connections<'p, S> {
 
 /// Returns whether a commit was delayed by the sync budget recently. The first argument is the result of
 /// [`Log::delayed_by_budget`].
-fn is_over_budget((count, last): (u64, Now), now: Now) -> bool {
+fn is_over_budget(count: u64, last: Now, now: Now) -> bool {
     count > 0 && now.ms_since(last) < SYNC_BUDGET_SHOWN_MS
 }
 

@@ -485,7 +485,7 @@ impl<P: Platform> Shared<P> {
         let sent = peer.stream.write_all(&mut self.buffers, &out[written]);
         let takes_more = !session.has_remainder() && !peer.stream.has_unsent();
         let (broker, mut context) = self.broker_mut();
-        broker.written(&mut context, id, (filled.deliveries, filled.is_first_dropped), takes_more);
+        broker.written(&mut context, id, filled.deliveries, filled.is_first_dropped, takes_more);
         (bytes, sent)
     }
 

@@ -229,7 +229,7 @@ impl StorageDriver {
                 self.put_messages(broker, context, fetch, done)
             }
             (QueuedRead::Chunk(fetch, large), ReadOutcome::Fetch(done)) => {
-                self.take_chunk(broker, context, (fetch, large), done)
+                self.take_chunk(broker, context, fetch, large, done)
             }
             (QueuedRead::Retained(read), ReadOutcome::Fetch(done)) => {
                 self.take_retained(broker, context, read, done);
@@ -286,7 +286,8 @@ impl StorageDriver {
             } else if !broker.queues_mut().paged_in(
                 context,
                 &fetch,
-                (large.offset, large.enqueued_ms),
+                large.offset,
+                large.enqueued_ms,
                 large.message,
             ) {
                 broker.queues_mut().note_no_memory(context.messages, &fetch);
@@ -312,7 +313,8 @@ impl StorageDriver {
         &mut self,
         broker: &mut Broker,
         context: &mut Context<'_>,
-        (fetch, mut large): (LogRead, LargeMessage),
+        fetch: LogRead,
+        mut large: LargeMessage,
         done: leveret_storage::FetchDone,
     ) -> Option<Read> {
         let must_retry = self.must_retry(done.was_refused());
@@ -516,7 +518,7 @@ fn put_message(
         }));
     }
     context.messages.append_body(id, body);
-    if broker.queues_mut().paged_in(context, fetch, (offset, message.enqueued_ms), id) {
+    if broker.queues_mut().paged_in(context, fetch, offset, message.enqueued_ms, id) {
         None
     } else {
         Some(StopReason::NoCapacity)

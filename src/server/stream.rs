@@ -413,7 +413,7 @@ impl<S: Socket> Stream<S> {
         session.incomplete_record.copy_front(reserved, &mut scratch[..held]);
         let count = if self.is_readable { self.receive(&mut scratch[held..limit]) } else { 0 };
         let total = held + count;
-        let unsealed = session.unseal(&mut scratch[..total], room, (&mut self.unsent_record, reserved));
+        let unsealed = session.unseal(&mut scratch[..total], room, &mut self.unsent_record, reserved);
         self.has_reached_end |= unsealed.end;
         self.records += unsealed.records;
         session.incomplete_record.clear(reserved);

@@ -379,9 +379,12 @@ impl CommitWriter {
 
     /// Updates the free space of the log and of the index in the pending-write buffer, which admission uses.
     fn report_room(&self, pending_writes: &mut PendingWrites) {
-        let most = self.log.space.most_bytes();
-        let room = (self.log.space.room_bytes(), most);
-        pending_writes.set_log_free_bytes(room, self.log.space.is_file_system_full());
+        let space = &self.log.space;
+        pending_writes.set_log_free_bytes(
+            space.room_bytes(),
+            space.most_bytes(),
+            space.is_file_system_full(),
+        );
         pending_writes.set_index_capacity(self.log.space.index_capacity());
     }
 

@@ -261,7 +261,8 @@ impl Log {
     pub fn read_chunk<'b, D: Disk>(
         &self,
         disk: &mut D,
-        (body, index): (u64, u32),
+        body: u64,
+        index: u32,
         bytes: &'b mut Vec<u8>,
     ) -> Option<&'b [u8]> {
         let place = self.index.place_of_chunk(body, index)?;

@@ -250,7 +250,8 @@ type PairKeys = [&'static str; 2];
 pub(super) fn read_pair(
     provider: &CryptoProvider,
     [certificate_key, key_key]: PairKeys,
-    (certificate, key): (&Path, &Path),
+    certificate: &Path,
+    key: &Path,
 ) -> Result<Arc<CertifiedKey>, TlsError> {
     let chain = read_certificates(certificate_key, certificate)?;
     if chain.iter().map(|der| der.len()).sum::<usize>() > CHAIN_BYTES_MAX {
@@ -335,8 +336,7 @@ fn load(tls: &Tls) -> Result<Loaded, TlsError> {
         return Err(TlsError::of_configuration(why));
     }
     let pairs = tls.certificates.iter().zip(&tls.keys);
-    let pairs: Result<Vec<_>, _> =
-        pairs.map(|(chain, key)| read_pair(&provider, OWN, (chain, key))).collect();
+    let pairs: Result<Vec<_>, _> = pairs.map(|(chain, key)| read_pair(&provider, OWN, chain, key)).collect();
     let mut pairs = pairs?;
     let authorities = match &tls.client_ca {
         Some(path) => read_certificates("[tls] client_ca", path)?,

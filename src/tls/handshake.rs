@@ -177,7 +177,7 @@ impl Handshake {
         known: &mut KnownTime,
     ) -> HandshakeOutput {
         let mut outgoing = Vec::new();
-        let next = match self.advance((certificates.as_deref_mut(), known), &mut outgoing) {
+        let next = match self.advance(certificates.as_deref_mut(), known, &mut outgoing) {
             Ok(Some(opened)) => HandshakeResult::Open(Box::new(opened)),
             Ok(None) => {
                 self.has_work = false;
@@ -203,7 +203,8 @@ impl Handshake {
     /// needs more input. Bytes for the peer are appended to `outgoing`.
     fn advance(
         &mut self,
-        (mut certificates, known): (Option<&mut CertificateStore>, &mut KnownTime),
+        mut certificates: Option<&mut CertificateStore>,
+        known: &mut KnownTime,
         outgoing: &mut Vec<u8>,
     ) -> Result<Option<Opened>, HandshakeError> {
         if self.connection.is_none() {

@@ -138,7 +138,8 @@ impl Session {
         &mut self,
         input: &mut [u8],
         plain: &mut [u8],
-        (unsent, pool): (&mut ByteChain, &mut BytePool),
+        unsent: &mut ByteChain,
+        pool: &mut BytePool,
     ) -> Unsealed {
         if self.error.is_some() {
             return Unsealed { taken: input.len(), end: true, ..Unsealed::default() };

@@ -215,7 +215,7 @@ impl Line {
         for octets in self.said().chunks(piece) {
             held.extend(octets);
             let mut plain = vec![0; held.len()];
-            let unsealed = session.unseal(&mut held, &mut plain, (&mut self.unsent, &mut self.pools.1));
+            let unsealed = session.unseal(&mut held, &mut plain, &mut self.unsent, &mut self.pools.1);
             out.extend(&plain[..unsealed.plain]);
             end |= unsealed.end;
             held.drain(..unsealed.taken);
@@ -431,7 +431,7 @@ fn damaged_handshakes_and_records_end_their_connection_and_nothing_else() {
         let mut sealed = line.said();
         sealed[at] ^= 0x80;
         let mut plain = vec![0; sealed.len()];
-        let unsealed = session.unseal(&mut sealed, &mut plain, (&mut line.unsent, &mut line.pools.1));
+        let unsealed = session.unseal(&mut sealed, &mut plain, &mut line.unsent, &mut line.pools.1);
         assert!(unsealed.plain == 0, "nothing comes out of it");
     }
 }
@@ -573,14 +573,14 @@ fn keys_are_not_changed_for_ever_and_records_are_counted() {
     }
     let mut said = line.said();
     let mut plain = vec![0; said.len()];
-    let unsealed = session.unseal(&mut said, &mut plain, (&mut line.unsent, &mut line.pools.1));
+    let unsealed = session.unseal(&mut said, &mut plain, &mut line.unsent, &mut line.pools.1);
     assert_eq!((unsealed.plain, unsealed.records, unsealed.taken), (100, 100, said.len()));
     let mut changes = 0;
     while changes < 1_000 {
         line.client.refresh_traffic_keys().unwrap();
         let mut said = line.said();
         let mut plain = vec![0; said.len()];
-        if session.unseal(&mut said, &mut plain, (&mut line.unsent, &mut line.pools.1)).end {
+        if session.unseal(&mut said, &mut plain, &mut line.unsent, &mut line.pools.1).end {
             break;
         }
         changes += 1;

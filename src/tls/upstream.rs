@@ -84,7 +84,7 @@ impl Target {
     pub(super) fn begin(&mut self, known: &mut KnownTime) -> Result<UnbufferedClientConnection, String> {
         let provider = Arc::new(handshake::provider());
         let keys = ["certificate", "key"];
-        let pair = self.tls.identity.as_ref().map(|(chain, key)| read_pair(&provider, keys, (chain, key)));
+        let pair = self.tls.identity.as_ref().map(|(chain, key)| read_pair(&provider, keys, chain, key));
         let pair = pair.transpose().map_err(|error| error.to_string())?;
         let own = pair.as_ref().and_then(|pair| Certificate::parse(pair.cert.first()?));
         // Our own certificate was not made in the future, so its start is a lower bound of the time (see [`Clock`]).

@@ -69,7 +69,7 @@ fn begun_with_input(mut opened: Opened) -> Session {
     let mut session = begun(opened);
     let mut plain = vec![0; left.len()];
     let mut pool = BytePool::with_bytes(8 << 10);
-    session.unseal(&mut left, &mut plain, (&mut ByteChain::default(), &mut pool));
+    session.unseal(&mut left, &mut plain, &mut ByteChain::default(), &mut pool);
     session
 }
 
@@ -95,12 +95,12 @@ fn an_upstream_that_is_who_it_says_is_spoken_with() {
     for (from, to) in [(&mut client, &mut listener)] {
         for text in [&b"to"[..], b"fro"] {
             let len = from.seal(text, &mut sealed).unwrap();
-            let got = to.unseal(&mut sealed[..len], &mut plain, (&mut unsent, &mut pool));
+            let got = to.unseal(&mut sealed[..len], &mut plain, &mut unsent, &mut pool);
             assert_eq!((&plain[..got.plain], got.taken), (text, len));
         }
     }
     let len = listener.seal(b"back", &mut sealed).unwrap();
-    let got = client.unseal(&mut sealed[..len], &mut plain, (&mut unsent, &mut pool));
+    let got = client.unseal(&mut sealed[..len], &mut plain, &mut unsent, &mut pool);
     assert_eq!((&plain[..got.plain], client.fault()), (&b"back"[..], None));
 }
 

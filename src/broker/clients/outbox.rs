@@ -101,7 +101,7 @@ impl Clients {
         connection.outbox_bytes += u64::from(wire_bytes);
         let is_acknowledged = !new.no_ack;
         let deliveries = queues.deliveries_mut();
-        let index = deliveries.insert(new, sequence, (wire_bytes, body_len));
+        let index = deliveries.insert(new, sequence, wire_bytes, body_len);
         let index = index.expect("the caller checked that a delivery record is free");
         deliveries.enter_outbox(&mut connection.outbox, index);
         channel.outbox_len += 1;

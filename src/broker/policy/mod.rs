@@ -606,7 +606,7 @@ mod tests {
     #[test]
     fn on_a_full_disk_only_operator_policies_can_be_set() {
         let mut world = PolicyFixture::new();
-        world.pending_writes.set_log_free_bytes((0, 1 << 20), true);
+        world.pending_writes.set_log_free_bytes(0, 1 << 20, true);
         let expires = table("expires", "1");
         assert_eq!(world.set(said("p", "", &expires)), Err(OperatorFault::FileSystemFull));
         world.set(Policy { kind: PolicyKind::Operator, ..said("p", "", &expires) }).unwrap();

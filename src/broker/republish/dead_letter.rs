@@ -23,13 +23,13 @@ use leveret_core::command::{ExchangeId, Name, QueueId, Refusal, VhostId};
 use leveret_core::error::Fault;
 use leveret_core::mem::{MessageId, Messages, Share, sort_by_key};
 use leveret_core::work::Work;
-use leveret_queues::{LevelChoice, Reason, Scratch, copy_flags};
+use leveret_queues::{LevelChoice, PlannedCopy, Reason, Scratch, copy_flags};
 use leveret_routing::Targets;
 use leveret_storage::Urgency;
 
 use super::Republisher;
 use crate::Context;
-use crate::sessions::{RoutedMessage, select_subscribers};
+use crate::sessions::{RoutedMessage, Subscribers, select_subscribers};
 
 /// The routing of a dead letter may take this many times the work that one publish may take.
 const ROUTING_TIMES: u32 = 8;
@@ -65,6 +65,14 @@ struct DeadLetterTarget {
 /// `last_routing` of a queue that must not get the dead letter; no routing has this number.
 const NEVER_ROUTED: u64 = u64::MAX;
 
+/// A message that leaves its queue and is to be dead-lettered.
+#[derive(Clone, Copy)]
+struct DeadMessage {
+    queue: QueueId,
+    message: MessageId,
+    reason: Reason,
+}
+
 impl Republisher<'_> {
     /// Writes the dead letter for a message that the queue removes. Changes no queue.
     ///
@@ -83,8 +91,13 @@ impl Republisher<'_> {
         let Some(address) = self.dead_letter_target(queue) else { return Some(Republication::Dropped) };
         let mut scratch = self.queues.lend_scratch();
         let mut targets = core::mem::take(&mut self.republish.targets);
-        let republication =
-            self.write_and_route(cx, (queue, message, reason), &address, &mut scratch, &mut targets);
+        let republication = self.write_and_route(
+            cx,
+            DeadMessage { queue, message, reason },
+            &address,
+            &mut scratch,
+            &mut targets,
+        );
         self.queues.return_scratch(scratch);
         self.republish.targets = targets;
         if republication.is_some() {
@@ -112,17 +125,18 @@ impl Republisher<'_> {
     fn write_and_route(
         &mut self,
         cx: &mut Context<'_>,
-        (queue, message, reason): (QueueId, MessageId, Reason),
+        dead: DeadMessage,
         address: &DeadLetterTarget,
         scratch: &mut Scratch,
         targets: &mut Vec<QueueId>,
     ) -> Option<Republication> {
+        let DeadMessage { queue, message, reason } = dead;
         cx.work.charge(8);
         cx.work.charge_octets(cx.messages.body_len(message) as usize);
         let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
         let record = self.queues.records().record_of_queue(queue);
         let (vhost, name) = (record.vhost, Name::try_from(&*record.name).unwrap_or_default());
-        let place = (name.as_str(), reason, self.republish.unix_s);
+        let place = DeathPlace { queue: name.as_str(), reason, unix_s: self.republish.unix_s };
         let death = Death::of(cx.messages, message, properties, place, address);
         let mut writer = self.copy_properties_writer(&mut scratch.rewritten);
         let own_key = address.key.as_deref().unwrap_or(death.routing_key);
@@ -155,7 +169,7 @@ impl Republisher<'_> {
         self.queues.choose_levels_for(cx, self.quota, LevelChoice::of(&written, 0), targets);
         let names_len = address.name.len() + own_key.len();
         let bytes = names_len + written.as_bytes().len() + cx.messages.body_len(message) as usize;
-        if !self.may_move_to(cx, queue, (message, bytes as u64), targets) {
+        if !self.may_move_to(cx, queue, PlannedCopy { message, bytes: bytes as u64 }, targets) {
             return None;
         }
         let flags = copy_flags(cx.messages, message, &written);
@@ -175,7 +189,7 @@ impl Republisher<'_> {
             }
             Err(_) if takes_all || !self.may_omit_death(targets) => return None,
             Err(_) => {
-                let copy = self.copy_without_death(cx, message, (place, address), names, scratch)?;
+                let copy = self.copy_without_death(cx, message, place, address, scratch)?;
                 self.note_shortened(&format_args!(
                     "queue '{queue}': no memory is left for the header x-death, so messages are dead-lettered without it: \
                      consume or purge queues, or raise memory_limit"
@@ -191,17 +205,20 @@ impl Republisher<'_> {
         &mut self,
         cx: &mut Context<'_>,
         message: MessageId,
-        (place, address): ((&str, Reason, u64), &DeadLetterTarget),
-        names: (&str, &[u8]),
+        place: DeathPlace<'_>,
+        address: &DeadLetterTarget,
         scratch: &mut Scratch,
     ) -> Option<MessageId> {
         cx.work.charge(WITHOUT_DEATH_WORK);
         let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
         let death = Death::of(cx.messages, message, properties, place, address);
         let mut writer = self.copy_properties_writer(&mut scratch.rewritten);
+        let key = address.key.as_deref().unwrap_or(death.routing_key);
+        let key: heapless::Vec<u8, 255> = heapless::Vec::from_slice(key).unwrap_or_default();
         let is_written = death.write_properties(properties, &DeathForm::NoDeath, &mut writer).is_ok();
         assert!(is_written, "properties that arrived in a frame fit into a frame");
         let flags = copy_flags(cx.messages, message, &Properties::trusted(writer.written()));
+        let names = (&*address.name, &*key);
         cx.messages.copy_as(message, names, writer.written(), flags, Share::DeadLetter).ok()
     }
 
@@ -265,9 +282,10 @@ impl Republisher<'_> {
         // What follows must not be limited: a `tx.commit` must not end half-way.
         work.lift_limit();
         if self.sessions.may_exclude_any() {
-            let parts = (&*self.topology, self.queues.records());
+            let (topology, records) = (&*self.topology, self.queues.records());
             let message = RoutedMessage { publisher: None, routing_key: key, len: 0 };
-            select_subscribers(self.sessions, parts, work, message, targets);
+            let subscribers = Subscribers { sessions: self.sessions, topology, records };
+            select_subscribers(subscribers, work, message, targets);
         }
         routed.map(|_| ())
     }
@@ -301,26 +319,27 @@ impl Republisher<'_> {
         self.log_dropped(&name, why);
     }
 
-    /// Returns whether all target queues have capacity for a copy of this many bytes now, and none has used so much more
+    /// Returns whether all target queues have capacity for a copy now, and none has used so much more
     /// than its share that publishers would lack it. `source` is the queue, or its level, that the message leaves.
     pub(crate) fn may_move_to(
         &mut self,
         cx: &mut Context<'_>,
         source: QueueId,
-        copy: (MessageId, u64),
+        copy: PlannedCopy,
         targets: &[QueueId],
     ) -> bool {
         self.has_capacity_for(cx, copy, targets)
             && self.queues.queue_too_full_for_moved(cx, self.quota, Some(source), copy, targets).is_none()
     }
 
-    /// Returns whether all target queues have capacity for a copy of this many bytes now.
+    /// Returns whether all target queues have capacity for a copy now.
     pub(crate) fn has_capacity_for(
         &mut self,
         cx: &mut Context<'_>,
-        (message, bytes): (MessageId, u64),
+        copy: PlannedCopy,
         targets: &[QueueId],
     ) -> bool {
+        let PlannedCopy { message, bytes } = copy;
         let needed = targets.iter().filter(|queue| self.queues.at(**queue).backlog.needs_chunk()).count();
         let lacks_slot_capacity = self.queues.take_slot_capacity_lack();
         if lacks_slot_capacity
@@ -517,15 +536,25 @@ pub(crate) struct Death<'a> {
     pub(crate) drops_bcc: bool,
 }
 
+/// Where and why a message died.
+#[derive(Clone, Copy)]
+struct DeathPlace<'a> {
+    queue: &'a str,
+    reason: Reason,
+    /// Seconds since 1970.
+    unix_s: u64,
+}
+
 impl<'a> Death<'a> {
-    /// Returns the death of a message with these properties, in a queue with this name, at `unix_s` seconds since 1970.
+    /// Returns the death of a message with these properties.
     fn of(
         messages: &'a Messages,
         message: MessageId,
         properties: Properties<'a>,
-        (queue, reason, unix_s): (&'a str, Reason, u64),
+        place: DeathPlace<'a>,
         address: &DeadLetterTarget,
     ) -> Self {
+        let DeathPlace { queue, reason, unix_s } = place;
         Self {
             reason,
             queue,
@@ -724,7 +753,7 @@ impl<'a> Death<'a> {
                     let Some((queue, reason)) = kind else { continue };
                     let count = death.get("count").and_then(|value| value.as_integer());
                     let count = count.unwrap_or_else(|| uncounted(kind).max(1));
-                    deaths.table(|entry| write_short(entry, (count, reason, queue)))?;
+                    deaths.table(|entry| write_short(entry, count, reason, queue))?;
                 }
                 None if short != ShortEntries::None => continue,
                 Some(death) if is_uncounted && is_grouped && known.len() > 1 => deaths.table(|entry| {
@@ -739,7 +768,7 @@ impl<'a> Death<'a> {
     }
 
     fn write_short_entry(&self, death: &mut TableWriter<'_, '_>, count: i64) -> Result<(), Full> {
-        write_short(death, (count, self.reason.name().as_bytes(), self.queue.as_bytes()))
+        write_short(death, count, self.reason.name().as_bytes(), self.queue.as_bytes())
     }
 
     /// Writes an x-death entry in RabbitMQ's order of fields: sorted, except in the very first entry.
@@ -813,10 +842,7 @@ fn raised_count(same: Table<'_>, uncounted: i64) -> i64 {
     count.saturating_add(1)
 }
 
-fn write_short(
-    death: &mut TableWriter<'_, '_>,
-    (count, reason, queue): (i64, &[u8], &[u8]),
-) -> Result<(), Full> {
+fn write_short(death: &mut TableWriter<'_, '_>, count: i64, reason: &[u8], queue: &[u8]) -> Result<(), Full> {
     death.long("count", count)?;
     death.long_str("reason", reason)?;
     death.long_str("queue", queue)

@@ -25,8 +25,8 @@ use leveret_amqp::props::{HeadersEdit, Properties, PropertyEdit};
 use leveret_core::command::{ExchangeId, QueueId};
 use leveret_core::mem::MessageId;
 use leveret_queues::{
-    DueItem, HeldMessage, LevelChoice, NARROWEST_PUBLISHED, Queue, Scratch, Slot, Taken, copy_flags,
-    subtract_steps,
+    DueItem, HeldMessage, LevelChoice, NARROWEST_PUBLISHED, PlannedCopy, Queue, Scratch, Slot, Taken,
+    copy_flags, subtract_steps,
 };
 
 use super::Republisher;
@@ -100,7 +100,7 @@ impl Republisher<'_> {
         {
             let taken = self.queues.take_first(cx, level, first);
             self.queues.at_mut(level).unsettled.count += 1;
-            self.queues.delay_wheel_mut().hold(due_ms, (level, taken.message, taken.log_offset));
+            self.queues.delay_wheel_mut().hold(due_ms, level, taken.message, taken.log_offset);
             return ReleaseStep::Done;
         }
         let narrowest =
@@ -108,7 +108,7 @@ impl Republisher<'_> {
         let hidden_queue = self.queues.records().queue_of_level(level);
         let moved = slot.widest_below().map(|widest| Slot::of(due_ms, slot.start_ms, narrowest, widest));
         match moved.and_then(|slot| self.queues.level_of_slot(self.quota, hidden_queue, slot)) {
-            Some(target) => self.move_first(cx, (level, message, is_logged), target),
+            Some(target) => self.move_first(cx, level, message, is_logged, target),
             None if due_ms <= now_ms => {
                 let Some(republication) = self.write_due(cx, level, message) else {
                     return ReleaseStep::Blocked;
@@ -149,12 +149,14 @@ impl Republisher<'_> {
     fn move_first(
         &mut self,
         cx: &mut Context<'_>,
-        (level, message, is_logged): (QueueId, MessageId, bool),
+        level: QueueId,
+        message: MessageId,
+        is_logged: bool,
         target: QueueId,
     ) -> ReleaseStep {
         let bytes = cx.messages.stream_len(message) as u64;
         cx.work.charge_octets(cx.messages.body_len(message) as usize);
-        if !self.has_capacity_for(cx, (message, bytes), &[target]) {
+        if !self.has_capacity_for(cx, PlannedCopy { message, bytes }, &[target]) {
             return ReleaseStep::Blocked;
         }
         let Scratch { properties, rewritten } = self.queues.scratch_mut();
@@ -207,7 +209,7 @@ impl Republisher<'_> {
     ) -> Option<Republication> {
         let mut scratch = self.queues.lend_scratch();
         let mut targets = core::mem::take(&mut self.republish.targets);
-        let republication = self.write_and_route_due(cx, (level, message), &mut scratch, &mut targets);
+        let republication = self.write_and_route_due(cx, level, message, &mut scratch, &mut targets);
         self.queues.return_scratch(scratch);
         self.republish.targets = targets;
         republication
@@ -216,7 +218,8 @@ impl Republisher<'_> {
     fn write_and_route_due(
         &mut self,
         cx: &mut Context<'_>,
-        (level, message): (QueueId, MessageId),
+        level: QueueId,
+        message: MessageId,
         scratch: &mut Scratch,
         targets: &mut Vec<QueueId>,
     ) -> Option<Republication> {
@@ -266,7 +269,7 @@ impl Republisher<'_> {
         {
             return Some(self.drop_due(exchange, "it is routed to more queues than commit_bytes_max allows"));
         }
-        if !self.may_move_to(cx, level, (message, bytes), targets) {
+        if !self.may_move_to(cx, level, PlannedCopy { message, bytes }, targets) {
             return None;
         }
         let flags = copy_flags(cx.messages, message, &written);

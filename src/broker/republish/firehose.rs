@@ -23,7 +23,7 @@ use leveret_amqp::props::{PROPERTIES, Properties, PropertyEdit};
 use leveret_amqp::{Full, Writer};
 use leveret_core::command::{ChannelId, QueueId, VhostId};
 use leveret_core::mem::{MessageFlags, MessageId, Share};
-use leveret_queues::{Claim, Scratch};
+use leveret_queues::{Claim, OnFull, Scratch};
 use leveret_routing::cc_and_bcc;
 
 use super::{Republisher, TracedName};
@@ -66,7 +66,8 @@ impl Republisher<'_> {
         cx: &mut Context<'_>,
         channel: ChannelId,
         message: MessageId,
-        (queue, redelivered): (QueueId, bool),
+        queue: QueueId,
+        redelivered: bool,
     ) {
         if self.queues.at(queue).is_internal() {
             return;
@@ -96,7 +97,7 @@ impl Republisher<'_> {
             return None;
         }
         let mut scratch = self.queues.lend_scratch();
-        let copy = self.write_copy(cx, (vhost, channel), message, event, &mut scratch);
+        let copy = self.write_copy(cx, channel, message, event, &mut scratch);
         self.queues.return_scratch(scratch);
         if copy.is_none() {
             self.log_omitted(vhost);
@@ -107,23 +108,23 @@ impl Republisher<'_> {
     fn write_copy(
         &self,
         cx: &mut Context<'_>,
-        by: (VhostId, ChannelId),
+        channel: ChannelId,
         message: MessageId,
         event: TracedEvent<'_>,
         scratch: &mut Scratch,
     ) -> Option<MessageId> {
         let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
-        let names = (cx.messages.exchange(message), cx.messages.routing_key(message));
+        let (exchange, key) = (cx.messages.exchange(message), cx.messages.routing_key(message));
         let room = self.queues.frame_max().saturating_sub(HEADER_BYTES);
         let mut writer = Writer::new(&mut scratch.rewritten[..room]);
         let mut fill = |headers: &mut TableWriter<'_, '_>| {
-            write_message(headers, names, properties)?;
+            write_message(headers, exchange, key, properties)?;
             headers.text("node", &self.firehose.node)?;
-            self.write_event(headers, by, event)
+            self.write_event(headers, channel, event)
         };
         Properties::EMPTY.write_with_headers(PropertyEdit::default(), &mut fill, &mut writer).ok()?;
         let key: heapless::Vec<u8, 255> = match event {
-            TracedEvent::Published(_) => [b"publish.", names.0.as_bytes()],
+            TracedEvent::Published(_) => [b"publish.", exchange.as_bytes()],
             TracedEvent::Delivered(queue, _) => {
                 [b"deliver.", self.queues.records().record_of_queue(queue).name.as_bytes()]
             }
@@ -141,7 +142,7 @@ impl Republisher<'_> {
     fn write_event(
         &self,
         headers: &mut TableWriter<'_, '_>,
-        (vhost, channel): (VhostId, ChannelId),
+        channel: ChannelId,
         event: TracedEvent<'_>,
     ) -> Result<(), Full> {
         if let TracedEvent::Delivered(_, redelivered) = event {
@@ -149,7 +150,7 @@ impl Republisher<'_> {
         }
         let record = self.clients.channel(channel);
         let name = self.firehose.names.get(record.connection.index());
-        headers.text("vhost", self.access.vhost_name(vhost))?;
+        headers.text("vhost", self.access.vhost_name(record.vhost))?;
         headers.text("connection", name.map_or("", TracedName::as_str))?;
         headers.int("channel", record.number.into())?;
         headers.text("user", self.clients.connection(record.connection).identity.name())?;
@@ -180,7 +181,7 @@ impl Republisher<'_> {
         let (accepting_count, _) =
             queues.records().keep_accepting(cx.messages, copy, &mut targets, Some(&credit));
         targets.truncate(accepting_count);
-        let claim = Claim { share: Share::Ordinary, may_wait: true, has_shares: true, has_timed_out: false };
+        let claim = Claim { share: Share::Ordinary, on_full: OnFull::Wait };
         if !targets.is_empty() {
             match self.queues.check_capacity(cx, self.quota, copy, &targets, claim) {
                 Ok(()) => self.queues.push_copy(cx, copy, &targets),
@@ -206,7 +207,8 @@ impl Republisher<'_> {
 /// Writes the headers about the message itself, in RabbitMQ's order.
 fn write_message(
     headers: &mut TableWriter<'_, '_>,
-    (exchange, key): (&str, &[u8]),
+    exchange: &str,
+    key: &[u8],
     properties: Properties<'_>,
 ) -> Result<(), Full> {
     headers.text("exchange_name", exchange)?;

@@ -45,7 +45,7 @@ use crate::sessions::Sessions;
 
 pub(super) use dead_letter::Parking;
 pub(super) use expire::{ExpiryResult, TrimTurn};
-pub use parked::{parked_from, write_parked_properties, write_unparked_properties};
+pub use parked::{ParkedFrom, parked_from, write_parked_properties, write_unparked_properties};
 
 /// State kept between calls of the [`Republisher`].
 #[derive(Debug, Default)]

@@ -27,7 +27,7 @@ use leveret_amqp::props::{Edit, HeadersEdit, Properties, PropertyEdit};
 use leveret_amqp::{Full, Writer};
 use leveret_core::command::QueueId;
 use leveret_core::mem::{MessageId, Share};
-use leveret_queues::{LevelChoice, Reason, copy_flags};
+use leveret_queues::{LevelChoice, PlannedCopy, Reason, copy_flags};
 
 use super::Republisher;
 use super::dead_letter::{MORE_THAN_FRAME, Parking, Republication};
@@ -106,13 +106,13 @@ impl Republisher<'_> {
         let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
         let mut writer = self.copy_properties_writer(&mut scratch.rewritten);
         let cause = format!("{why}");
-        let texts = (&*bridge, Some(&*from), &*cause);
+        let parked = ParkedFrom { bridge: &bridge, queue: Some(&from), cause: &cause };
         // If the parking headers do not fit into a frame, the copy gets none, because the message must remain
         // deliverable. `BCC` is removed too: properties of this length are delivered unchanged, and clients must not
         // see that header.
         let plain_edit = PropertyEdit { headers: HeadersEdit::Without("BCC"), ..PARKED };
         let is_shortened =
-            write_parked_properties(properties, texts, self.republish.unix_s, &mut writer).is_err();
+            write_parked_properties(properties, &parked, self.republish.unix_s, &mut writer).is_err();
         let is_written = !is_shortened || properties.write_with(plain_edit, &mut writer).is_ok();
         assert!(is_written, "properties that arrived in a frame fit into a frame");
         let written = Properties::trusted(writer.written());
@@ -125,7 +125,7 @@ impl Republisher<'_> {
             heapless::Vec::from_slice(cx.messages.routing_key(message)).unwrap_or_default();
         let names_len = exchange.len() + key.len();
         let bytes = names_len + written.as_bytes().len() + cx.messages.body_len(message) as usize;
-        let is_taken = self.may_move_to(cx, source, (message, bytes as u64), &targets);
+        let is_taken = self.may_move_to(cx, source, PlannedCopy { message, bytes: bytes as u64 }, &targets);
         self.republish.targets = targets;
         let flags = copy_flags(cx.messages, message, &written);
         let copy = is_taken
@@ -143,14 +143,24 @@ impl Republisher<'_> {
     }
 }
 
-/// Writes the properties of a parked message: bridge, local source queue if any, cause, and time in seconds
-/// since 1970.
+/// Where a parked message was, and why it is parked.
+#[derive(Clone, Copy, Debug)]
+pub struct ParkedFrom<'a> {
+    /// The bridge that parks it.
+    pub bridge: &'a str,
+    /// The local queue; `None` for a message that the bridge has fetched.
+    pub queue: Option<&'a str>,
+    /// Why it is parked.
+    pub cause: &'a str,
+}
+
+/// Writes the properties of a message that is parked at `unix_s` seconds since 1970.
 ///
 /// # Errors
 /// [`Full`] if the properties do not fit.
 pub fn write_parked_properties(
     properties: Properties<'_>,
-    (bridge, queue, cause): (&str, Option<&str>, &str),
+    parked: &ParkedFrom<'_>,
     unix_s: u64,
     writer: &mut Writer<'_>,
 ) -> Result<(), Full> {
@@ -161,9 +171,9 @@ pub fn write_parked_properties(
         PARKED,
         &OWN,
         &mut |table| {
-            table.text(CAUSE, cause)?;
-            table.text(BRIDGE, bridge)?;
-            queue.map_or(Ok(()), |queue| table.text(QUEUE, queue))?;
+            table.text(CAUSE, parked.cause)?;
+            table.text(BRIDGE, parked.bridge)?;
+            parked.queue.map_or(Ok(()), |queue| table.text(QUEUE, queue))?;
             table.timestamp(TIME, unix_s)?;
             table.long(COUNT, count)
         },
@@ -208,10 +218,14 @@ mod tests {
 
     #[test]
     fn parking_headers_are_written_and_only_the_count_survives_unparking() {
-        let texts = ("plant", Some("telemetry"), "larger than the upstream accepts");
+        let parked = ParkedFrom {
+            bridge: "plant",
+            queue: Some("telemetry"),
+            cause: "larger than the upstream accepts",
+        };
         let set_aside = |properties: &[u8]| {
             written(properties, |properties, writer| {
-                write_parked_properties(properties, texts, 77, writer).expect("it fits")
+                write_parked_properties(properties, &parked, 77, writer).expect("it fits")
             })
         };
         let once = set_aside(b"\x20\x00\x00\x00\x00\x0b\x01aL\0\0\0\0\0\0\0\x01");
@@ -230,7 +244,8 @@ mod tests {
         assert_eq!(names(&back), ["a", "x-parked-count"]);
         assert_eq!(parked_from(Properties::trusted(&back)), None);
         let fetched = written(&[0, 0], |properties, writer| {
-            write_parked_properties(properties, ("plant", None, "refused here"), 1, writer).expect("it fits");
+            let parked = ParkedFrom { bridge: "plant", queue: None, cause: "refused here" };
+            write_parked_properties(properties, &parked, 1, writer).expect("it fits");
         });
         assert_eq!(parked_from(Properties::trusted(&fetched)), Some(None));
         assert_eq!(parked_from(Properties::EMPTY), None);

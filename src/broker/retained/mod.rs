@@ -112,7 +112,7 @@ impl StoredParts {
     }
 
     /// Appends the deletion of the definitions to the log, without the first `kept_count`.
-    fn delete(self, pending_writes: &mut PendingWrites, (vhost, key): (&str, &str), kept_count: u32) {
+    fn delete(self, pending_writes: &mut PendingWrites, vhost: &str, key: &str, kept_count: u32) {
         for key in self.keys(vhost, key).skip(kept_count as usize) {
             pending_writes.define(key, None);
         }
@@ -145,7 +145,7 @@ impl Content {
     }
 
     /// Returns a content that is only in the log.
-    fn in_log(qos: u8, (len, properties): (u32, &[u8]), arrived_ms: u64) -> Self {
+    fn in_log(qos: u8, len: u32, properties: &[u8], arrived_ms: u64) -> Self {
         let has_expiry = Properties::trusted(properties).expiration().is_some();
         Self { qos, has_expiry, len, properties_len: properties.len() as u32, octets: None, arrived_ms }
     }
@@ -427,7 +427,8 @@ impl Retained {
         &mut self,
         cx: &mut Context<'_>,
         access: &Access,
-        (vhost, key): (VhostId, &str),
+        vhost: VhostId,
+        key: &str,
         len: usize,
     ) -> Room {
         let pending_writes = &mut *cx.pending_writes;
@@ -626,9 +627,8 @@ impl Retained {
     /// [pending](PendingWrites::is_split_pending) split definition any more.
     fn append(&mut self, pending_writes: &mut PendingWrites, access: &Access, at: usize) -> Batch {
         let RetainedMessage { vhost, key, content, stored, before, .. } = &self.slab[at];
-        let names = (access.vhost_name(*vhost), &**key);
-        let mut retained =
-            definition::Retained { vhost: names.0, key, qos: content.qos, ..Default::default() };
+        let vhost = access.vhost_name(*vhost);
+        let mut retained = definition::Retained { vhost, key, qos: content.qos, ..Default::default() };
         // A content that is to be written is in memory.
         let (Some(octets), Some((properties, payload))) = (&content.octets, content.in_memory()) else {
             return Batch::NONE;
@@ -640,7 +640,7 @@ impl Retained {
             if is_withdrawn { (*before, *stored) } else { (*stored, StoredParts::default()) };
         let next = named.next(octets);
         let batch = if next.count > 0 {
-            unused.delete(pending_writes, names, next.count);
+            unused.delete(pending_writes, vhost, key, next.count);
             retained.parts = Some(RetainedParts {
                 side: next.side,
                 len: content.len,
@@ -650,18 +650,18 @@ impl Retained {
             let definition = Definition::Retained(retained);
             pending_writes.define_split(SplitDefinition {
                 content: Rc::clone(octets),
-                part_prefix: next.key_prefix(names.0, key),
+                part_prefix: next.key_prefix(vhost, key),
                 key: definition.key(),
                 value: definition.value(),
-                replaced_prefix: named.key_prefix(names.0, key),
+                replaced_prefix: named.key_prefix(vhost, key),
                 replaced_count: named.count,
             });
             Batch::NONE
         } else {
             (retained.properties, retained.payload) = (properties, payload);
             let batch = pending_writes.write_definition(&Definition::Retained(retained), true);
-            named.delete(pending_writes, names, 0);
-            unused.delete(pending_writes, names, 0);
+            named.delete(pending_writes, vhost, key, 0);
+            unused.delete(pending_writes, vhost, key, 0);
             batch
         };
         let record = &mut self.slab[at];
@@ -705,17 +705,18 @@ impl Retained {
 fn append_removal(
     pending_writes: &mut PendingWrites,
     access: &Access,
-    (vhost, key): (VhostId, &str),
+    vhost: VhostId,
+    key: &str,
     stored: [StoredParts; 2],
 ) -> Batch {
-    let names = (access.vhost_name(vhost), key);
-    let definition = Definition::Retained(definition::Retained { vhost: names.0, key, ..Default::default() });
+    let vhost = access.vhost_name(vhost);
+    let definition = Definition::Retained(definition::Retained { vhost, key, ..Default::default() });
     let is_withdrawn = pending_writes.withdraw_split(&definition.key());
     let batch = pending_writes.write_definition(&definition, false);
     let [last, before] = stored;
-    last.delete(pending_writes, names, 0);
+    last.delete(pending_writes, vhost, key, 0);
     if is_withdrawn {
-        before.delete(pending_writes, names, 0);
+        before.delete(pending_writes, vhost, key, 0);
     }
     batch
 }
@@ -733,12 +734,12 @@ impl Broker {
     pub(crate) fn publish_retained(
         &mut self,
         cx: &mut Context<'_>,
-        (connection, channel): (ConnectionId, ChannelId),
+        channel: ChannelId,
         message: MessageId,
         packet_id: Option<NonZeroU16>,
         is_refusable: bool,
     ) -> Result<PublishAnswer, Fault> {
-        let vhost = self.clients.channel(channel).vhost;
+        let (connection, vhost) = (self.clients.connection_of(channel), self.clients.channel(channel).vhost);
         self.retained.free_replaced();
         let is_written = self.clients.connection(connection).retained_first == Some(message);
         let mut change = if is_written {
@@ -768,16 +769,14 @@ impl Broker {
             self.publishing.shortage = Shortage::Commit;
             return Ok(PublishAnswer::Wait);
         }
-        if !is_repeated && self.must_await_retained(cx, (connection, channel), message, &mut change)? {
+        if !is_repeated && self.must_await_retained(cx, connection, channel, message, &mut change)? {
             self.publishing.shortage = Shortage::Commit;
             return Ok(PublishAnswer::Wait);
         }
         // The content is copied after the message was published, so that a publisher that waits copies nothing.
         cx.messages.retain(message);
         let outcome = match packet_id {
-            Some(packet_id) => {
-                self.publish_once(cx, (connection, channel), (message, Some(change)), packet_id)
-            }
+            Some(packet_id) => self.publish_once(cx, channel, message, Some(change), packet_id),
             None => {
                 let outcome = self.publish(cx, channel, message, false);
                 outcome.map(|outcome| self.retain_if_published(cx, outcome, change, message))
@@ -801,7 +800,8 @@ impl Broker {
     fn must_await_retained(
         &mut self,
         cx: &mut Context<'_>,
-        (connection, channel): (ConnectionId, ChannelId),
+        connection: ConnectionId,
+        channel: ChannelId,
         message: MessageId,
         change: &mut RetainedChange,
     ) -> Result<bool, Fault> {
@@ -862,7 +862,7 @@ impl Broker {
             _ if is_persistent && cx.pending_writes.mode() == Mode::Unwritable => Update::Refuse(UNWRITABLE),
             _ => match self.retained.exceeded_limit(cx.pending_writes, vhost, &key, len) {
                 Some(limit) => Update::Refuse(limit),
-                None => match self.retained.make_room(cx, &self.access, (vhost, &key), len) {
+                None => match self.retained.make_room(cx, &self.access, vhost, &key, len) {
                     Room::Free => Update::Set,
                     Room::AfterCommit => Update::Wait,
                     Room::None => Update::Refuse(NO_MEMORY),
@@ -894,8 +894,7 @@ impl Broker {
             // Publishing may have taken memory since the message was checked.
             Update::Set => {
                 let len = cx.messages.properties_len(message) + cx.messages.body_len(message);
-                let names = (vhost, &*key);
-                match self.retained.make_room(cx, &self.access, names, len as usize) {
+                match self.retained.make_room(cx, &self.access, vhost, &key, len as usize) {
                     Room::Free => None,
                     Room::AfterCommit | Room::None => Some(NO_MEMORY),
                 }
@@ -919,7 +918,7 @@ impl Broker {
             self.retained.append(cx.pending_writes, &self.access, at)
         } else {
             match self.retained.remove(vhost, &key) {
-                Some(stored) => append_removal(cx.pending_writes, &self.access, (vhost, &key), stored),
+                Some(stored) => append_removal(cx.pending_writes, &self.access, vhost, &key, stored),
                 // The deletion by another client may not be durable yet.
                 None => cx.pending_writes.last_entry_batch(),
             }
@@ -953,7 +952,7 @@ impl Broker {
             None if is_in_memory => {
                 Content::new(qos, [properties, payload].concat().into(), properties.len() as u32, arrived_ms)
             }
-            None => Content::in_log(qos, (len as u32, properties), arrived_ms),
+            None => Content::in_log(qos, len as u32, properties, arrived_ms),
             Some(parts) => Content::for_parts(qos, parts, is_in_memory, arrived_ms),
         };
         let at = self.retained.put(vhost, key, content);
@@ -1019,7 +1018,7 @@ impl Broker {
                 let [stored, _] = stored;
                 self.retained.left_out.push(LeftOut { vhost, key, stored });
             } else {
-                append_removal(pending_writes, &self.access, (vhost, &key), stored);
+                append_removal(pending_writes, &self.access, vhost, &key, stored);
             }
         }
         lost
@@ -1033,7 +1032,7 @@ impl Broker {
         let left_out: Vec<LeftOut> = self.retained.left_out.extract_if(.., is_of_vhost).collect();
         for LeftOut { key, stored, .. } in left_out {
             let stored = [stored, StoredParts::default()];
-            append_removal(cx.pending_writes, &self.access, (vhost, &key), stored);
+            append_removal(cx.pending_writes, &self.access, vhost, &key, stored);
         }
         for at in 0..self.retained.slab.places() {
             let Some(record) = self.retained.slab.get(at).filter(|record| record.vhost == vhost) else {
@@ -1044,7 +1043,7 @@ impl Broker {
             }
             let key = record.key.clone();
             let stored = self.retained.remove(vhost, &key).unwrap_or_default();
-            append_removal(cx.pending_writes, &self.access, (vhost, &key), stored);
+            append_removal(cx.pending_writes, &self.access, vhost, &key, stored);
         }
         true
     }
@@ -1063,7 +1062,7 @@ impl Broker {
         self.retained.forget_refused(vhost, key);
         let removed = self.retained.remove(vhost, key);
         if let Some(stored) = removed {
-            let batch = append_removal(cx.pending_writes, &self.access, (vhost, key), stored);
+            let batch = append_removal(cx.pending_writes, &self.access, vhost, key, stored);
             cx.await_batch(batch);
         }
         Ok(removed.is_some())

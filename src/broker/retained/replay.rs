@@ -18,7 +18,7 @@ use leveret_core::command::{BindingId, QueueId, SessionId, VhostId};
 use leveret_core::definition::{self, Definition, RetainedPart};
 use leveret_core::mem::{Class, HeapBytes, Memory, MessageFlags, MessageId, Share};
 use leveret_core::topic::exchange_separators;
-use leveret_queues::Claim;
+use leveret_queues::{Claim, OnFull};
 use leveret_routing::{Binding, Destination};
 use leveret_storage::{RecordLocation, Urgency};
 
@@ -657,8 +657,8 @@ impl Broker {
         assembly.properties.extend_from_slice(properties);
         if assembly.message.is_none() && assembly.properties.len() == assembly.properties_len {
             let flags = record.content.flags_with(&assembly.properties);
-            let parts = (&*record.key, &*assembly.properties, record.content.payload_len());
-            assembly.message = begin_message(cx, parts, flags);
+            let payload_len = record.content.payload_len();
+            assembly.message = begin_message(cx, &record.key, &assembly.properties, payload_len, flags);
             read.is_refused = assembly.message.is_none();
         }
         if let Some(message) = assembly.message {
@@ -825,9 +825,9 @@ impl Broker {
             self.delete_expired(cx, at);
             return true;
         }
-        let parts = ("", &**key, properties, payload);
+        let created = MessageContent { exchange: "", key, properties, payload };
         let flags = content.flags_with(properties);
-        let Some(message) = new_message(cx, parts, flags) else { return false };
+        let Some(message) = new_message(cx, created, flags) else { return false };
         cx.work.charge_octets(payload.len());
         if flags.has(MessageFlags::EXPIRES) {
             cx.messages.set_arrived_ms(message, content.arrived_ms.max(1));
@@ -840,7 +840,7 @@ impl Broker {
         let (vhost, key) = (*vhost, key.clone());
         if !cx.pending_writes.is_crowded() {
             let stored = self.retained.remove(vhost, &key).unwrap_or_default();
-            append_removal(cx.pending_writes, &self.access, (vhost, &key), stored);
+            append_removal(cx.pending_writes, &self.access, vhost, &key, stored);
         }
     }
 
@@ -848,10 +848,15 @@ impl Broker {
     pub(crate) fn message_for_session(
         &self,
         cx: &mut Context<'_>,
-        (exchange, key): (&str, &str),
+        exchange: &str,
+        key: &str,
         payload: &[u8],
     ) -> Option<MessageId> {
-        new_message(cx, (exchange, key, &NO_PROPERTIES, payload), MessageFlags::NONE)
+        new_message(
+            cx,
+            MessageContent { exchange, key, properties: &NO_PROPERTIES, payload },
+            MessageFlags::NONE,
+        )
     }
 
     /// Pushes a message that is only for one session to its queue. Returns `false`, and drops the message, if there is no
@@ -862,7 +867,7 @@ impl Broker {
         queue: QueueId,
         message: MessageId,
     ) -> bool {
-        let claim = Claim { share: Share::Ordinary, may_wait: true, has_shares: true, has_timed_out: false };
+        let claim = Claim { share: Share::Ordinary, on_full: OnFull::Wait };
         let targets = [queue];
         if self.queues.check_capacity(cx, &self.quota, message, &targets, claim).is_err() {
             cx.messages.discard(message);
@@ -879,12 +884,17 @@ impl Broker {
 /// The AMQP properties of a message that has none: the flags.
 const NO_PROPERTIES: [u8; 2] = [0; 2];
 
-/// Creates a message with these names, properties and payload. Returns `None` if there is no memory.
-fn new_message(
-    cx: &mut Context<'_>,
-    (exchange, key, properties, payload): (&str, &str, &[u8], &[u8]),
-    flags: MessageFlags,
-) -> Option<MessageId> {
+/// A message that is to be created.
+struct MessageContent<'a> {
+    exchange: &'a str,
+    key: &'a str,
+    properties: &'a [u8],
+    payload: &'a [u8],
+}
+
+/// Creates a message. Returns `None` if there is no memory.
+fn new_message(cx: &mut Context<'_>, content: MessageContent<'_>, flags: MessageFlags) -> Option<MessageId> {
+    let MessageContent { exchange, key, properties, payload } = content;
     let (messages, share) = (&mut *cx.messages, Share::Ordinary);
     messages.check_extents(exchange.len() + key.len() + properties.len() + payload.len(), share).ok()?;
     let message = messages.begin(exchange, key.as_bytes(), share).ok()?;
@@ -901,7 +911,9 @@ fn new_message(
 /// in parts. Returns `None` if there is none.
 fn begin_message(
     cx: &mut Context<'_>,
-    (key, properties, payload_len): (&str, &[u8], u32),
+    key: &str,
+    properties: &[u8],
+    payload_len: u32,
     flags: MessageFlags,
 ) -> Option<MessageId> {
     let (messages, share) = (&mut *cx.messages, Share::Ordinary);

@@ -71,7 +71,9 @@ use super::retained::Replays;
 use super::wills::{Will, Wills};
 use super::{Broker, Context};
 
-pub(crate) use subscriptions::{CANDIDATE_BYTES, RoutedMessage, filter_of, matches, select_subscribers};
+pub(crate) use subscriptions::{
+    CANDIDATE_BYTES, RoutedMessage, Subscribers, filter_of, matches, select_subscribers,
+};
 use subscriptions::{Candidate, UsedOptions};
 
 /// The exchange to which topics are published and bound, as in RabbitMQ.
@@ -694,11 +696,11 @@ impl Broker {
         let vhost = record.vhost;
         let earlier = self.sessions.find(vhost, client_id);
         if let Some(will) = &request.will {
-            self.check_will(cx, (channel, earlier), will)?;
+            self.check_will(cx, channel, earlier, will)?;
         }
         let expiry_s = request.expiry_s.min(self.sessions.limits.expiry_max_s);
         // A client that is refused changes nothing.
-        self.check_session_request(cx, (connection, vhost), earlier, (clean_start, expiry_s))?;
+        self.check_session_request(cx, channel, earlier, clean_start, expiry_s)?;
         if let Some(earlier) = earlier {
             let ends = clean_start || self.sessions.at(earlier).expiry_s == 0;
             self.publish_replaced_will(cx, earlier, ends);
@@ -759,10 +761,12 @@ impl Broker {
     fn check_session_request(
         &mut self,
         cx: &mut Context<'_>,
-        (connection, vhost): (ConnectionId, VhostId),
+        channel: ChannelId,
         earlier: Option<SessionId>,
-        (clean_start, expiry_s): (bool, u32),
+        clean_start: bool,
+        expiry_s: u32,
     ) -> Result<(), Fault> {
+        let (connection, vhost) = (self.clients.connection_of(channel), self.clients.channel(channel).vhost);
         let record = earlier.map(|earlier| self.sessions.at(earlier));
         if let Some(queue) = record.and_then(|record| record.queue).map(|queue| self.queues.at(queue))
             && (!queue.bindings.is_empty() || queue.durable_index.count() > 0)

@@ -268,10 +268,12 @@ impl Broker {
     pub(crate) fn publish_once(
         &mut self,
         cx: &mut Context<'_>,
-        (connection, channel): (ConnectionId, ChannelId),
-        (message, retained): (MessageId, Option<RetainedChange>),
+        channel: ChannelId,
+        message: MessageId,
+        retained: Option<RetainedChange>,
         packet_id: NonZeroU16,
     ) -> Result<PublishAnswer, Fault> {
+        let connection = self.clients.connection_of(channel);
         let session = self.session_of(connection).inspect_err(|_| cx.messages.release(message))?;
         let record = self.sessions.at_mut(session);
         if record.received.contains(packet_id) {

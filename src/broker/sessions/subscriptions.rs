@@ -273,7 +273,8 @@ impl Broker {
         &mut self,
         cx: &mut Context<'_>,
         connection: ConnectionId,
-        (filter, group): (&str, Option<&str>),
+        filter: &str,
+        group: Option<&str>,
     ) -> Result<(), Fault> {
         let session = self.session_of(connection)?;
         let wanted = Options::of(&Subscription { filter, group, ..Subscription::default() });
@@ -360,7 +361,7 @@ impl Broker {
         // A delivery that was begun is completed, even without a subscription (MQTT-3.10.4-3).
         if let Some(delivery) = record.continue_delivery(message, tag) {
             let is_too_long =
-                may_be_too_long && self.publish_len(cx.messages, taken.message, (true, 0)) > packet_len_max;
+                may_be_too_long && self.publish_len(cx.messages, taken.message, true, 0) > packet_len_max;
             if is_too_long {
                 // The client never sees it, so it would stay open.
                 self.sessions.at_mut(session).in_flight.retain(|other| other.tag != tag);
@@ -383,7 +384,7 @@ impl Broker {
         let is_persistent = cx.messages.flags(taken.message).has(MessageFlags::PERSISTENT);
         let has_packet_id = is_persistent && granted > Some(0);
         if may_be_too_long
-            && self.publish_len(cx.messages, taken.message, (has_packet_id, ids_len)) > packet_len_max
+            && self.publish_len(cx.messages, taken.message, has_packet_id, ids_len) > packet_len_max
         {
             self.sessions.count_oversized(session);
             return SubscriptionDelivery::Skip;
@@ -408,7 +409,8 @@ impl Broker {
         &mut self,
         messages: &Messages,
         message: MessageId,
-        (has_packet_id, ids_len): (bool, u64),
+        has_packet_id: bool,
+        ids_len: u64,
     ) -> u64 {
         let mut scratch = self.queues.lend_scratch();
         let properties = Properties::trusted(messages.properties(message, &mut scratch.properties));
@@ -480,15 +482,22 @@ pub(crate) struct RoutedMessage<'m> {
     pub(crate) len: u64,
 }
 
+/// The sessions with their subscriptions and queues.
+pub(crate) struct Subscribers<'b> {
+    pub(crate) sessions: &'b mut Sessions,
+    pub(crate) topology: &'b Topology,
+    pub(crate) records: &'b Records,
+}
+
 /// Removes the queues of sessions from `targets` that No Local or another session of a group excludes. The caller has
 /// checked [`Sessions::may_exclude_any`], so most publishes skip this.
 pub(crate) fn select_subscribers(
-    sessions: &mut Sessions,
-    (topology, records): (&Topology, &Records),
+    subscribers: Subscribers<'_>,
     work: &mut Work,
     message: RoutedMessage<'_>,
     targets: &mut Vec<QueueId>,
 ) {
+    let Subscribers { sessions, topology, records } = subscribers;
     let Ok(routing_key) = core::str::from_utf8(message.routing_key) else { return };
     let mut candidates = core::mem::take(&mut sessions.candidates);
     sessions.selection_count += 1;
@@ -559,14 +568,16 @@ impl Broker {
         &mut self,
         work: &mut Work,
         connection: Option<ConnectionId>,
-        (messages, message): (&Messages, MessageId),
+        messages: &Messages,
+        message: MessageId,
         targets: &mut Vec<QueueId>,
     ) {
         let publisher = connection.and_then(|connection| self.clients.connection(connection).session);
-        let parts = (&self.topology, self.queues.records());
+        let (topology, records) = (&self.topology, self.queues.records());
+        let subscribers = Subscribers { sessions: &mut self.sessions, topology, records };
         let routing_key = messages.routing_key(message);
         let selected = RoutedMessage { publisher, routing_key, len: messages.stream_len(message) as u64 };
-        select_subscribers(&mut self.sessions, parts, work, selected, targets);
+        select_subscribers(subscribers, work, selected, targets);
     }
 
     /// Returns the subscriptions of a session that match a message; none if no subscription of the session changes a PUBLISH.

@@ -50,7 +50,7 @@ impl Broker {
         let mut examined_left = EXAMINED_MAX;
         while examined_left > 0 {
             let Some(session) = self.sessions.new_system_subscribers.pop_front() else { return };
-            self.send_to_session(cx, session, (values.clone(), ""), &mut examined_left);
+            self.send_to_session(cx, session, values.clone(), "", &mut examined_left);
         }
     }
 
@@ -69,7 +69,7 @@ impl Broker {
             }
             examined_left -= 1;
             if let Some(session) = self.sessions.id_at(place) {
-                self.send_to_session(cx, session, (values.clone(), TOPIC_EXCHANGE), &mut examined_left);
+                self.send_to_session(cx, session, values.clone(), TOPIC_EXCHANGE, &mut examined_left);
             }
         }
         None
@@ -79,7 +79,8 @@ impl Broker {
         &mut self,
         cx: &mut Context<'_>,
         session: SessionId,
-        (values, exchange): (impl Iterator<Item = (&'v str, &'v str)>, &str),
+        values: impl Iterator<Item = (&'v str, &'v str)>,
+        exchange: &str,
         examined_left: &mut usize,
     ) {
         let Some(queue) = self.sessions.connected_queue(session) else { return };
@@ -103,7 +104,7 @@ impl Broker {
             if !filters.iter().any(is_match) {
                 continue;
             }
-            let message = self.message_for_session(cx, (exchange, key), payload.as_bytes());
+            let message = self.message_for_session(cx, exchange, key, payload.as_bytes());
             if message.is_none_or(|message| !self.push_to_session(cx, queue, message)) {
                 break;
             }

@@ -508,7 +508,8 @@ impl<'b> Views<'b> {
     /// remedy.
     pub const fn explain(
         self,
-        (pending_writes, messages): (&'b PendingWrites, &'b Messages),
+        pending_writes: &'b PendingWrites,
+        messages: &'b Messages,
         waiters: WaitingPublishers,
         disk: DiskFacts,
     ) -> Explained<'b> {

@@ -130,9 +130,7 @@ impl ViewsFixture {
     /// else.
     fn explained(&self, shortage: Shortage, count: u32) -> String {
         let waiters = WaitingPublishers { shortage, count, for_ms: 2_500, others: count.min(1) };
-        self.views()
-            .explain((&self.pending_writes, &self.messages), waiters, DiskFacts::default())
-            .to_string()
+        self.views().explain(&self.pending_writes, &self.messages, waiters, DiskFacts::default()).to_string()
     }
 }
 

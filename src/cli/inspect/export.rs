@@ -135,7 +135,7 @@ struct MessageSource {
 impl MessageSource {
     /// Returns a chunk of a large body.
     fn chunk(&mut self, log: &Log, body: u64, index: u32) -> Option<&[u8]> {
-        log.read_chunk(&mut self.disk, (body, index), &mut self.chunk)
+        log.read_chunk(&mut self.disk, body, index, &mut self.chunk)
     }
 
     /// Returns whether a body can be read completely.
@@ -253,7 +253,7 @@ impl Export<'_, '_> {
             let mut object = Object::open(json);
             object.bytes("exchange", message.exchange);
             object.bytes("routing_key", message.key);
-            write_queues(object.field("queues"), (source, log), targets);
+            write_queues(object.field("queues"), source, log, targets);
             dump::write_properties(&mut object, message.properties);
             is_whole = source.write_body(log, &mut object, &message.body);
             if is_whole {
@@ -269,7 +269,7 @@ impl Export<'_, '_> {
 }
 
 /// Writes each queue with the position of the message in it.
-fn write_queues(json: &mut Json<'_>, (source, log): (&MessageSource, &Log), targets: &[(u64, u64)]) {
+fn write_queues(json: &mut Json<'_>, source: &MessageSource, log: &Log, targets: &[(u64, u64)]) {
     json.raw(b"[");
     let mut is_first = true;
     for &(queue, offset) in targets {

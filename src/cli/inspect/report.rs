@@ -287,7 +287,7 @@ impl Inspection {
             });
             read.map_err(OpenError::Unreadable)?;
             for (offset, body, chunks) in large {
-                if (0..chunks).all(|index| log.read_chunk(disk, (body, index), &mut bytes).is_some()) {
+                if (0..chunks).all(|index| log.read_chunk(disk, body, index, &mut bytes).is_some()) {
                     insert(offset);
                 }
             }

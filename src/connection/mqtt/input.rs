@@ -542,7 +542,7 @@ impl MqttConnection {
         let len_max = properties_len_max(context);
         let content_type = &context.settings.mqtt.content_type;
         let buffer = &mut context.pools.mqtt_properties[..len_max];
-        let written = write_amqp_properties((will.qos, will.retain), will.properties, content_type, buffer);
+        let written = write_amqp_properties(will.qos, will.retain, will.properties, content_type, buffer);
         let (properties, flags) = match written {
             Ok(written) => written,
             Err(error) => {
@@ -634,8 +634,8 @@ impl MqttConnection {
         let len_max = properties_len_max(context);
         let buffer = &mut context.pools.mqtt_properties[..len_max];
         let content_type = &context.settings.mqtt.content_type;
-        let flags = (header.qos, header.retain);
-        let written = write_amqp_properties(flags, header.properties, content_type, buffer);
+        let written =
+            write_amqp_properties(header.qos, header.retain, header.properties, content_type, buffer);
         let (properties, flags) = match written {
             Ok(written) => written,
             Err(error) => {
@@ -736,7 +736,7 @@ impl MqttConnection {
     ) -> Result<(Handled<'a>, usize), PacketError> {
         let kind = FiltersKind::Subscribe { id: subscribe.subscription_id };
         let (count, filters_len) = (subscribe.filter_count(), subscribe.filters_len());
-        let handled = self.begin_filters(context, kind, subscribe.packet_id, (count, filters_len))?;
+        let handled = self.begin_filters(context, kind, subscribe.packet_id, count, filters_len)?;
         let consumed = if matches!(handled, Handled::Done) { len - filters_len } else { 0 };
         Ok((handled, consumed))
     }
@@ -750,7 +750,7 @@ impl MqttConnection {
     ) -> Result<(Handled<'a>, usize), PacketError> {
         let (count, filters_len) = (unsubscribe.filter_count(), unsubscribe.filters_len());
         let (kind, packet_id) = (FiltersKind::Unsubscribe, unsubscribe.packet_id);
-        let handled = self.begin_filters(context, kind, packet_id, (count, filters_len))?;
+        let handled = self.begin_filters(context, kind, packet_id, count, filters_len)?;
         let consumed = if matches!(handled, Handled::Done) { len - filters_len } else { 0 };
         Ok((handled, consumed))
     }
@@ -785,7 +785,7 @@ impl MqttConnection {
             PacketType::Subscribe => FiltersKind::Subscribe { id: head.subscription_id },
             _ => FiltersKind::Unsubscribe,
         };
-        let handled = self.begin_filters(context, kind, head.packet_id, (count_max, filters_len))?;
+        let handled = self.begin_filters(context, kind, head.packet_id, count_max, filters_len)?;
         if let (Handled::Done, Some(filters)) = (&handled, &mut self.input.filters) {
             filters.arrives_in_parts = true;
             self.timing.packet_due = Deadline::NEVER;
@@ -804,7 +804,8 @@ impl MqttConnection {
         context: &mut Context<'_>,
         kind: FiltersKind,
         packet_id: NonZeroU16,
-        (count, len): (usize, usize),
+        count: usize,
+        len: usize,
     ) -> Result<Handled<'a>, PacketError> {
         if count > LONG_ANSWER_CODES_MAX {
             let text = "more than 65,000 topic filters in a packet";

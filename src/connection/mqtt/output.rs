@@ -59,7 +59,7 @@ impl MqttConnection {
                 self.output.delivery_batch = delivery.batch;
                 break;
             }
-            match self.write_delivery(context, out, &mut filled, (outbox, &delivery)) {
+            match self.write_delivery(context, out, &mut filled, outbox, &delivery) {
                 Progress::Continue => outbox.advance(),
                 Progress::BufferFull => break,
                 Progress::HeaderChanged => {
@@ -134,7 +134,8 @@ impl MqttConnection {
         context: &mut Context<'_>,
         out: &mut [u8],
         filled: &mut Filled,
-        (outbox, delivery): (&O, &Delivery<'_>),
+        outbox: &O,
+        delivery: &Delivery<'_>,
     ) -> Progress {
         let qos = match delivery.kind {
             _ if delivery.is_withdrawn && self.output.begun.is_none() => {

@@ -129,7 +129,8 @@ impl<'a> Incoming<'a> {
 /// # Errors
 /// A property is too long for AMQP, or the properties do not fit into `buffer`.
 pub(super) fn write_amqp_properties<'b>(
-    (qos, retain): (QoS, bool),
+    qos: QoS,
+    retain: bool,
     properties: Properties<'_>,
     content_type: &str,
     buffer: &'b mut [u8],
@@ -174,7 +175,7 @@ fn write_list(
         writer.write_short_str(text.as_bytes())?;
     }
     if has_headers {
-        writer.table(|table| write_headers((qos, retain), incoming, properties, table))?;
+        writer.table(|table| write_headers(qos, retain, incoming, properties, table))?;
     }
     writer.write_u8(if qos == QoS::AtMostOnce { 1 } else { 2 })?;
     if let Some(octets) = correlation {
@@ -190,7 +191,8 @@ fn write_list(
 
 /// Writes the headers: first those with a meaning for the broker, of which the first one with its name counts.
 fn write_headers(
-    (qos, retain): (QoS, bool),
+    qos: QoS,
+    retain: bool,
     incoming: &Incoming<'_>,
     properties: Properties<'_>,
     table: &mut TableWriter<'_, '_>,
@@ -289,12 +291,16 @@ impl<'a> Outgoing<'a> {
         ];
         let headers = self.headers.into_iter().flat_map(|headers| headers.iter());
         let ids = subscription_ids.map(Property::SubscriptionIdentifier);
-        single.into_iter().flatten().chain(ids).chain(headers.filter_map(user_property))
+        single
+            .into_iter()
+            .flatten()
+            .chain(ids)
+            .chain(headers.filter_map(|(name, value)| user_property(name, value)))
     }
 }
 
 /// Returns the user property for a header; `None` if it is not sent.
-fn user_property<'a>((name, value): (&'a [u8], Value<'a>)) -> Option<Property<'a>> {
+fn user_property<'a>(name: &'a [u8], value: Value<'a>) -> Option<Property<'a>> {
     let name = mqtt_string(name)?;
     if !is_user_property(name.as_bytes()) {
         return None;
@@ -356,7 +362,7 @@ mod tests {
         let mut buffer = vec![0; 200_000];
         received(properties, |properties| {
             let (octets, flags) =
-                write_amqp_properties((qos, false), properties, "", &mut buffer).expect("they can be mapped");
+                write_amqp_properties(qos, false, properties, "", &mut buffer).expect("they can be mapped");
             check(AmqpProperties::parse(octets).expect("valid properties of AMQP"), flags)
         })
     }
@@ -364,7 +370,7 @@ mod tests {
     fn refused(properties: &[Property<'_>], buffer_bytes: usize) -> ReasonCode {
         let mut buffer = vec![0; buffer_bytes];
         received(properties, |properties| {
-            let written = write_amqp_properties((QoS::AtMostOnce, false), properties, "", &mut buffer);
+            let written = write_amqp_properties(QoS::AtMostOnce, false, properties, "", &mut buffer);
             written.expect_err("it is refused").reason
         })
     }
@@ -429,7 +435,7 @@ mod tests {
             received(properties, |properties| {
                 let mut buffer = [0; 100];
                 let (octets, _) =
-                    write_amqp_properties((QoS::AtMostOnce, false), properties, "a/b", &mut buffer)
+                    write_amqp_properties(QoS::AtMostOnce, false, properties, "a/b", &mut buffer)
                         .expect("it fits");
                 assert_eq!(AmqpProperties::trusted(octets).content_type(), Some(content_type.as_bytes()));
             });

@@ -184,9 +184,7 @@ fn compare_topology(broker: &mut Broker, context: &mut Context<'_>, item: &Item)
         Item::Exchange(it) => broker.compare_exchange_definition(context, &it.vhost, &it.declaration()),
         Item::Queue(it) => broker.compare_queue_definition(context, &it.vhost, &it.declaration()),
         Item::Binding(it) => {
-            let destination = (&*it.destination, it.destination_type == "exchange");
-            let source = (&*it.source, &*it.routing_key);
-            let exists = broker.has_binding(&it.vhost, source, destination, &it.arguments);
+            let exists = broker.has_binding(&it.named());
             Ok(exists.then_some(Declared::Done))
         }
         _ => Ok(None),

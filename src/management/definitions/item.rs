@@ -7,7 +7,7 @@
 
 use core::fmt;
 
-use leveret_broker::{ExchangeDeclaration, QueueDeclaration, SHOVEL, VhostChange};
+use leveret_broker::{ExchangeDeclaration, OperatorBinding, QueueDeclaration, SHOVEL, VhostChange};
 use leveret_core::command::NAME_BYTES_MAX;
 use leveret_core::definition::{
     ApplyTo, Parameter, Permission, Policy, PolicyKind, TopicPermission, UNLIMITED, UserLimits, VhostLimits,
@@ -196,6 +196,20 @@ pub struct Binding {
     pub routing_key: String,
     /// The bytes of a field table.
     pub arguments: Vec<u8>,
+}
+
+impl Binding {
+    /// Returns the binding for the broker.
+    pub fn named(&self) -> OperatorBinding<'_> {
+        OperatorBinding {
+            vhost: &self.vhost,
+            source: &self.source,
+            routing_key: &self.routing_key,
+            destination: &self.destination,
+            is_exchange: self.destination_type == "exchange",
+            arguments: &self.arguments,
+        }
+    }
 }
 
 /// The hash algorithm of definitions that name none, as in RabbitMQ.

@@ -173,13 +173,7 @@ fn declare(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Resul
     let declared = match item {
         Item::Exchange(it) => broker.operator_declare_exchange(context, &it.vhost, &it.declaration()),
         Item::Queue(it) => broker.operator_declare_queue(context, &it.vhost, &it.declaration()),
-        Item::Binding(it) => broker.operator_bind(
-            context,
-            &it.vhost,
-            (&it.source, &it.routing_key),
-            (&it.destination, it.destination_type == "exchange"),
-            &it.arguments,
-        ),
+        Item::Binding(it) => broker.operator_bind(context, &it.named()),
         _ => return Ok(Applied::Done),
     };
     match declared {

@@ -423,7 +423,7 @@ impl DelayWheel {
     }
 
     /// Holds a message of a slot that was opened.
-    pub fn hold(&mut self, due_ms: u64, (queue, message, log_offset): (QueueId, MessageId, Option<u64>)) {
+    pub fn hold(&mut self, due_ms: u64, queue: QueueId, message: MessageId, log_offset: Option<u64>) {
         self.serial += 1;
         let (serial, log_offset) = (self.serial, log_offset.unwrap_or(u64::MAX));
         self.held.push(Reverse(HeldMessage { due_ms, serial, queue, message, log_offset }));

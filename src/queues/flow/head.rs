@@ -165,10 +165,10 @@ impl Queues {
                 taken
             }
             First::At(part, EntryContent::InMemory(message)) => {
-                self.take_from_part(cx, (queue, part), message, None)
+                self.take_from_part(cx, queue, part, message, None)
             }
             First::At(part, EntryContent::InMemoryAndLog(message, offset)) => {
-                self.take_from_part(cx, (queue, part), message, Some(offset))
+                self.take_from_part(cx, queue, part, message, Some(offset))
             }
             First::Absent(_) | First::At(_, EntryContent::AbsentRun(..)) => {
                 panic!("the caller checked that the first message is in memory: {first:?}")
@@ -182,7 +182,8 @@ impl Queues {
     fn take_from_part(
         &mut self,
         cx: &Context<'_>,
-        (queue, part): (QueueId, QueuePart),
+        queue: QueueId,
+        part: QueuePart,
         message: MessageId,
         log_offset: Option<u64>,
     ) -> Taken {

@@ -46,7 +46,7 @@ use page_in::Paging;
 use slow::SlowQueues;
 
 use crate::deliveries::Deliveries;
-use crate::records::{Browsed, Contents, MessageKeys, Queue, Records};
+use crate::records::{Browsed, Contents, EntryPools, MessageKeys, Queue, Records};
 use crate::retry_list::RetryList;
 use crate::settings::QueueSettings;
 use crate::shortage::Shortage;
@@ -56,7 +56,7 @@ pub use expiry::{ExpiryGrace, TrimList, subtract_steps};
 pub use head::Getting;
 
 pub use page_in::{BrowseRequests, LogRead, LostMessages, PageInOutcome, ReadMessage, ReadPosition};
-pub use push::{CannotPublish, Claim, LevelChoice, disk_shortage};
+pub use push::{CannotPublish, Claim, LevelChoice, OnFull, PlannedCopy, disk_shortage};
 pub use schedule::QueueSchedule;
 pub use slow::PaceChanges;
 
@@ -406,8 +406,8 @@ impl Queues {
         from: u32,
         count: u32,
     ) -> Result<Vec<Browsed>, Fault> {
-        let pools = (&self.pool, &self.deliveries);
-        self.records.browse(pools, (&mut self.keys, messages), queue, from, count)
+        let pools = EntryPools { pool: &self.pool, deliveries: &self.deliveries };
+        self.records.browse(pools, &mut self.keys, messages, queue, from..from.saturating_add(count))
     }
 
     // ---- settings

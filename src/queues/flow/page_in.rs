@@ -192,7 +192,8 @@ impl Queues {
         &mut self,
         cx: &mut Context<'_>,
         read: &LogRead,
-        (offset, enqueued_ms): (u64, u64),
+        offset: u64,
+        enqueued_ms: u64,
         message: MessageId,
     ) -> bool {
         if read.from == ReadPosition::Browse {
@@ -215,8 +216,7 @@ impl Queues {
         let backlog = &mut self.records[read.queue].backlog;
         match read.from {
             ReadPosition::Requeued => {
-                let place = (message, offset);
-                backlog.requeued_paged_in(&mut self.pool, &mut self.deliveries, place, size);
+                backlog.requeued_paged_in(&mut self.pool, &mut self.deliveries, message, offset, size);
                 return true;
             }
             ReadPosition::Rejected => {

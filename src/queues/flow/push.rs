@@ -48,19 +48,44 @@ pub enum CannotPublish {
     Fault(Fault),
 }
 
-/// The capacity that a publisher may use, and whether the publisher can wait.
+/// The capacity that a publisher may use, and what happens if there is none.
 #[derive(Clone, Copy, Debug)]
 pub struct Claim {
     /// The part of the pools that the publisher may use.
     pub share: Share,
-    /// Whether the publisher can wait for capacity; `false` while `tx.commit` is carried out.
-    pub may_wait: bool,
-    /// Whether the share of a queue limits the publisher. It does not limit `tx.commit`, because the shares were checked
-    /// when the messages were published. For messages that the broker moves there is another rule:
+    /// What happens if the log or a queue is full.
+    pub on_full: OnFull,
+}
+
+/// A copy of a message that the broker is about to publish in place of the message, with other properties.
+#[derive(Clone, Copy, Debug)]
+pub struct PlannedCopy {
+    /// The message.
+    pub message: MessageId,
+    /// The length of the copy in the log in bytes.
+    pub bytes: u64,
+}
+
+/// What happens to a message for which the log or a queue is full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnFull {
+    /// The publisher waits.
+    Wait,
+    /// The publisher has waited too long for the disk or for a queue, and is refused.
+    Refuse,
+    /// The broker moves the message, and waits only for the log. For the share of a queue there is another rule:
     /// [`Queues::queue_too_full_for_moved`].
-    pub has_shares: bool,
-    /// The publisher has waited too long for the disk or for a queue, and is refused now.
-    pub has_timed_out: bool,
+    WaitForLog,
+    /// The message is published. `tx.commit` checks the log for all its messages before it publishes the first one, and
+    /// the shares of queues were checked when the messages were published.
+    Publish,
+}
+
+impl OnFull {
+    /// Returns whether the share of a queue limits the publisher.
+    const fn counts_shares(self) -> bool {
+        matches!(self, Self::Wait | Self::Refuse)
+    }
 }
 
 /// The properties of a message that determine its level.
@@ -301,7 +326,7 @@ impl Queues {
     }
 
     /// Returns the target queue that cannot get a message now which the broker moves: a dead letter, a delayed message that
-    /// is due, or one that a bridge parks. `bytes` is its length in the log.
+    /// is due, or one that a bridge parks.
     ///
     /// Such a message leaves another queue, so no publisher waits for the share of its new queue. A queue that is never read
     /// could thereby take the whole memory or log, and all publishers would wait. Beyond its share a queue gets such messages
@@ -314,10 +339,10 @@ impl Queues {
         cx: &mut Context<'_>,
         quota: &Quota,
         source: Option<QueueId>,
-        (message, bytes): (MessageId, u64),
+        copy: PlannedCopy,
         targets: &[QueueId],
     ) -> Option<QueueId> {
-        let mut full = self.find_too_full_for_moved(cx, quota, (message, bytes), targets);
+        let mut full = self.find_too_full_for_moved(cx, quota, copy, targets);
         if let Some(source) = source.map(|source| self.records.queue_of_level(source)) {
             full = full.filter(|full| !self.waits_for(*full, source));
             self.records[source].waits_for = full;
@@ -344,9 +369,10 @@ impl Queues {
         &mut self,
         cx: &mut Context<'_>,
         quota: &Quota,
-        (message, bytes): (MessageId, u64),
+        copy: PlannedCopy,
         targets: &[QueueId],
     ) -> Option<QueueId> {
+        let PlannedCopy { message, bytes } = copy;
         let free = self.free_memory(cx.messages, Share::DeadLetter);
         if !self.has_free_memory_part(cx.messages, free)
             && let Some(&queue) = targets.iter().find(|queue| !self.records.is_within_share(free, **queue))
@@ -493,7 +519,7 @@ impl Queues {
                 return Err(CannotPublish::Fault(no_memory_for("another entry of a queue")));
             }
         }
-        if claim.has_shares {
+        if claim.on_full.counts_shares() {
             self.check_memory_shares(cx, message, targets, claim)?;
         }
         self.check_log_capacity(cx, quota, message, targets, claim)
@@ -544,9 +570,9 @@ impl Queues {
             return Ok(());
         }
         let queue = self.records.queue_over_share(free, targets);
-        Err(match claim.has_timed_out {
-            true => CannotPublish::Fault(waited_too_long_for_queue(&self.records[queue].name)),
-            false => CannotPublish::Wait(Shortage::QueueMemory(queue)),
+        Err(match claim.on_full {
+            OnFull::Refuse => CannotPublish::Fault(waited_too_long_for_queue(&self.records[queue].name)),
+            _ => CannotPublish::Wait(Shortage::QueueMemory(queue)),
         })
     }
 
@@ -573,7 +599,7 @@ impl Queues {
         if !cx.pending_writes.fits_commit(bytes, cx.messages.body_len(message).into(), logged) {
             return Err(CannotPublish::Fault(out_of("commit_bytes_max")));
         }
-        let holds_messages = claim.share == Share::Reserve && claim.may_wait;
+        let holds_messages = claim.share == Share::Reserve && claim.on_full != OnFull::Publish;
         if holds_messages && cx.pending_writes.mode() == Mode::Unwritable {
             // Other publishers may wait for the messages that were delivered to this one, and a disk that
             // cannot be written does not recover by itself.
@@ -588,13 +614,14 @@ impl Queues {
             .all(|&queue| self.records.sum_over_levels(queue, Queue::log_bytes) + bytes <= queue_bytes_max);
         match log_capacity {
             Ok(()) if is_within_shares => Ok(()),
-            // `tx.commit` checks the capacity for all its messages before it publishes the first one.
-            _ if !claim.may_wait => Ok(()),
+            _ if claim.on_full == OnFull::Publish => Ok(()),
             Err(NoCapacity::Commit) if cx.pending_writes.mode() == Mode::Unwritable => {
                 Err(CannotPublish::Wait(Shortage::Unwritable))
             }
             Err(NoCapacity::Commit) => Err(CannotPublish::Wait(Shortage::Commit)),
-            _ if claim.has_timed_out => Err(CannotPublish::Fault(waited_too_long(cx.pending_writes))),
+            _ if claim.on_full == OnFull::Refuse => {
+                Err(CannotPublish::Fault(waited_too_long(cx.pending_writes)))
+            }
             Ok(()) => Err(CannotPublish::Wait(self.records.queue_disk_shortage(targets))),
             Err(NoCapacity::Disk) => Err(CannotPublish::Wait(disk_shortage(cx.pending_writes))),
         }
@@ -610,8 +637,9 @@ impl Queues {
         cx: &Context<'_>,
         quota: &Quota,
         connection: ConnectionId,
-        (message, targets): (MessageId, &[QueueId]),
-        has_timed_out: bool,
+        message: MessageId,
+        targets: &[QueueId],
+        on_full: OnFull,
     ) -> Result<(), CannotPublish> {
         if self.logged_target_count(cx, message, targets) == 0 {
             return Ok(());
@@ -633,7 +661,7 @@ impl Queues {
                 Err(CannotPublish::Fault(unwritable_for_messages()))
             }
             Ok(()) | Err(NoCapacity::Commit) => Ok(()),
-            Err(NoCapacity::Disk) if has_timed_out => {
+            Err(NoCapacity::Disk) if on_full == OnFull::Refuse => {
                 Err(CannotPublish::Fault(waited_too_long(cx.pending_writes)))
             }
             Err(NoCapacity::Disk) => Err(CannotPublish::Wait(disk_shortage(cx.pending_writes))),

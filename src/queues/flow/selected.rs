@@ -8,7 +8,7 @@ use leveret_core::mem::{ENTRIES_PER_CHUNK, MessageId, Messages};
 use leveret_storage::Context;
 
 use super::Queues;
-use crate::records::{MessageKey, MessageKeys, PurgedItem, SelectedMessage};
+use crate::records::{EntryPools, MessageKey, MessageKeys, PurgedItem, SelectedMessage};
 
 impl Queues {
     /// Returns the keys of browsed messages, for the random number of the process.
@@ -18,8 +18,8 @@ impl Queues {
 
     /// Returns the keys of up to `count` messages at the front of a queue.
     pub fn first_keys(&mut self, messages: &mut Messages, queue: QueueId, count: u32) -> Vec<MessageKey> {
-        let pools = (&self.pool, &self.deliveries);
-        self.records.first_keys(pools, (&mut self.keys, messages), queue, count)
+        let pools = EntryPools { pool: &self.pool, deliveries: &self.deliveries };
+        self.records.first_keys(pools, &mut self.keys, messages, queue, count)
     }
 
     /// Returns the ready messages of a queue that these keys name, in the order of the queue. A message that is
@@ -30,7 +30,8 @@ impl Queues {
         queue: QueueId,
         keys: &[MessageKey],
     ) -> Vec<SelectedMessage> {
-        self.records.find_selected((&self.pool, &self.deliveries), (&self.keys, messages), queue, keys)
+        let pools = EntryPools { pool: &self.pool, deliveries: &self.deliveries };
+        self.records.find_selected(pools, &self.keys, messages, queue, keys)
     }
 
     /// Returns the key of a selected message that the log has.

@@ -137,7 +137,7 @@ impl QueueFlowFixture {
         };
         self.queues.count_delivery(&self.messages, &new);
         let body_len = self.messages.body_len(message);
-        (level, self.queues.deliveries_mut().insert(new, 1, (0, body_len)).unwrap())
+        (level, self.queues.deliveries_mut().insert(new, 1, 0, body_len).unwrap())
     }
 
     fn give_back(&mut self, (level, delivery): (QueueId, usize)) {
@@ -200,7 +200,7 @@ impl QueueFlowFixture {
     fn reserve(&mut self, queue: QueueId, share: Share) -> Result<(), Result<QueueId, String>> {
         let message = self.message("m", &[], MessageFlags::NONE);
         let cx = Context::new(&mut self.pending_writes, &mut self.messages, &mut self.work);
-        let claim = Claim { share, may_wait: true, has_shares: true, has_timed_out: false };
+        let claim = Claim { share, on_full: OnFull::Wait };
         let reserved = self.queues.check_capacity(&cx, &self.quota, message, &[queue], claim);
         self.messages.release(message);
         reserved.map_err(|hindrance| match hindrance {

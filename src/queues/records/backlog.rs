@@ -424,7 +424,8 @@ impl Backlog {
         &mut self,
         pool: &mut FifoPool,
         deliveries: &mut Deliveries,
-        (message, offset): (MessageId, u64),
+        message: MessageId,
+        offset: u64,
         size: Size,
     ) {
         self.uncount_absent();

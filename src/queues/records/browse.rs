@@ -3,6 +3,8 @@
 //! Messages that only the log has are returned as a run of offsets, which the caller requests from the log.
 //! Browsing changes neither the queue nor any count.
 
+use core::ops::Range;
+
 use leveret_core::command::QueueId;
 use leveret_core::error::{Fault, ReplyCode};
 use leveret_core::mem::{FifoPool, MessageId, Messages};
@@ -95,26 +97,35 @@ struct BrowseProgress {
     entries: u32,
 }
 
+/// What the entries of queues refer to.
+#[derive(Clone, Copy)]
+pub(crate) struct EntryPools<'q> {
+    /// The entries.
+    pub pool: &'q FifoPool,
+    /// The records of requeued messages.
+    pub deliveries: &'q Deliveries,
+}
+
 impl Records {
-    /// Returns up to `count` messages of a queue from position `from` on, counted from 0.
+    /// Returns the messages of a queue at these positions, counted from 0.
     ///
     /// # Errors
     /// The position is behind more than [`ENTRIES_MAX`] entries.
-    pub fn browse(
+    pub(crate) fn browse(
         &self,
-        pools: (&FifoPool, &Deliveries),
-        (keys, messages): (&mut MessageKeys, &mut Messages),
+        pools: EntryPools<'_>,
+        keys: &mut MessageKeys,
+        messages: &mut Messages,
         queue: QueueId,
-        from: u32,
-        count: u32,
+        positions: Range<u32>,
     ) -> Result<Vec<Browsed>, Fault> {
-        let mut progress = BrowseProgress { seen: Vec::new(), left: count, skip: from, entries: 0 };
+        let left = positions.end.saturating_sub(positions.start);
+        let mut progress = BrowseProgress { seen: Vec::new(), left, skip: positions.start, entries: 0 };
         let mut levels = self.levels(queue);
         while levels
             .next()
-            .is_some_and(|level| self.browse_level(pools, (&mut *keys, &mut *messages), level, &mut progress))
-        {
-        }
+            .is_some_and(|level| self.browse_level(pools, keys, messages, level, &mut progress))
+        {}
         if progress.seen.is_empty() && progress.entries >= ENTRIES_MAX {
             return Err(too_far());
         }
@@ -122,10 +133,11 @@ impl Records {
     }
 
     /// Returns the keys of up to `count` messages at the front of a queue.
-    pub fn first_keys(
+    pub(crate) fn first_keys(
         &self,
-        (pool, deliveries): (&FifoPool, &Deliveries),
-        (keys, messages): (&mut MessageKeys, &mut Messages),
+        pools: EntryPools<'_>,
+        keys: &mut MessageKeys,
+        messages: &mut Messages,
         queue: QueueId,
         count: u32,
     ) -> Vec<MessageKey> {
@@ -146,7 +158,7 @@ impl Records {
                 found.len() < count
             };
             if count > 0 {
-                record.backlog.for_each_entry(pool, deliveries, &mut each);
+                record.backlog.for_each_entry(pools.pool, pools.deliveries, &mut each);
             }
             if found.len() >= count {
                 break;
@@ -157,10 +169,11 @@ impl Records {
 
     /// Returns the ready messages of a queue that these keys name, in the order of the queue. Only the first
     /// [`ENTRIES_MAX`] entries are examined, as when the messages were browsed.
-    pub fn find_selected(
+    pub(crate) fn find_selected(
         &self,
-        (pool, deliveries): (&FifoPool, &Deliveries),
-        (keys, messages): (&MessageKeys, &Messages),
+        pools: EntryPools<'_>,
+        keys: &MessageKeys,
+        messages: &Messages,
         queue: QueueId,
         selected: &[MessageKey],
     ) -> Vec<SelectedMessage> {
@@ -199,7 +212,7 @@ impl Records {
                 (entry, entries, left) = (entry + 1, entries + 1, left - (found.len() - before));
                 left > 0 && entries < ENTRIES_MAX
             };
-            record.backlog.for_each_entry(pool, deliveries, &mut each);
+            record.backlog.for_each_entry(pools.pool, pools.deliveries, &mut each);
             if entries >= ENTRIES_MAX {
                 break;
             }
@@ -210,8 +223,9 @@ impl Records {
     /// Browses a queue or one of its levels. Returns whether the next level is to be browsed too.
     fn browse_level(
         &self,
-        (pool, deliveries): (&FifoPool, &Deliveries),
-        (keys, messages): (&mut MessageKeys, &mut Messages),
+        pools: EntryPools<'_>,
+        keys: &mut MessageKeys,
+        messages: &mut Messages,
         queue: QueueId,
         progress: &mut BrowseProgress,
     ) -> bool {
@@ -257,7 +271,7 @@ impl Records {
             must_continue = *left > 0 && *entries < ENTRIES_MAX;
             must_continue
         };
-        record.backlog.for_each_entry(pool, deliveries, &mut each);
+        record.backlog.for_each_entry(pools.pool, pools.deliveries, &mut each);
         must_continue
     }
 }

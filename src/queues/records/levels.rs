@@ -379,7 +379,8 @@ impl Records {
     /// Returns the queues of a stored route that still exist.
     pub fn read_route(
         &self,
-        (messages, work): (&Messages, &mut Work),
+        messages: &Messages,
+        work: &mut Work,
         vhost: VhostId,
         route: MessageId,
         targets: &mut Vec<QueueId>,

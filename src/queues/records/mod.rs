@@ -31,6 +31,7 @@ mod record;
 
 pub use backlog::{Backlog, EntryContent, First, Purged, SLOT_BYTES, Size, Taken, block_bytes};
 pub use backlog::{PurgedItem, QueuePart};
+pub(crate) use browse::EntryPools;
 pub use browse::{BROWSED_MAX, BrowseResult, Browsed, BrowsedMessage, LogRun, SelectedMessage};
 pub use durable_index::{Contents, DurableIndex, RequeueCounts, declared_arguments};
 pub use fullness::{FreeMemory, RefusedBy, SessionPart};
@@ -128,9 +129,9 @@ mod tests {
         }
 
         fn seen(&mut self, queue: QueueId, from: u32, count: u32) -> Vec<u32> {
-            let pools = (&self.pool, &self.deliveries);
+            let pools = EntryPools { pool: &self.pool, deliveries: &self.deliveries };
             let (mut keys, messages) = (MessageKeys::default(), &mut self.messages);
-            let seen = self.records.browse(pools, (&mut keys, messages), queue, from, count).unwrap();
+            let seen = self.records.browse(pools, &mut keys, messages, queue, from..from + count).unwrap();
             let body_len = |seen: &Browsed| match seen {
                 Browsed::InMemory(browsed) => self.messages.body_len(browsed.message),
                 Browsed::InLog(_) => panic!("nothing is in the log"),

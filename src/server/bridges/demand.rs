@@ -134,7 +134,7 @@ impl Bridges {
             .state
             .demand
             .as_mut()
-            .and_then(|demand| demand.reason_to_connect(now, unix_ms, (waiting, no_publisher_waits)));
+            .and_then(|demand| demand.reason_to_connect(now, unix_ms, waiting, no_publisher_waits));
         let Some(reason) = reason else { return };
         for link in &mut bridge.links {
             if let Phase::Resting = link.phase {

@@ -18,7 +18,7 @@
 
 use leveret_amqp::{Properties, Writer};
 use leveret_bridge::{Arrivals, BridgeHeaders, Cause, Event, Transfer, hops_of};
-use leveret_broker::write_parked_properties;
+use leveret_broker::{ParkedFrom, write_parked_properties};
 use leveret_config::bridge::{Destination, RefusedAction};
 use leveret_connection::message_flags;
 use leveret_core::batch::Batch;
@@ -234,13 +234,13 @@ impl<P: Platform> LinkTask<'_, P> {
             return Ok(Next::GoOn);
         };
         if let Some(why) = incoming.refused.clone() {
-            return self.park_arrived(rule, (tag, message), &why);
+            return self.park_arrived(rule, tag, message, &why);
         }
         let peer = self.open_link.peer;
         let messages = &mut self.shared.resources.messages;
         let properties = messages.properties(message, &mut self.common.scratch.properties);
         if hops_of(Properties::trusted(properties)) > self.bridge.config.hops_max.into() {
-            return self.park_arrived(rule, (tag, message), "it has crossed the maximum number of bridges");
+            return self.park_arrived(rule, tag, message, "it has crossed the maximum number of bridges");
         }
         // The message may have to be parked.
         messages.retain(message);
@@ -265,19 +265,20 @@ impl<P: Platform> LinkTask<'_, P> {
                 "unroutable here: it reaches no queue".to_string()
             }
             Ok(PublishAnswer::Published) => {
-                return self.acknowledge_when_durable(rule, (tag, message), batch);
+                return self.acknowledge_when_durable(rule, tag, message, batch);
             }
             Err(fault) => format!("refused here: {}", fault.text),
             Ok(_) => "refused here by its queue's own arguments".to_string(),
         };
-        self.park_arrived(rule, (tag, message), &why)
+        self.park_arrived(rule, tag, message, &why)
     }
 
     /// Records that a message is acknowledged as soon as `batch` is durable.
     fn acknowledge_when_durable(
         &mut self,
         rule: usize,
-        (tag, message): (u64, MessageId),
+        tag: u64,
+        message: MessageId,
         batch: Batch,
     ) -> Result<Next, Cause> {
         self.shared.resources.messages.release(message);
@@ -293,12 +294,7 @@ impl<P: Platform> LinkTask<'_, P> {
     /// Parks a message that no queue here takes. If it cannot be parked, or the rule has `refused = "wait"`, the message
     /// goes back to its queue at the upstream, and only its rule waits.
     #[cold]
-    fn park_arrived(
-        &mut self,
-        rule: usize,
-        (tag, message): (u64, MessageId),
-        why: &str,
-    ) -> Result<Next, Cause> {
+    fn park_arrived(&mut self, rule: usize, tag: u64, message: MessageId, why: &str) -> Result<Next, Cause> {
         let parked = match self.bridge.config.fetch[rule].refused {
             RefusedAction::Wait => Err(Cause::new(format_args!("{why}"))),
             RefusedAction::Park | RefusedAction::Reject => self
@@ -306,7 +302,7 @@ impl<P: Platform> LinkTask<'_, P> {
                 .map_err(|cause| Cause::new(format_args!("{why}, and it cannot be parked now: {cause}"))),
         };
         let cause = match parked {
-            Ok(Some(batch)) => return self.acknowledge_when_durable(rule, (tag, message), batch),
+            Ok(Some(batch)) => return self.acknowledge_when_durable(rule, tag, message, batch),
             Ok(None) => {
                 // Some of its destination queues may have it already.
                 if let Some(incoming) = self.open_link.incoming(rule) {
@@ -335,9 +331,9 @@ impl<P: Platform> LinkTask<'_, P> {
         let Scratch { properties, edited, .. } = &mut self.common.scratch;
         let own = Properties::trusted(self.shared.resources.messages.properties(message, properties));
         let mut writer = Writer::new(edited);
-        let (transfer, unix_s) =
-            ((&*self.bridge.config.name, None, why), self.shared.platform.unix_ms() / 1000);
-        let is_written = write_parked_properties(own, transfer, unix_s, &mut writer).is_ok();
+        let parked = ParkedFrom { bridge: &self.bridge.config.name, queue: None, cause: why };
+        let unix_s = self.shared.platform.unix_ms() / 1000;
+        let is_written = write_parked_properties(own, &parked, unix_s, &mut writer).is_ok();
         let mut len = writer.at();
         // If the headers would become too long, they stay unchanged, because the message must fit a frame when it is
         // delivered.

@@ -12,8 +12,10 @@
 
 use leveret_amqp::{Full, Properties};
 use leveret_bridge::{
-    BridgeHeaders, Cause, Client, InFlight, Origin, OwnId, PublishFrames, Transfer, hops_of, write_head,
+    BridgeHeaders, Cause, Client, InFlight, Origin, OwnId, PublishFrames, PublishHead, Transfer, hops_of,
+    write_head,
 };
+use leveret_broker::ParkRequest;
 use leveret_config::bridge::{Destination, RULES_MAX, RefusedAction};
 use leveret_core::command::{ChannelCommand, ChannelId, Delivery, Outbox, Refusal, Settlement};
 use leveret_core::mem::Messages;
@@ -59,7 +61,7 @@ impl<P: Platform> LinkTask<'_, P> {
     pub(super) fn begin_forward(&mut self, rule: usize) -> Result<(), Cause> {
         let config = &self.bridge.config;
         let prefetch = if self.state.rule_states[rule].is_one_at_a_time() { 1 } else { config.window };
-        let own = self.shared.consume(config, (&config.forward[rule].queue, "bridge"), prefetch)?;
+        let own = self.shared.consume(config, &config.forward[rule].queue, "bridge", prefetch)?;
         let in_flight = InFlight::new(config.window.into());
         self.open_link.flows[rule] = Flow::Forward(Forward {
             own,
@@ -148,9 +150,8 @@ impl<P: Platform> LinkTask<'_, P> {
             let id = OwnId { queue: source.queue, offset: source.offset, is_transient: source.is_transient };
             let upstream = self.state.upstream;
             let item = OutgoingMessage { bridge: self.bridge, rule, delivery, id, upstream, unix_s };
-            let environment = (messages, self.common.origin, client.frame_max());
-            let scratch = &mut self.common.scratch;
-            let head = match item.write_head(environment, &self.common.node, scratch) {
+            let (origin, node, scratch) = (self.common.origin, &self.common.node, &mut self.common.scratch);
+            let head = match item.write_head(messages, origin, client.frame_max(), node, scratch) {
                 Ok(head) => head,
                 Err(why) => {
                     let kept = output.unsendable.push((rule, item.delivery.delivery_tag, why));
@@ -322,9 +323,10 @@ impl<P: Platform> LinkTask<'_, P> {
     #[cold]
     fn park(&mut self, channel: ChannelId, tag: u64, why: Refusal) -> Result<(), Cause> {
         self.shared.declare_parked(self.bridge)?;
-        let bridge_names = (&*self.bridge.config.name, &*self.bridge.config.parked);
+        let config = &self.bridge.config;
+        let request = ParkRequest { bridge: &config.name, queue: &config.parked, why };
         let (broker, mut context) = self.shared.broker_mut();
-        broker.park_delivery(&mut context, (channel, tag), bridge_names, why).map_err(of_broker)?;
+        broker.park_delivery(&mut context, channel, tag, request).map_err(of_broker)?;
         self.bridge.parked_alarm.note_parked();
         Ok(())
     }
@@ -372,7 +374,9 @@ impl OutgoingMessage<'_> {
     /// Why the message must not be sent.
     fn write_head(
         &self,
-        (messages, origin, frame_max): (&Messages, Origin, u32),
+        messages: &Messages,
+        origin: Origin,
+        frame_max: u32,
         node: &str,
         Scratch { headers, properties, edited, head }: &mut Scratch,
     ) -> Result<usize, Refusal> {
@@ -393,8 +397,8 @@ impl OutgoingMessage<'_> {
         let transfer = config.shovel.as_deref().map(|shovel| Transfer { shovel, addresses, unix_s, node });
         let bridged_properties = bridged_properties(own, added, transfer, (headers, edited, properties));
         let written = bridged_properties.and_then(|properties| {
-            let (channel, limits) = (Client::channel_of(self.rule), (body_len, frame_max));
-            write_head(channel, (exchange, key), properties, limits, head)
+            let publish = PublishHead { exchange, routing_key: key, properties, body_len };
+            write_head(Client::channel_of(self.rule), &publish, frame_max, head)
         });
         written.map_err(|Full| Refusal::TooLarge)
     }

@@ -168,9 +168,9 @@ impl Bridges {
             name: format!("leveret bridge {} {}", bridge.config.name, link.direction.name()),
             version,
         };
-        let limits = (shared.limits.frame_max, bridge.config.heartbeat_s);
         let rules = bridge.rules(link.direction).len();
-        let client = Client::new(shared.now, rules, credentials, limits);
+        let (frame_max, heartbeat_s) = (shared.limits.frame_max, bridge.config.heartbeat_s);
+        let client = Client::new(shared.now, rules, credentials, frame_max, heartbeat_s);
         link.phase = Phase::Connected(Box::new(OpenLink::new(own, client, rules, shared.now)));
         self.with_link(id, shared, |_| ());
         Ok(())
@@ -232,7 +232,7 @@ impl Bridges {
         }
         if state.must_be_logged(&cause) {
             let text = format_args!("{cause}; it is retried with growing pauses");
-            shared.log_link(log::Level::Warn, bridge, (link.direction, state.upstream), text);
+            shared.log_link(log::Level::Warn, bridge, link.direction, state.upstream, text);
         }
         state.upstream = (state.upstream + 1) % upstreams;
         state.addresses.clear();
@@ -410,7 +410,7 @@ impl<P: Platform> Shared<P> {
         if unexamined_count == 0 {
             return Err(Cause::new(format_args!("{queue} is empty")));
         }
-        let own = self.consume(&bridge.config, (queue, "retry"), 1)?;
+        let own = self.consume(&bridge.config, queue, "retry", 1)?;
         Ok(Retry { own, unexamined_count, moved_count: 0, remaining_count: 0, last_cause: None })
     }
 

@@ -14,7 +14,7 @@
 use core::fmt;
 
 use leveret_bridge::Cause;
-use leveret_broker::{ChannelRequest, QueueDeclaration};
+use leveret_broker::{ChannelRequest, OperatorBinding, QueueDeclaration};
 use leveret_config::bridge::{Bridge as Config, Destination};
 use leveret_core::batch::Batch;
 use leveret_core::command::{ChannelCommand, ConnectionId, OpenChannel};
@@ -77,7 +77,8 @@ impl<P: Platform> Shared<P> {
     pub(super) fn consume(
         &mut self,
         config: &Config,
-        (queue, tag): (&str, &str),
+        queue: &str,
+        tag: &str,
         prefetch: u16,
     ) -> Result<OwnConnection, Cause> {
         let name = format!("bridge {}", config.name);
@@ -132,7 +133,8 @@ impl<P: Platform> Shared<P> {
         &mut self,
         level: log::Level,
         bridge: &BridgeState,
-        (direction, upstream): (Direction, usize),
+        direction: Direction,
+        upstream: usize,
         text: fmt::Arguments<'_>,
     ) {
         let (name, what) = (&bridge.config.name, direction.name());
@@ -196,8 +198,15 @@ impl<P: Platform> Shared<P> {
                 self.declare_queue(vhost, &rule.queue, &bridge.arguments_here())?;
                 let Some((exchange, key)) = source_of(&bridge.config) else { return Ok(()) };
                 let (broker, mut context) = self.broker_mut();
-                let (source, queue) = ((&*exchange, &*key), (&*rule.queue, false));
-                broker.operator_bind(&mut context, vhost, source, queue, &[]).map(|_| ()).map_err(of_broker)
+                let binding = OperatorBinding {
+                    vhost,
+                    source: &exchange,
+                    routing_key: &key,
+                    destination: &rule.queue,
+                    is_exchange: false,
+                    arguments: &[],
+                };
+                broker.operator_bind(&mut context, &binding).map(|_| ()).map_err(of_broker)
             }
             (Direction::Fetch, Destination::Queue(queue)) => {
                 self.declare_queue(vhost, queue, &bridge.arguments_here())

@@ -198,7 +198,7 @@ impl Bridges {
         let left: Vec<_> =
             queues.filter(is_left).map(|queue| (queue.vhost.to_string(), queue.name.to_string())).collect();
         for (vhost, queue) in left {
-            shared.delete_queue((&vhost, &queue), DeleteIf::default());
+            shared.delete_queue(&vhost, &queue, DeleteIf::default());
         }
     }
 
@@ -311,7 +311,7 @@ impl Bridges {
             // messages.
             let goes_on = source_of(&next.config).is_some() && next.config.vhost == vhost;
             if let Some(rule) = source_rule.filter(|_| !goes_on) {
-                shared.delete_queue((vhost, &rule.queue), DeleteIf { unused: true, empty: true });
+                shared.delete_queue(vhost, &rule.queue, DeleteIf { unused: true, empty: true });
             }
             return;
         }
@@ -324,9 +324,9 @@ impl Bridges {
             return;
         }
         if let Some(rule) = source_rule {
-            shared.delete_queue((vhost, &rule.queue), DeleteIf::default());
+            shared.delete_queue(vhost, &rule.queue, DeleteIf::default());
         }
-        shared.delete_queue((vhost, &left.config.parked), DeleteIf { unused: true, empty: true });
+        shared.delete_queue(vhost, &left.config.parked, DeleteIf { unused: true, empty: true });
     }
 }
 
@@ -351,7 +351,7 @@ impl<P: Platform> Shared<P> {
     /// Deletes a queue here, under the conditions of `only`. It does nothing if the queue does not exist or a
     /// condition is not met. If the log takes nothing now, the queue stays until the next start.
     #[cold]
-    fn delete_queue(&mut self, (vhost, queue): (&str, &str), only: DeleteIf) {
+    fn delete_queue(&mut self, vhost: &str, queue: &str, only: DeleteIf) {
         let (broker, mut context) = self.broker_mut();
         let _ = broker.operator_delete_queue(&mut context, vhost, queue, only);
     }
@@ -368,7 +368,7 @@ impl<P: Platform> Shared<P> {
         };
         let (broker, mut context) = self.broker_mut();
         // If the log takes nothing now, the binding stays, and `list_bindings` shows it.
-        let _ = broker.operator_unbind(&mut context, &left.vhost, (&exchange, &key), &rule.queue);
+        let _ = broker.operator_unbind(&mut context, &left.vhost, &exchange, &key, &rule.queue);
     }
 }
 

@@ -513,8 +513,8 @@ impl<P: Platform> LinkTask<'_, P> {
         // Logged after the start, and after an error.
         let had_error = self.state.last_error.take().is_some();
         if self.state.last_open_at.is_none() || had_error {
-            let link = (self.direction, self.state.upstream);
-            self.shared.log_link(log::Level::Info, self.bridge, link, format_args!("up"));
+            let (direction, upstream) = (self.direction, self.state.upstream);
+            self.shared.log_link(log::Level::Info, self.bridge, direction, upstream, format_args!("up"));
         }
         self.open_link.ready_since = Some(self.shared.now);
         self.state.counts.connected += 1;
@@ -807,8 +807,8 @@ impl<P: Platform> LinkTask<'_, P> {
         let cause = Cause::new(format_args!("{queue}: {cause}"));
         if self.state.rule_states[rule].hold(now, &cause, remedy, most_ms, random) {
             let text = format_args!("{cause}; it is retried with growing pauses; other rules continue");
-            let link = (self.direction, self.state.upstream);
-            self.shared.log_link(log::Level::Warn, self.bridge, link, text);
+            let (direction, upstream) = (self.direction, self.state.upstream);
+            self.shared.log_link(log::Level::Warn, self.bridge, direction, upstream, text);
         }
     }
 

@@ -664,7 +664,7 @@ impl PendingWrites {
     /// Sets the bytes that may still be written, and those that may be written to an empty log.
     ///
     /// `is_file_system_full` means that the file system is full before the disk limit is reached.
-    pub const fn set_log_free_bytes(&mut self, (bytes, bytes_max): (u64, u64), is_file_system_full: bool) {
+    pub const fn set_log_free_bytes(&mut self, bytes: u64, bytes_max: u64, is_file_system_full: bool) {
         self.capacity.set_log_free_bytes(bytes, bytes_max, is_file_system_full);
     }
 }

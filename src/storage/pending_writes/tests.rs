@@ -150,7 +150,7 @@ fn without_a_store_nothing_is_written_and_an_unwritable_store_takes_nothing() {
     pending_writes.start(1, false, 0);
     assert_eq!(pending_writes.admit(10, 1), Err(NoCapacity::Commit));
     pending_writes.start(1, true, 64 << 10);
-    pending_writes.set_log_free_bytes((1_000, 1_000), false);
+    pending_writes.set_log_free_bytes(1_000, 1_000, false);
     assert_eq!(pending_writes.admit(100, 1), Ok(()));
     assert_eq!(pending_writes.admit(1_000, 1), Err(NoCapacity::Disk));
 }
@@ -222,14 +222,14 @@ fn messages_of_a_deleted_queue_are_confirmed_when_the_deletion_is_durable() {
 #[test]
 fn a_change_of_the_log_limit_counts_as_new_capacity() {
     let mut pending_writes = Fixture::new().pending_writes;
-    pending_writes.set_log_free_bytes((1000, 8000), false);
+    pending_writes.set_log_free_bytes(1000, 8000, false);
     let before = pending_writes.capacity_freed();
-    pending_writes.set_log_free_bytes((1000, 9000), false);
+    pending_writes.set_log_free_bytes(1000, 9000, false);
     assert!(pending_writes.capacity_freed() > before, "a queue may take more of a larger log");
     let before = pending_writes.capacity_freed();
-    pending_writes.set_log_free_bytes((900, 9000), false);
+    pending_writes.set_log_free_bytes(900, 9000, false);
     assert_eq!(pending_writes.capacity_freed(), before, "less disk space is no new capacity");
-    pending_writes.set_log_free_bytes((900, 7000), false);
+    pending_writes.set_log_free_bytes(900, 7000, false);
     assert!(pending_writes.capacity_freed() > before, "less is reserved for other virtual hosts");
 }
 

@@ -153,7 +153,7 @@ impl<D: Disk> Lister<'_, '_, D> {
             // because no other header may name them.
             not_begun.extend(header.live.iter().map(|segment| segment.slot));
         }
-        self.add_unreadable_headers(found, (newest, may_have_newer), &not_begun, &mut listing)?;
+        self.add_unreadable_headers(found, newest, may_have_newer, &not_begun, &mut listing)?;
         self.drop_removed(newest, headers, &mut listing)?;
         Ok(listing)
     }
@@ -215,7 +215,8 @@ impl<D: Disk> Lister<'_, '_, D> {
     fn add_unreadable_headers(
         &mut self,
         found: &[FoundFile],
-        (newest, may_have_newer): (u64, bool),
+        newest: u64,
+        may_have_newer: bool,
         not_begun: &[u32],
         listing: &mut Listing,
     ) -> io::Result<()> {

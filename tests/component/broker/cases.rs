@@ -351,7 +351,7 @@ fn a_loaded_message_is_delivered_although_there_was_no_memory_for_more() {
         panic!("it is taken")
     };
     node.messages.append_body(id, b"abc");
-    node.broker.queues_mut().paged_in(&mut context!(node), &fetch, (0, 0), id);
+    node.broker.queues_mut().paged_in(&mut context!(node), &fetch, 0, 0, id);
     // There is no memory for the next message.
     node.broker.queues_mut().note_no_memory(&node.messages, &fetch);
     assert_eq!(node.turns(at), 1, "the first message is there and can go");

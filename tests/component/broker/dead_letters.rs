@@ -4,7 +4,7 @@
 
 use leveret_amqp::props::Properties;
 use leveret_amqp::{Full, Table, TableWriter, Value, Writer};
-use leveret_broker::restore;
+use leveret_broker::{OpenedLog, restore};
 use leveret_core::command::{
     ChannelCommand, DefinitionCommand, DeliveryKind, GetAnswer, GetCommand, Outbox, PublishAnswer,
     PublishCommand, Settlement,
@@ -510,14 +510,12 @@ impl BrokerRun {
         let (log, report) = Log::open(&mut disk, settings, IDENTITY, NOW).ok()?;
         let mut node = TestBroker::with(limits);
         node.pending_writes.start(log.epoch(), true, log.space().record_bytes_max() as u64);
-        node.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
+        node.pending_writes.set_log_free_bytes(u64::MAX, u64::MAX, false);
         let first = Some(("guest", PasswordHash::NoPassword));
         restore(
             &mut node.broker,
             &mut context!(node),
-            &log,
-            &mut disk,
-            (report.access, report.reported_damage),
+            OpenedLog { log: &log, disk: &mut disk, access: report.access, damage: report.reported_damage },
             first,
             NOW,
         )
@@ -569,8 +567,9 @@ impl BrokerRun {
                 match node.broker.queues_mut().page_in(&mut node.messages, &fetch, &page) {
                     PageInOutcome::Begun(id) => {
                         node.messages.append_body(id, body);
-                        let page = (offset, message.enqueued_ms);
-                        assert!(node.broker.queues_mut().paged_in(&mut context!(node), &fetch, page, id));
+                        let enqueued_ms = message.enqueued_ms;
+                        let queues = node.broker.queues_mut();
+                        assert!(queues.paged_in(&mut context!(node), &fetch, offset, enqueued_ms, id));
                         came += 1;
                     }
                     PageInOutcome::NotWanted => seen += 1,

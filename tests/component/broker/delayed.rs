@@ -422,7 +422,7 @@ fn memory_does_not_depend_on_the_number_of_delayed_messages() {
     let limits = Limits { messages_max: 4_000, queue_entries_max: 8_192, ..Limits::default() };
     let mut node = TestBroker::with(&limits);
     node.pending_writes.start(1, true, 1 << 20);
-    node.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
+    node.pending_writes.set_log_free_bytes(u64::MAX, u64::MAX, false);
     node.pending_writes.set_time(START_MS);
     let at = node.connect();
     ready(&mut node, at, true);
@@ -465,7 +465,8 @@ fn memory_does_not_depend_on_the_number_of_delayed_messages() {
                     assert!(node.broker.queues_mut().paged_in(
                         &mut context!(node),
                         &fetch,
-                        (offset, START_MS),
+                        offset,
+                        START_MS,
                         id
                     ));
                 }

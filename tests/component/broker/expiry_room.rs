@@ -249,7 +249,7 @@ fn expired_messages_free_the_log_share_of_their_virtual_host() {
         let mut node = TestBroker::new(64);
         node.pending_writes.start(1, true, 1 << 20);
         node.admit("other", "other");
-        node.pending_writes.set_log_free_bytes((400_000, 1_000_000), false);
+        node.pending_writes.set_log_free_bytes(400_000, 1_000_000, false);
         node.pending_writes.set_time(1_000);
         let at = node.connect();
         declare(&mut node, at, "q", true, &table(|t| t.int(argument, 100)));

@@ -138,7 +138,7 @@ fn read_back(node: &mut TestBroker, fetch: &LogRead) -> Vec<u64> {
         };
         if let PageInOutcome::Begun(id) = node.broker.queues_mut().page_in(&mut node.messages, fetch, &page) {
             node.messages.append_body(id, b"abc");
-            assert!(node.broker.queues_mut().paged_in(&mut context!(node), fetch, (offset, 0), id));
+            assert!(node.broker.queues_mut().paged_in(&mut context!(node), fetch, offset, 0, id));
             taken.push(offset);
         }
     }

@@ -10,7 +10,7 @@ use crate::support::{At, TestBroker};
 fn adopting() -> (TestBroker, At) {
     let mut node = TestBroker::with(&Limits { connections_max: 16, ..Limits::default() });
     node.pending_writes.start(100, true, u64::MAX >> 8);
-    node.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
+    node.pending_writes.set_log_free_bytes(u64::MAX, u64::MAX, false);
     let contents = Contents { count: 3, bytes: 300, next_offset: 3, delivered_below: 0, watermark: 0 };
     let found = node.broker.restore_lost(&mut context!(node), 7, contents, Some(("/", "lost")), false);
     assert!(found.is_none(), "a queue that is not rebuilt");

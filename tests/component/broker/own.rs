@@ -1,6 +1,7 @@
 //! Connections of the broker itself: the local end of a bridge.
 
 use leveret_amqp::Properties;
+use leveret_broker::ParkRequest;
 use leveret_core::command::{DefinitionCommand, Outbox, PublishAnswer, PublishCommand, Refusal, Settlement};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{MessageFlags, Share};
@@ -65,9 +66,8 @@ fn a_parked_message_keeps_its_bcc_keys_secret() {
         let link = node.open(At { connection, channel: at.channel }, 1);
         node.consume(link, "q");
         assert_eq!(node.turn(link), 1);
-        let words = ("plant", "parked");
-        let is_parked =
-            node.broker.park_delivery(&mut context!(node), (link.channel, 1), words, Refusal::Nacked);
+        let request = ParkRequest { bridge: "plant", queue: "parked", why: Refusal::Nacked };
+        let is_parked = node.broker.park_delivery(&mut context!(node), link.channel, 1, request);
         is_parked.expect("there is such a queue");
         node.turns(at);
         node.consume(at, "parked");
@@ -89,7 +89,7 @@ fn a_parked_message_keeps_its_bcc_keys_secret() {
 fn a_requeued_message_is_forwarded_only_when_its_commit_is_durable() {
     let mut node = TestBroker::new(64);
     node.pending_writes.start(1, true, 1 << 20);
-    node.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
+    node.pending_writes.set_log_free_bytes(u64::MAX, u64::MAX, false);
     let at = node.connect();
     declare(&mut node, at, "q", true, &[]);
     store(&mut node);

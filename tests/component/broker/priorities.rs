@@ -207,7 +207,7 @@ fn a_queue_of_an_older_version_has_levels_from_now_on() {
 fn a_get_that_ends_a_priority_wakes_the_consumer_of_the_next() {
     let mut node = TestBroker::new(64);
     node.pending_writes.start(100, true, u64::MAX >> 8);
-    node.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
+    node.pending_writes.set_log_free_bytes(u64::MAX, u64::MAX, false);
     node.pending_writes.set_time(1_000);
     let at = node.connect();
     crate::dead_letters::declare(&mut node, at, QUEUE, true, PRIORITIES);

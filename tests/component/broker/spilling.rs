@@ -51,7 +51,7 @@ fn no_more_messages_are_evicted_than_necessary() {
     let limits = Limits { body_bytes_max: 4 << 20, messages_max: 16_000, ..Limits::default() };
     let mut node = TestBroker::with(&limits);
     node.pending_writes.start(1, true, 1 << 20);
-    node.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
+    node.pending_writes.set_log_free_bytes(u64::MAX, u64::MAX, false);
     let at = node.connect();
     let declare = DefinitionCommand::QueueDeclare {
         queue: "q",
@@ -122,7 +122,7 @@ fn read_back(node: &mut TestBroker, limits: &Limits) -> PageInOutcome {
 fn crowd(limits: &Limits, memory: &Memory, is_after_start: bool) -> (TestBroker, At) {
     let mut node = TestBroker::in_memory(limits, memory);
     node.pending_writes.start(1, true, u64::MAX >> 8);
-    node.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
+    node.pending_writes.set_log_free_bytes(u64::MAX, u64::MAX, false);
     let at = node.connect();
     let (passive, durable, exclusive, auto_delete) = (false, true, false, false);
     let arguments = &[];
@@ -222,7 +222,7 @@ fn read_wanted(node: &mut TestBroker, body_len: u32) -> Option<bool> {
     match node.broker.queues_mut().page_in(&mut node.messages, &fetch, &page) {
         PageInOutcome::Begun(id) => {
             append_body(node, id, body_len);
-            assert!(node.broker.queues_mut().paged_in(&mut context!(node), &fetch, (fetch.start, 0), id));
+            assert!(node.broker.queues_mut().paged_in(&mut context!(node), &fetch, fetch.start, 0, id));
             node.broker.queues_mut().end_read(&fetch, fetch.start + 1);
             Some(true)
         }
@@ -243,7 +243,7 @@ fn queues_that_wait_for_memory_do_not_wake_each_other() {
     for queues in [&["one", "two"][..], &["one", "two", "three", "four"]] {
         let mut node = TestBroker::with(&limits);
         node.pending_writes.start(1, true, u64::MAX >> 8);
-        node.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
+        node.pending_writes.set_log_free_bytes(u64::MAX, u64::MAX, false);
         let at = node.connect();
         let floods = ["flood-1", "flood-2", "flood-3", "flood-4", "flood-5", "flood-6"];
         floods.iter().for_each(|queue| node.declare(at, queue, false));

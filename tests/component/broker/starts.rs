@@ -1,6 +1,6 @@
 //! A start from a disk that fails some reads: whether a user can log in must not depend on them.
 
-use leveret_broker::restore;
+use leveret_broker::{OpenedLog, restore};
 use leveret_core::password::PasswordHash;
 use leveret_core::time::Now;
 use leveret_storage::{Disk, Log, Settings};
@@ -33,9 +33,7 @@ fn a_user_that_was_read_exists_although_a_second_read_fails() {
     restore(
         &mut node.broker,
         &mut context!(node),
-        &log,
-        &mut disk,
-        (report.access, report.reported_damage),
+        OpenedLog { log: &log, disk: &mut disk, access: report.access, damage: report.reported_damage },
         first,
         NOW,
     )

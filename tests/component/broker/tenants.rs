@@ -80,7 +80,7 @@ impl BrokerRun {
         let is_logged = seed.is_multiple_of(2);
         if is_logged {
             node.pending_writes.start(1_000, true, u64::MAX >> 8);
-            node.pending_writes.set_log_free_bytes((u64::MAX, u64::MAX), false);
+            node.pending_writes.set_log_free_bytes(u64::MAX, u64::MAX, false);
         }
         let now_ms = 1_000_000;
         node.pending_writes.set_time(now_ms);
@@ -411,7 +411,7 @@ impl BrokerRun {
             let sent = self.random.below(waiting + 1) as u32;
             node.broker.sent(&mut context!(node), peer.connection, sent);
             if node.broker.outbox(peer.connection).peek().is_some_and(|delivery| delivery.is_withdrawn) {
-                node.broker.written(&mut context!(node), peer.connection, (1, true), true);
+                node.broker.written(&mut context!(node), peer.connection, 1, true, true);
             }
             peer.tags += u64::from(sent);
         }

@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use leveret_amqp::{Method, Table, TableWriter, Writer};
-use leveret_broker::restore;
+use leveret_broker::{OpenedLog, restore};
 use leveret_config::bridge::{Bridge, Destination, DrainRate, RefusedAction, Rule, UpstreamTls};
 use leveret_config::upstream;
 use leveret_core::limits::Limits;
@@ -237,9 +237,12 @@ impl Bridged {
         let restored = restore(
             broker,
             &mut context,
-            &log,
-            &mut self.disk,
-            (report.access, report.reported_damage),
+            OpenedLog {
+                log: &log,
+                disk: &mut self.disk,
+                access: report.access,
+                damage: report.reported_damage,
+            },
             first,
             Now::from_ms(0),
         );

@@ -34,7 +34,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use leveret_broker::{Gauges, restore};
+use leveret_broker::{Gauges, OpenedLog, restore};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{COMMAND_EXTENTS, PAGE_BYTES};
 use leveret_core::time::Now;
@@ -241,8 +241,13 @@ impl MqttRun {
         let (broker, mut context) = engine.broker_mut();
         context.pending_writes.start(log.epoch(), true, log.space().record_bytes_max() as u64);
         let first = Some((USERS[0], hash_of(USERS[0])));
-        let reports = (report.access, report.reported_damage);
-        let restored = restore(broker, &mut context, &log, &mut self.disk, reports, first, Now::from_ms(0));
+        let opened = OpenedLog {
+            log: &log,
+            disk: &mut self.disk,
+            access: report.access,
+            damage: report.reported_damage,
+        };
+        let restored = restore(broker, &mut context, opened, first, Now::from_ms(0));
         if restored.is_err() {
             return false;
         }

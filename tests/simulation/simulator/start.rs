@@ -10,7 +10,7 @@ use leveret_core::definition::Permission;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::harm::is_told;
-use leveret_broker::{Broker, Context, restore};
+use leveret_broker::{Broker, Context, OpenedLog, restore};
 use leveret_connection::MqttSettings;
 use leveret_core::definition::{self, Definition, DestinationName};
 use leveret_core::mem;
@@ -201,7 +201,9 @@ impl Run {
         broker.queues_mut().set_persist_all(self.plan.persist_all);
         context.pending_writes.start(log.epoch(), is_writable, log.space().record_bytes_max() as u64);
         let first = Some((USERS[0], hash_of(USERS[0])));
-        restore(broker, &mut context, log, &mut self.disk, report, first, Now::from_ms(0)).ok()?;
+        let (access, damage) = report;
+        let opened = OpenedLog { log, disk: &mut self.disk, access, damage };
+        restore(broker, &mut context, opened, first, Now::from_ms(0)).ok()?;
         Some(engine)
     }
 

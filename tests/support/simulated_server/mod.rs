@@ -38,7 +38,7 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 
 use leveret_amqp::{Method, Table};
-use leveret_broker::{Broker, Gauges, restore};
+use leveret_broker::{Broker, Gauges, OpenedLog, restore};
 use leveret_connection::{Identity, MqttSettings};
 use leveret_core::limits::Limits;
 use leveret_core::mem;
@@ -244,10 +244,10 @@ impl Simulation {
             Log::open(&mut disk, settings, identity, simulation.now).expect("the store opens");
         let (broker, mut context) = simulation.engine.broker_mut();
         context.pending_writes.start(log.epoch(), true, log.space().record_bytes_max() as u64);
-        let reports = (report.access, report.reported_damage);
+        let opened =
+            OpenedLog { log: &log, disk: &mut disk, access: report.access, damage: report.reported_damage };
         let first = Some(("guest", GUEST));
-        restore(broker, &mut context, &log, &mut disk, reports, first, simulation.now)
-            .expect("it is restored");
+        restore(broker, &mut context, opened, first, simulation.now).expect("it is restored");
         simulation.engine.platform_mut().helpers = Helpers::new(Some(disk), (1, 2), 0);
         simulation.engine.set_store(StorageDriver::new(log, simulation.limits.frame_max as usize));
         simulation
