@@ -21,7 +21,7 @@ use leveret_amqp::reply_text::Lossy;
 use leveret_amqp::{Full, Writer};
 use leveret_core::command::{ChannelId, ConnectionId, QueueId};
 use leveret_core::error::{Fault, ReplyCode};
-use leveret_core::mem::{MessageFlags, MessageId};
+use leveret_core::mem::{MessageFlags, MessageId, MessageNames};
 use leveret_queues::{
     BrowsedMessage, CannotPublish, Claim, EntryContent, LogRun, MessageKey, OnFull, Overflow, Queues,
     RefusedBy, SelectedMessage, Shortage, WaitingPublishers, copy_flags,
@@ -328,16 +328,10 @@ impl Broker {
         }
         let checked = self.check_move_targets(cx, state, routed, targets).and_then(|()| {
             let share = self.publish_share(connection);
+            let open = self.quota.open_log_bytes_for(connection);
             let claim = Claim { share, on_full: OnFull::Wait };
             let capacity = self.queues.check_memory_shares(cx, routed, targets, claim).and_then(|()| {
-                self.queues.check_transaction_capacity(
-                    cx,
-                    &self.quota,
-                    connection,
-                    routed,
-                    targets,
-                    OnFull::Wait,
-                )
+                self.queues.check_transaction_capacity(cx, open, routed, targets, OnFull::Wait)
             });
             capacity.map_err(|hindrance| match hindrance {
                 CannotPublish::Wait(shortage) => self.blocked(cx, shortage),
@@ -387,7 +381,8 @@ impl Broker {
         cx.work.charge_octets(cx.messages.body_len(message) as usize);
         let (flags, share) =
             (flags.with(MessageFlags::PARSE_PROPERTIES), self.content_share(state.connection));
-        let copy = cx.messages.copy_as(message, (exchange, &key), &bytes, flags, share);
+        let copy =
+            cx.messages.copy_as(message, MessageNames { exchange, routing_key: &key }, &bytes, flags, share);
         copy.map_err(|full| self.blocked(cx, full.into()))
     }
 

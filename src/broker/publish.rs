@@ -201,17 +201,11 @@ impl Broker {
         };
         let capacity = match in_transaction {
             true => {
+                let open = self.quota.open_log_bytes_for(connection);
                 let claim = Claim { share: self.publish_share(connection), on_full };
-                self.queues.check_memory_shares(cx, routed, targets, claim).and_then(|()| {
-                    self.queues.check_transaction_capacity(
-                        cx,
-                        &self.quota,
-                        connection,
-                        routed,
-                        targets,
-                        on_full,
-                    )
-                })
+                self.queues
+                    .check_memory_shares(cx, routed, targets, claim)
+                    .and_then(|()| self.queues.check_transaction_capacity(cx, open, routed, targets, on_full))
             }
             false => Ok(()),
         };

@@ -111,7 +111,7 @@ pub fn run(archive: &Path, folder: &Path) -> Result<String, NotRestored> {
     let mut source = head.as_slice().chain(source);
     let mut progress = Progress::start("Restore", Total::Bytes(length));
     let (target, new) = archive::open_or_make(folder).map_err(of(folder))?;
-    let restored = restore(&mut source, archive, folder, target, has_note, &mut progress);
+    let restored = restore(&mut source, &Archive { path: archive, has_note }, folder, target, &mut progress);
     if restored.is_err() {
         new.remove(LOCK_NAME);
     }
@@ -141,15 +141,21 @@ fn why_no_archive(head: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// `has_note`: the archive starts with the note that only backups have.
+/// The file from which a store is restored.
+struct Archive<'a> {
+    path: &'a Path,
+    /// It starts with the note that only backups have.
+    has_note: bool,
+}
+
 fn restore(
     source: &mut impl Read,
-    archive: &Path,
+    archive: &Archive<'_>,
     folder: &Path,
     target: OwnedFd,
-    has_note: bool,
     progress: &mut Progress,
 ) -> Result<String, NotRestored> {
+    let Archive { path: archive, has_note } = *archive;
     let of = |path: &Path| {
         let path = path.to_path_buf();
         move |error| NotRestored::File(path, error)

@@ -339,7 +339,7 @@ fn to_bridge(vhost: &str, name: &str, fields: &Fields<'_>) -> Result<Bridge, Str
         password_file: None,
         declares: true,
         tls: upstream_addresses.tls()?,
-        shovel: Some(Box::new(shovel((vhost, name), fields, (source, destination), delay_s == 0))),
+        shovel: Some(Box::new(shovel(vhost, name, fields, [source, destination], delay_s == 0))),
     })
 }
 
@@ -394,13 +394,9 @@ fn rule(source: &ShovelEnd, destination: &ShovelEnd, own_queue: &str) -> Rule {
     }
 }
 
-/// Returns the settings that a bridge does not have.
-fn shovel(
-    (vhost, name): (&str, &str),
-    fields: &Fields<'_>,
-    (source, destination): (ShovelEnd, ShovelEnd),
-    is_tried_once: bool,
-) -> Shovel {
+/// Returns the settings that a bridge does not have. `ends` are the source and the destination.
+fn shovel(vhost: &str, name: &str, fields: &Fields<'_>, ends: [ShovelEnd; 2], is_tried_once: bool) -> Shovel {
+    let [source, destination] = ends;
     let is_true = |keys: &[&str]| first(fields, keys) == Some(Value::Bool(true));
     let properties = first(fields, &["dest-publish-properties", "publish-properties"]);
     let properties = properties.and_then(|value| Fields::of(&value).ok()).unwrap_or_default();

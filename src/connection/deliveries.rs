@@ -252,17 +252,15 @@ pub(super) fn write_small(messages: &Messages, delivery: &Delivery<'_>, layout: 
     }
 }
 
-/// Writes a delivery from byte `begun.sent` on, up to byte `until` or the end of `out`. Returns the new position.
+/// Writes a delivery from byte `begun.sent` on, up to the end of `out`. Returns the new position.
 pub(super) fn write_part(
     messages: &Messages,
     delivery: &Delivery<'_>,
     layout: Layout,
     begun: Begun,
-    until: u64,
     out: &mut [u8],
 ) -> Begun {
-    let room = (until - begun.sent).min(out.len() as u64) as usize;
-    let mut part = PartWriter { messages, delivery, layout, begun, out: &mut out[..room], at: 0 };
+    let mut part = PartWriter { messages, delivery, layout, begun, out, at: 0 };
     part.write();
     part.begun
 }

@@ -17,7 +17,7 @@ use leveret_core::error::{Fault, ReplyCode};
 use super::channel::{ChannelState, NONE, Slot};
 use super::connection::{Connection, Context, Names};
 use super::input::{FrameResult, InputStep, Suspension, fault_of_method, hard_fault};
-use super::publish::Content;
+use super::publish::{Content, PublishFlags};
 
 impl Connection {
     /// Handles a method frame on channel `number`.
@@ -59,7 +59,8 @@ impl Connection {
         };
         match (context.pools.channels[slot].state, method) {
             (ChannelState::Open(_), Method::BasicPublish { exchange, routing_key, mandatory, immediate }) => {
-                self.begin_publish(context, slot, exchange, routing_key, (mandatory, immediate))
+                let flags = PublishFlags { mandatory, immediate };
+                self.begin_publish(context, slot, exchange, routing_key, flags)
             }
             (ChannelState::Open(id), Method::BasicAck { delivery_tag, multiple }) => {
                 let settlement = Settlement::Ack;

@@ -253,7 +253,9 @@ impl Connection {
         end: u64,
     ) -> Progress {
         let begun = self.output.begun.unwrap_or(Begun { sent: 0, body_at: None });
-        let after = write_part(messages, delivery, layout, begun, end, buffer.free());
+        let free = buffer.free();
+        let room = (end - begun.sent).min(free.len() as u64) as usize;
+        let after = write_part(messages, delivery, layout, begun, &mut free[..room]);
         buffer.filled.bytes += (after.sent - begun.sent) as usize;
         if after.sent == layout.total() {
             self.output.begun = None;

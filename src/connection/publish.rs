@@ -30,7 +30,7 @@ impl Connection {
         slot: Slot,
         exchange: &str,
         routing_key: &[u8],
-        (mandatory, immediate): (bool, bool),
+        flags: PublishFlags,
     ) -> FrameResult<'a> {
         let record = &context.pools.channels[slot];
         if !record.confirms.has_room() {
@@ -47,7 +47,6 @@ impl Connection {
                 return FrameResult::Fault(pool_full_fault(full), PUBLISH, slot);
             }
         };
-        let flags = PublishFlags { mandatory, immediate };
         self.set_content(context, slot, Content::Header { message: Some(message), flags });
         FrameResult::Done
     }

@@ -475,7 +475,19 @@ pub enum DestinationName<'a> {
     Queue(&'a str),
 }
 
-impl DestinationName<'_> {
+impl<'a> DestinationName<'a> {
+    /// Returns the name.
+    pub const fn name(self) -> &'a str {
+        match self {
+            Self::Exchange(name) | Self::Queue(name) => name,
+        }
+    }
+
+    /// Returns whether this is an exchange.
+    pub const fn is_exchange(self) -> bool {
+        matches!(self, Self::Exchange(_))
+    }
+
     /// Returns the key of the exchange or queue in this virtual host.
     pub fn key(self, vhost: &str) -> Box<[u8]> {
         match self {

@@ -265,6 +265,15 @@ pub struct Quota {
     users: Vec<User>,
 }
 
+/// The maximum numbers of bytes in the log that open transactions need for their `tx.commit`.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenLogBytes {
+    /// Of all transactions.
+    pub of_all: u64,
+    /// Of those of one connection.
+    pub of_connection: u64,
+}
+
 impl Quota {
     /// Bytes that a connection takes in the quota.
     pub const CONNECTION_BYTES: usize = size_of::<Share>();
@@ -529,6 +538,11 @@ impl Quota {
     /// Returns the maximum number of bytes in the log that all open transactions need for their `tx.commit`.
     pub fn open_log_bytes(&self) -> u64 {
         log_bytes_of(self.pinned)
+    }
+
+    /// Returns the maximum numbers of bytes in the log that open transactions need, for a message of this connection.
+    pub fn open_log_bytes_for(&self, connection: ConnectionId) -> OpenLogBytes {
+        OpenLogBytes { of_all: self.open_log_bytes(), of_connection: self.open_log_bytes_of(connection) }
     }
 
     /// Returns the maximum number of bytes in the log that the open transactions of a connection need for

@@ -31,7 +31,9 @@ use super::event_loop::EventLoop;
 use super::helpers::{LOOKUP_STACK_BYTES, Resolver};
 use super::listen::{self, Listener, ListenerAddress, Passed};
 use super::system::entropy;
-use super::system::{HANGUP, HELPERS, SIGNAL, System, client_token, management_token, shown};
+use super::system::{
+    HANGUP, HELPERS, ListeningSockets, SIGNAL, System, client_token, management_token, shown,
+};
 use super::systemd;
 use super::{disk, helpers, signals, sizes, system};
 
@@ -94,7 +96,8 @@ impl EventLoop {
         };
         let is_tls_unavailable = setup.certificates.is_unavailable;
         let worker = helpers::start(waker.clone(), certificates, &config.data_dir).map_err(no_thread)?;
-        let mut system = System::new(poll, (listeners, management), worker, &config, limits);
+        let mut system =
+            System::new(poll, ListeningSockets { listeners, management }, worker, &config, limits);
         system.is_tls_unavailable = is_tls_unavailable;
         system.resolver = Some(Resolver::new(waker.clone(), config.limits.bridge_links()));
         let mut started = Self::new(Engine::new(setup, broker, system), config, signals, hangups);

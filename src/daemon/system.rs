@@ -109,6 +109,14 @@ pub(super) struct System {
     pub(super) resolver: Option<Resolver>,
 }
 
+/// The sockets that accept connections.
+pub(super) struct ListeningSockets {
+    /// Those for AMQP and MQTT.
+    pub(super) listeners: Vec<Listener>,
+    /// Those for the management API.
+    pub(super) management: Vec<Listener>,
+}
+
 impl System {
     /// Returns whether a listener is closed because its address family, its interface or a certificate is missing.
     pub(super) fn has_closed_listener(&self) -> bool {
@@ -151,11 +159,12 @@ impl System {
 
     pub(super) fn new(
         poll: Poll,
-        (listeners, management): (Vec<Listener>, Vec<Listener>),
+        sockets: ListeningSockets,
         worker: Helper<WorkerJob, (WorkerResult, CertificateState)>,
         config: &Config,
         limits: Limits,
     ) -> Self {
+        let ListeningSockets { listeners, management } = sockets;
         Self {
             poll,
             socket_buffers: SocketBuffers::new(&limits, &listeners),

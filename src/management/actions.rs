@@ -10,7 +10,9 @@
 use leveret_broker::ChannelRequest;
 use leveret_core::batch::Batch;
 use leveret_core::command::{DefinitionCommand, Settlement};
+use leveret_core::definition::DestinationName;
 use leveret_core::error::Fault;
+use leveret_core::mem::MessageNames;
 use leveret_json::{Fields, Value};
 
 use super::columns::ListedKind;
@@ -51,9 +53,9 @@ impl<'b, 's> ActingUser<'b, 's> {
     }
 
     /// Returns the destination of a binding: a name, and whether it is an exchange's.
-    fn destination(&self) -> (&'b str, bool) {
-        let exchange = self.call.optional_name("exchange").map(|name| (name, true));
-        exchange.unwrap_or_else(|| (self.call.name("queue"), false))
+    fn destination(&self) -> DestinationName<'b> {
+        let exchange = self.call.optional_name("exchange").map(DestinationName::Exchange);
+        exchange.unwrap_or_else(|| DestinationName::Queue(self.call.name("queue")))
     }
 
     /// Executes one command over a connection of the user. Returns the batch with its changes.
@@ -192,13 +194,13 @@ impl<'b, 's> ActingUser<'b, 's> {
         let made = leveret_broker::BindingView {
             vhost: self.vhost,
             source,
-            destination: destination.0,
-            to_exchange: destination.1,
+            destination: destination.name(),
+            to_exchange: destination.is_exchange(),
             exclusive: false,
             routing_key: &routing_key,
             arguments: leveret_amqp::field::Table::trusted(&arguments),
         };
-        let place = format!("{}/{}", encode(destination.0), encode(&properties_key(&made)));
+        let place = format!("{}/{}", encode(destination.name()), encode(&properties_key(&made)));
         Ok(Answer::Created(batch, place))
     }
 
@@ -207,7 +209,7 @@ impl<'b, 's> ActingUser<'b, 's> {
         let key = self.call.name("key");
         let binding_ends = BindingEnds {
             source: Some(source.into()),
-            destination: Some((destination.0.into(), destination.1)),
+            destination: Some((destination.name().into(), destination.is_exchange())),
         };
         let filter = Filter { vhost: Some(self.vhost.into()), binding_ends, ..Filter::default() };
         let seen = self.context.context();
@@ -247,7 +249,7 @@ impl<'b, 's> ActingUser<'b, 's> {
         if len > size_max {
             return Err(payload_too_large(size_max));
         }
-        let names = (exchange, fields.routing_key.as_bytes());
+        let names = MessageNames { exchange, routing_key: fields.routing_key.as_bytes() };
         let messages = &mut *self.context.messages;
         let message =
             begin_message(messages, names, &fields.properties, len, share).map_err(|_| pool_full())?;
@@ -258,17 +260,25 @@ impl<'b, 's> ActingUser<'b, 's> {
 
 fn binding<'c>(
     source: &'c str,
-    (destination, is_exchange): (&'c str, bool),
+    destination: DestinationName<'c>,
     routing_key: &'c str,
     arguments: &'c [u8],
     is_new: bool,
 ) -> DefinitionCommand<'c> {
-    let (queue, exchange) = (destination, source);
-    match (is_exchange, is_new) {
-        (true, true) => DefinitionCommand::ExchangeBind { destination, source, routing_key, arguments },
-        (true, false) => DefinitionCommand::ExchangeUnbind { destination, source, routing_key, arguments },
-        (false, true) => DefinitionCommand::QueueBind { queue, exchange, routing_key, arguments },
-        (false, false) => DefinitionCommand::QueueUnbind { queue, exchange, routing_key, arguments },
+    let exchange = source;
+    match (destination, is_new) {
+        (DestinationName::Exchange(destination), true) => {
+            DefinitionCommand::ExchangeBind { destination, source, routing_key, arguments }
+        }
+        (DestinationName::Exchange(destination), false) => {
+            DefinitionCommand::ExchangeUnbind { destination, source, routing_key, arguments }
+        }
+        (DestinationName::Queue(queue), true) => {
+            DefinitionCommand::QueueBind { queue, exchange, routing_key, arguments }
+        }
+        (DestinationName::Queue(queue), false) => {
+            DefinitionCommand::QueueUnbind { queue, exchange, routing_key, arguments }
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use super::json::{Json, Tables};
 use super::listing::{Audience, BindingEnds, Viewer};
 use super::management::{numbers, texts};
 use super::request::{Ends, ReadContext, SocketView};
-use super::samples::{QueueColumn, Ranges, counts_of_channel};
+use super::samples::{Counter, QueueColumn, Ranges, Sampled, counts_of_channel};
 
 /// Writes one cell, and holds what the functions of the columns need for that.
 pub struct CellWriter<'p, 'o> {
@@ -96,8 +96,10 @@ impl CellWriter<'_, '_> {
         let counts = counts_of_channel(&view);
         match counts.iter().position(|(name, _)| *name == counter) {
             Some(column) => {
-                let (samples, of) = (self.context.samples, (channel.index(), view.serial));
-                samples.of_channel(&mut self.json, of, (column, counts[column].1), self.ranges.rates);
+                let samples = self.context.samples;
+                let of = Sampled { place: channel.index(), serial: view.serial };
+                let counter = Counter { column, now: counts[column].1.into() };
+                samples.of_channel(&mut self.json, of, counter, self.ranges.rates);
             }
             None => self.json.raw(b"{}"),
         }
@@ -501,12 +503,14 @@ impl ListedKind for Connections {
         ("recv_cnt", |row, writer| writer.json.number(row.socket.received.1)),
         ("send_oct", |row, writer| writer.json.number(row.socket.sent.0)),
         ("recv_oct_details", |row, writer| {
-            let (samples, bytes) = (writer.context.samples, row.socket.received.0);
-            samples.of_connection(&mut writer.json, row.id, row.socket.number, 0, bytes);
+            let of = Sampled { place: row.id.index(), serial: row.socket.number };
+            let counter = Counter { column: 0, now: row.socket.received.0 };
+            writer.context.samples.of_connection(&mut writer.json, of, counter);
         }),
         ("send_oct_details", |row, writer| {
-            let (samples, bytes) = (writer.context.samples, row.socket.sent.0);
-            samples.of_connection(&mut writer.json, row.id, row.socket.number, 1, bytes);
+            let of = Sampled { place: row.id.index(), serial: row.socket.number };
+            let counter = Counter { column: 1, now: row.socket.sent.0 };
+            writer.context.samples.of_connection(&mut writer.json, of, counter);
         }),
         ("send_cnt", |row, writer| writer.json.number(row.socket.sent.1)),
         ("client_properties", |row, writer| writer.json.table(row.socket.client_properties, writer.tables)),
@@ -603,8 +607,9 @@ impl ListedKind for Channels {
             let counts = counts_of_channel(&row.view);
             writer.stats(&counts, |writer, column| {
                 let (samples, range) = (writer.context.samples, writer.ranges.rates);
-                let of = (row.id.index(), row.view.serial);
-                samples.of_channel(&mut writer.json, of, (column, counts[column].1), range);
+                let of = Sampled { place: row.id.index(), serial: row.view.serial };
+                let counter = Counter { column, now: counts[column].1.into() };
+                samples.of_channel(&mut writer.json, of, counter, range);
             });
         }),
     ];

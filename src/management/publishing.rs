@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use leveret_amqp::props::{PROPERTIES, Properties, PropertyKind};
 use leveret_amqp::{Full, Writer};
 use leveret_core::command::{ChannelCommand, PublishAnswer, PublishCommand};
-use leveret_core::mem::{MessageId, Messages, PoolFull, Share};
+use leveret_core::mem::{MessageId, MessageNames, Messages, PoolFull, Share};
 use leveret_json::{Fields, Value};
 use zeroize::Zeroizing;
 
@@ -132,7 +132,8 @@ impl Upload for Publishing {
                 if len > size_max {
                     return Err(payload_too_large(size_max));
                 }
-                let names = (&*self.exchange, fields.routing_key.as_bytes());
+                let (exchange, routing_key) = (&*self.exchange, fields.routing_key.as_bytes());
+                let names = MessageNames { exchange, routing_key };
                 let message = begin_message(context.messages, names, &fields.properties, len, self.share)
                     .map_err(|_| pool_full())?;
                 self.stage = Stage::Copying(0, message);
@@ -229,11 +230,12 @@ impl MessageFields {
 /// The pool is full.
 pub(super) fn begin_message(
     messages: &mut Messages,
-    (exchange, routing_key): (&str, &[u8]),
+    names: MessageNames<'_>,
     properties: &[u8],
     len: u32,
     share: Share,
 ) -> Result<MessageId, PoolFull> {
+    let MessageNames { exchange, routing_key } = names;
     let message = messages.begin(exchange, routing_key, share)?;
     let flags = Properties::trusted(properties).message_flags();
     if let Err(full) = messages.reserve_whole(message, properties, flags, len, share) {

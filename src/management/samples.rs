@@ -174,6 +174,40 @@ impl<const N: usize> Pair<N> {
     const NONE: Self = Self { serial: 0, first: 0, samples: [[0; N]; PAIR_KEPT as usize] };
 }
 
+/// An exchange, a channel or a connection: its position, and the number that distinguishes it from others there.
+#[derive(Clone, Copy, Debug)]
+pub struct Sampled {
+    /// The position.
+    pub place: usize,
+    /// The number, which is never used again.
+    pub serial: u64,
+}
+
+/// A counter of an object.
+#[derive(Clone, Copy, Debug)]
+pub struct Counter {
+    /// Which one.
+    pub column: usize,
+    /// Its present value.
+    pub now: u64,
+}
+
+/// When a sample is taken, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct SampleTime {
+    /// Since the start of the process.
+    pub now_ms: u64,
+    /// Since 1970.
+    pub unix_ms: u64,
+}
+
+/// The slot of the last sample, and that of the sample that is taken now.
+#[derive(Clone, Copy, Debug)]
+struct NewSlots {
+    last: Slot,
+    slot: Slot,
+}
+
 /// The samples of the objects at all sampled positions.
 #[derive(Debug, Default)]
 struct Pairs<const N: usize>(Vec<Pair<N>>);
@@ -183,13 +217,8 @@ impl<const N: usize> Pairs<N> {
         Self(Vec::with_capacity(places.min(QUEUES_MAX)))
     }
 
-    fn take(
-        &mut self,
-        memory: &mut HeapBytes,
-        (last, slot): (Slot, Slot),
-        (place, serial): (usize, u64),
-        sample: [u32; N],
-    ) {
+    fn take(&mut self, memory: &mut HeapBytes, slots: NewSlots, object: Sampled, sample: [u32; N]) {
+        let (NewSlots { last, slot }, Sampled { place, serial }) = (slots, object);
         grow(&mut self.0, memory, place + 1, Pair::NONE);
         if place >= self.0.len() {
             return;
@@ -345,13 +374,16 @@ impl Samples {
     /// Takes a sample that is due.
     pub fn take(
         &mut self,
-        (now_ms, unix_ms): (u64, u64),
-        (broker, messages): (&Broker, &Messages),
+        time: SampleTime,
+        broker: &Broker,
+        messages: &Messages,
         connections: impl Iterator<Item = SampledConnection>,
         outside: LoopCounters,
     ) {
+        let SampleTime { now_ms, unix_ms } = time;
         let slot = slot_of(now_ms);
         let (first, last) = self.kept.unwrap_or((slot, slot));
+        let slots = NewSlots { last, slot };
         self.start_unix_ms = unix_ms.saturating_sub(now_ms);
         let memory = self.memory.get_or_insert_with(|| HeapBytes::in_memory(broker.memory(), Class::Clients));
         grow(&mut self.queues, memory, broker.views().queues().places(), NO_HISTORY);
@@ -360,21 +392,23 @@ impl Samples {
             ready += u64::from(queue.messages_ready);
             unacknowledged += u64::from(queue.messages_unacknowledged);
             if let Some(history) = self.queues.get_mut(queue.place) {
-                history.take((last, slot), &queue);
+                history.take(slots, &queue);
             }
         }
         for view in broker.views().exchanges() {
-            self.exchanges.take(memory, (last, slot), (view.place, view.serial), view.published);
+            let object = Sampled { place: view.place, serial: view.serial };
+            self.exchanges.take(memory, slots, object, view.published);
         }
         for place in 0..broker.views().channels().places() {
             if let Some(view) = broker.views().channels().at(place) {
                 let counts = counts_of_channel(&view).map(|(_, count)| count);
-                self.channels.take(memory, (last, slot), (place, view.serial), counts);
+                self.channels.take(memory, slots, Sampled { place, serial: view.serial }, counts);
             }
         }
         for connection in connections {
             let bytes = [connection.received_bytes as u32, connection.sent_bytes as u32];
-            self.connections.take(memory, (last, slot), (connection.id.index(), connection.number), bytes);
+            let object = Sampled { place: connection.id.index(), serial: connection.number };
+            self.connections.take(memory, slots, object, bytes);
         }
         let totals = totals(broker, ready, unacknowledged, outside);
         for (peak, pool) in self.pool_peaks.iter_mut().zip(broker.views().pools(messages)) {
@@ -416,33 +450,29 @@ impl Samples {
     /// Writes a rate of an exchange: of messages published to it, or of messages routed from it to queues.
     pub fn of_exchange(&self, json: &mut Json<'_>, view: &ExchangeView<'_>, column: usize, range: Range) {
         let now = view.published[column].into();
-        self.pair(json, &self.exchanges, (view.place, view.serial), (column, now), range);
+        let object = Sampled { place: view.place, serial: view.serial };
+        self.pair(json, &self.exchanges, object, Counter { column, now }, range);
     }
 
     /// Writes the rate of one of the [`counts_of_channel`] of the channel at a position.
-    pub fn of_channel(
-        &self,
-        json: &mut Json<'_>,
-        (place, serial): (usize, u64),
-        (column, now): (usize, u32),
-        range: Range,
-    ) {
-        self.pair(json, &self.channels, (place, serial), (column, now.into()), range);
+    pub fn of_channel(&self, json: &mut Json<'_>, object: Sampled, counter: Counter, range: Range) {
+        self.pair(json, &self.channels, object, counter, range);
     }
 
     /// Writes the rate of bytes that a connection received (`column` 0) or sent (`column` 1).
-    pub fn of_connection(&self, json: &mut Json<'_>, id: ConnectionId, number: u64, column: usize, now: u64) {
-        self.pair(json, &self.connections, (id.index(), number), (column, now), None);
+    pub fn of_connection(&self, json: &mut Json<'_>, connection: Sampled, counter: Counter) {
+        self.pair(json, &self.connections, connection, counter, None);
     }
 
     fn pair<const N: usize>(
         &self,
         json: &mut Json<'_>,
         pairs: &Pairs<N>,
-        (place, serial): (usize, u64),
-        (column, now): (usize, u64),
+        object: Sampled,
+        counter: Counter,
         range: Range,
     ) {
+        let (Sampled { place, serial }, Counter { column, now }) = (object, counter);
         let pair = pairs.0.get(place).filter(|pair| pair.serial == serial);
         // The counters of an object created after the last sample were 0 then.
         let kept = self.kept.filter(|_| place < pairs.0.capacity()).map(|(_, last)| {
@@ -585,7 +615,8 @@ impl QueueHistory {
         }
     }
 
-    fn take(&mut self, (last, slot): (Slot, Slot), queue: &QueueView<'_>) {
+    fn take(&mut self, slots: NewSlots, queue: &QueueView<'_>) {
+        let NewSlots { last, slot } = slots;
         if self.serial != queue.serial || self.first == 0 {
             (self.serial, self.first) = (queue.serial, slot);
         }

@@ -6,7 +6,7 @@ use core::num::NonZeroU16;
 
 use super::Version;
 use super::cursor::{Full, Writer, variable_int_len};
-use super::packet::{AckKind, PacketType};
+use super::packet::{Ack, PacketType};
 use super::properties::{Property, properties_len, write_properties};
 use super::reason::ReasonCode;
 
@@ -38,11 +38,10 @@ pub fn write_connack<'p>(
 pub fn write_ack<'p>(
     writer: &mut Writer<'_>,
     version: Version,
-    kind: AckKind,
-    packet_id: NonZeroU16,
-    reason: ReasonCode,
+    ack: Ack,
     properties: impl Iterator<Item = Property<'p>> + Clone,
 ) -> Result<(), Full> {
+    let Ack { kind, packet_id, reason } = ack;
     let [high, low] = packet_id.get().to_be_bytes();
     let octet = kind.first_octet();
     let has_properties = properties.clone().next().is_some();
@@ -204,6 +203,7 @@ fn write<'p>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packet::AckKind;
 
     const ID: NonZeroU16 = NonZeroU16::new(0x0102).expect("not 0");
     const NONE: [Property<'static>; 0] = [];
@@ -242,7 +242,9 @@ mod tests {
     #[test]
     fn acknowledgements_leave_out_what_is_a_success() {
         let ack = |version, kind, reason, properties: &[Property<'_>]| {
-            written(|writer| write_ack(writer, version, kind, ID, reason, properties.iter().copied()))
+            written(|writer| {
+                write_ack(writer, version, Ack { kind, packet_id: ID, reason }, properties.iter().copied())
+            })
         };
         let (refused, not_found) = (ReasonCode::QuotaExceeded, ReasonCode::PacketIdentifierNotFound);
         assert_eq!(ack(Version::V3_1_1, AckKind::Puback, refused, &[]), [0x40, 2, 1, 2]);

@@ -26,7 +26,7 @@ use leveret_management::request::{
     Ends, Files, Orders, Process, RecordedEvents, RequestContext, SYNC_BUDGET_SHOWN_MS, SocketView, Sockets,
     StoreView,
 };
-use leveret_management::samples::{LoopCounters, SampledConnection, SampledPlaces, Samples};
+use leveret_management::samples::{LoopCounters, SampleTime, SampledConnection, SampledPlaces, Samples};
 use leveret_management::web_page::Tokens;
 use leveret_storage::Log;
 
@@ -288,8 +288,9 @@ impl<P: Platform> Engine<P> {
             let SocketView { number, received, sent, .. } = sockets.at(id)?;
             Some(SampledConnection { id, number, received_bytes: received.0, sent_bytes: sent.0 })
         });
-        let parts = (&self.shared.broker, &self.shared.resources.messages);
-        self.operators.samples.take((now_ms, unix_ms), parts, connections, loop_counters);
+        let (broker, messages) = (&self.shared.broker, &self.shared.resources.messages);
+        let time = SampleTime { now_ms, unix_ms };
+        self.operators.samples.take(time, broker, messages, connections, loop_counters);
     }
 
     /// Calls `step` with the session of a client and everything that replies may contain.

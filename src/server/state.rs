@@ -89,9 +89,8 @@ impl<P: Platform> Engine<P> {
         let connections = limits.connection_records();
         let mut broker = broker;
         broker.set_parameter_check(bridges::check);
-        let called = (&*setup.process.node, &*setup.identity.version);
-        let bridges =
-            Bridges::new(&limits, called, broker.random_u64(), (setup.bridge_sizes, setup.has_shovels));
+        let common = bridges::Common::new(&setup.process.node, &setup.identity.version, broker.random_u64());
+        let bridges = Bridges::new(&limits, common, setup.bridge_sizes, setup.has_shovels);
         // Bridges of the configuration file take their places with `set_bridges`.
         broker.set_shovel_places(bridges.shovels_max(), bridges.least_bytes::<P::Socket>());
         let system_topics = SystemTopics::new(setup.mqtt.sys_interval_ms);

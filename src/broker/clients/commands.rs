@@ -21,6 +21,12 @@ pub(crate) struct ConsumeRequest<'a> {
     pub(crate) arguments: &'a [u8],
 }
 
+impl ConsumeRequest<'_> {
+    fn consumer(&self, tag: Name, priority: i32) -> NewConsumer {
+        NewConsumer { tag, priority, no_ack: self.no_ack, exclusive: self.exclusive }
+    }
+}
+
 fn cannot_switch(from: &str, to: &str) -> Fault {
     Fault::new(ReplyCode::PreconditionFailed, format_args!("cannot switch from {from} to {to} mode"))
 }
@@ -68,7 +74,7 @@ impl Broker {
             return Err(Fault::new(ReplyCode::AccessRefused, format_args!("{words} in exclusive use")));
         }
         let tag = self.consumer_tag(request.tag);
-        self.start_consumer(cx, channel, queue, tag, priority, request)
+        self.start_consumer(cx, channel, queue, request.consumer(tag, priority))
     }
 
     /// Creates a hidden queue for a consumer of `amq.rabbitmq.reply-to`. Messages are routed to this queue
@@ -99,7 +105,7 @@ impl Broker {
         };
         let queue = self.create_queue(cx, Some(connection), vhost, &declaration, QueueKind::DirectReply)?;
         let tag = self.consumer_tag(request.tag);
-        self.start_consumer(cx, channel, queue, tag, 0, request)
+        self.start_consumer(cx, channel, queue, request.consumer(tag, 0))
     }
 
     fn consumer_tag(&mut self, requested: &str) -> Name {
@@ -114,17 +120,14 @@ impl Broker {
         cx: &mut Context<'_>,
         channel: ChannelId,
         queue: QueueId,
-        tag: Name,
-        priority: i32,
-        request: &ConsumeRequest<'_>,
+        new: NewConsumer,
     ) -> Result<Name, Fault> {
+        let tag = new.tag.clone();
         let index = self.clients.add(&mut self.quota, channel, queue, ConsumerState::Active)?;
         let connection = self.clients.connection_of(channel);
         if self.clients.connection(connection).identity.is_own() {
             self.queues.records_mut().note_forwarded(queue);
         }
-        let new =
-            NewConsumer { tag: tag.clone(), priority, no_ack: request.no_ack, exclusive: request.exclusive };
         self.clients.start(cx.work, &mut self.queues, index, new);
         Ok(tag)
     }

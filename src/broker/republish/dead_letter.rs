@@ -21,7 +21,7 @@ use leveret_amqp::props::{BLIND_BYTES_MAX, Edit, Properties, PropertyEdit};
 use leveret_amqp::{Full, Writer};
 use leveret_core::command::{ExchangeId, Name, QueueId, Refusal, VhostId};
 use leveret_core::error::Fault;
-use leveret_core::mem::{MessageId, Messages, Share, sort_by_key};
+use leveret_core::mem::{MessageId, MessageNames, Messages, Share, sort_by_key};
 use leveret_core::work::Work;
 use leveret_queues::{LevelChoice, PlannedCopy, Reason, Scratch, copy_flags};
 use leveret_routing::Targets;
@@ -173,7 +173,7 @@ impl Republisher<'_> {
             return None;
         }
         let flags = copy_flags(cx.messages, message, &written);
-        let names = (&*address.name, &*own_key);
+        let names = MessageNames { exchange: &address.name, routing_key: &own_key };
         // A copy that is not logged stays in memory, and takes more of it than its original. It leaves the last memory to
         // copies that do not. A message that a full queue refuses has no second chance, so its copy may take the last memory.
         let is_evictable = self.queues.logged_target_count(cx, message, targets) == targets.len();
@@ -218,7 +218,7 @@ impl Republisher<'_> {
         let is_written = death.write_properties(properties, &DeathForm::NoDeath, &mut writer).is_ok();
         assert!(is_written, "properties that arrived in a frame fit into a frame");
         let flags = copy_flags(cx.messages, message, &Properties::trusted(writer.written()));
-        let names = (&*address.name, &*key);
+        let names = MessageNames { exchange: &address.name, routing_key: &key };
         cx.messages.copy_as(message, names, writer.written(), flags, Share::DeadLetter).ok()
     }
 

@@ -22,7 +22,7 @@ use leveret_amqp::field::{Array, Table, TableWriter, Value};
 use leveret_amqp::props::{PROPERTIES, Properties, PropertyEdit};
 use leveret_amqp::{Full, Writer};
 use leveret_core::command::{ChannelId, QueueId, VhostId};
-use leveret_core::mem::{MessageFlags, MessageId, Share};
+use leveret_core::mem::{MessageFlags, MessageId, MessageNames, Share};
 use leveret_queues::{Claim, OnFull, Scratch};
 use leveret_routing::cc_and_bcc;
 
@@ -135,7 +135,13 @@ impl Republisher<'_> {
         .take(255)
         .collect();
         cx.messages
-            .copy_as(message, (EXCHANGE, &key), writer.written(), MessageFlags::NONE, Share::Reserve)
+            .copy_as(
+                message,
+                MessageNames { exchange: EXCHANGE, routing_key: &key },
+                writer.written(),
+                MessageFlags::NONE,
+                Share::Reserve,
+            )
             .ok()
     }
 

@@ -26,7 +26,7 @@ use leveret_amqp::field::Table;
 use leveret_amqp::props::{Edit, HeadersEdit, Properties, PropertyEdit};
 use leveret_amqp::{Full, Writer};
 use leveret_core::command::QueueId;
-use leveret_core::mem::{MessageId, Share};
+use leveret_core::mem::{MessageId, MessageNames, Share};
 use leveret_queues::{LevelChoice, PlannedCopy, Reason, copy_flags};
 
 use super::Republisher;
@@ -128,12 +128,9 @@ impl Republisher<'_> {
         let is_taken = self.may_move_to(cx, source, PlannedCopy { message, bytes: bytes as u64 }, &targets);
         self.republish.targets = targets;
         let flags = copy_flags(cx.messages, message, &written);
+        let names = MessageNames { exchange: &exchange, routing_key: &key };
         let copy = is_taken
-            .then(|| {
-                cx.messages
-                    .copy_as(message, (&exchange, &key), written.as_bytes(), flags, Share::Reserve)
-                    .ok()
-            })
+            .then(|| cx.messages.copy_as(message, names, written.as_bytes(), flags, Share::Reserve).ok())
             .flatten();
         self.queues.return_scratch(scratch);
         if is_shortened && copy.is_some() {

@@ -105,7 +105,8 @@ fn copy(client: &mut Client, out: &mut impl Write, progress: &mut Progress) -> R
     let wrote =
         |error: io::Error| Failure::new(BAD_DATA, format!("Error: the copy cannot be written: {error}"));
     let mut sums = Checksums::default();
-    add(out, &mut sums, (archive::NOTE_NAME, NOTE.len() as u64, now), &mut NOTE.as_bytes()).map_err(wrote)?;
+    let note = ArchivedFile { name: archive::NOTE_NAME, bytes: NOTE.len() as u64, unix_s: now };
+    add(out, &mut sums, &note, &mut NOTE.as_bytes()).map_err(wrote)?;
     let lengths = files.iter().filter_map(|file| file.get(2).and_then(Value::as_u64));
     progress.expect(Total::Bytes(lengths.fold(0, u64::saturating_add)));
     let mut copied = 0;
@@ -117,7 +118,8 @@ fn copy(client: &mut Client, out: &mut impl Write, progress: &mut Progress) -> R
         // Bytes after this length were written later and do not belong to the backup.
         let mut content = source.take(bytes).chain(io::repeat(0));
         let mut content = Counted::new(&mut content, progress);
-        add(out, &mut sums, (&name, length, now), &mut content).map_err(wrote)?;
+        let segment = ArchivedFile { name: &name, bytes: length, unix_s: now };
+        add(out, &mut sums, &segment, &mut content).map_err(wrote)?;
         copied += bytes;
         // The request after each file prevents the idle timeout, and its reply shows whether the files are
         // still held.
@@ -133,12 +135,21 @@ fn copy(client: &mut Client, out: &mut impl Write, progress: &mut Progress) -> R
     Ok(copied)
 }
 
+/// A file in the archive.
+struct ArchivedFile<'a> {
+    name: &'a str,
+    bytes: u64,
+    /// Time of its last change in seconds since 1970.
+    unix_s: u64,
+}
+
 fn add(
     out: &mut impl Write,
     sums: &mut Checksums,
-    (name, bytes, unix_s): (&str, u64, u64),
+    file: &ArchivedFile<'_>,
     content: &mut impl Read,
 ) -> io::Result<()> {
+    let ArchivedFile { name, bytes, unix_s } = *file;
     archive::begin(out, name, bytes, unix_s)?;
     if sums.copy(name, &mut content.take(bytes), out)? < bytes {
         return Err(io::Error::new(

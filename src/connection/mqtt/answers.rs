@@ -20,7 +20,7 @@ use leveret_core::log_limiter::LogKind;
 use leveret_core::mem::BLOCK_UNIT_BYTES;
 use leveret_core::time::Deadline;
 use leveret_mqtt::{
-    ANSWER_HEAD_BYTES_MAX, AckKind, Property, ReasonCode, Version, Writer, suback_code, write_ack,
+    ANSWER_HEAD_BYTES_MAX, Ack, AckKind, Property, ReasonCode, Version, Writer, suback_code, write_ack,
     write_connack, write_disconnect, write_suback, write_suback_head, write_unsuback, write_unsuback_head,
 };
 
@@ -199,7 +199,8 @@ impl MqttConnection {
             let reason = if kind.may_have(reason) { reason } else { ReasonCode::ImplementationSpecific };
             let (version, wants_text) = (self.version, self.client_limits.wants_problem_information);
             self.push_explained(context, format_args!("{text}"), |writer, text| {
-                write_ack(writer, version, kind, packet_id, reason, text.filter(|_| wants_text).into_iter())
+                let ack = Ack { kind, packet_id, reason };
+                write_ack(writer, version, ack, text.filter(|_| wants_text).into_iter())
             });
         }
         self.warn(
@@ -219,7 +220,7 @@ impl MqttConnection {
     ) {
         let version = self.version;
         self.push(context, batch, |writer| {
-            write_ack(writer, version, kind, packet_id, reason, core::iter::empty())
+            write_ack(writer, version, Ack { kind, packet_id, reason }, core::iter::empty())
         });
     }
 

@@ -43,9 +43,11 @@ mod flag {
 
 // ---- from an MQTT client
 
-/// The properties of a PUBLISH, except user properties.
-#[derive(Debug, Default)]
+/// The QoS, RETAIN and the properties of a PUBLISH, except user properties.
+#[derive(Debug)]
 struct Incoming<'a> {
+    qos: QoS,
+    retain: bool,
     payload_format: Option<u8>,
     expiry_s: Option<u32>,
     content_type: Option<&'a str>,
@@ -60,9 +62,19 @@ struct Incoming<'a> {
 impl<'a> Incoming<'a> {
     /// # Errors
     /// A property that AMQP properties cannot contain.
-    fn of(properties: Properties<'a>) -> Result<Self, PacketError> {
+    fn of(qos: QoS, retain: bool, properties: Properties<'a>) -> Result<Self, PacketError> {
         let too_long = |text| Err(PacketError::new(ReasonCode::ImplementationSpecific, text));
-        let mut incoming = Self::default();
+        let mut incoming = Self {
+            qos,
+            retain,
+            payload_format: None,
+            expiry_s: None,
+            content_type: None,
+            reply_to: None,
+            correlation: None,
+            has_user_properties: false,
+            has_copy_header: false,
+        };
         for property in properties.iter() {
             match property {
                 Property::PayloadFormatIndicator(format) => incoming.payload_format = Some(format),
@@ -102,8 +114,8 @@ impl<'a> Incoming<'a> {
         self.correlation.filter(|octets| octets.len() <= SHORT_STRING_BYTES_MAX)
     }
 
-    fn message_flags(&self, qos: QoS) -> MessageFlags {
-        let flags = match qos {
+    fn message_flags(&self) -> MessageFlags {
+        let flags = match self.qos {
             QoS::AtMostOnce => MessageFlags::NONE,
             QoS::AtLeastOnce => MessageFlags::PERSISTENT,
             QoS::ExactlyOnce => MessageFlags::PERSISTENT.with(MessageFlags::EXACTLY_ONCE),
@@ -135,26 +147,26 @@ pub(super) fn write_amqp_properties<'b>(
     content_type: &str,
     buffer: &'b mut [u8],
 ) -> Result<(&'b [u8], MessageFlags), PacketError> {
-    let incoming = Incoming::of(properties)?;
+    let incoming = Incoming::of(qos, retain, properties)?;
     let mut writer = Writer::new(buffer);
     let default_type = Some(content_type).filter(|text| !text.is_empty());
-    let written = write_list((qos, retain), &incoming, properties, default_type, &mut writer);
+    let written = write_list(&incoming, properties, default_type, &mut writer);
     let len = writer.at();
     if written.is_err() {
         let text = "properties that are larger than frame_max as AMQP properties";
         return Err(PacketError::new(ReasonCode::PacketTooLarge, text));
     }
-    Ok((&buffer[..len], incoming.message_flags(qos)))
+    Ok((&buffer[..len], incoming.message_flags()))
 }
 
 /// Writes flags and property list.
 fn write_list(
-    (qos, retain): (QoS, bool),
     incoming: &Incoming<'_>,
     properties: Properties<'_>,
     default_type: Option<&str>,
     writer: &mut Writer<'_>,
 ) -> Result<(), Full> {
+    let (qos, retain) = (incoming.qos, incoming.retain);
     let content_type = incoming.content_type.or(default_type);
     let correlation = incoming.short_correlation();
     let has_headers = qos == QoS::ExactlyOnce
@@ -175,7 +187,7 @@ fn write_list(
         writer.write_short_str(text.as_bytes())?;
     }
     if has_headers {
-        writer.table(|table| write_headers(qos, retain, incoming, properties, table))?;
+        writer.table(|table| write_headers(incoming, properties, table))?;
     }
     writer.write_u8(if qos == QoS::AtMostOnce { 1 } else { 2 })?;
     if let Some(octets) = correlation {
@@ -191,12 +203,11 @@ fn write_list(
 
 /// Writes the headers: first those with a meaning for the broker, of which the first one with its name counts.
 fn write_headers(
-    qos: QoS,
-    retain: bool,
     incoming: &Incoming<'_>,
     properties: Properties<'_>,
     table: &mut TableWriter<'_, '_>,
 ) -> Result<(), Full> {
+    let Incoming { qos, retain, .. } = *incoming;
     if qos == QoS::ExactlyOnce {
         table.value(PUBLISH_QOS.as_bytes(), Value::Byte(qos as i8))?;
     }

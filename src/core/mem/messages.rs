@@ -97,6 +97,23 @@ pub struct Messages {
     releases: u64,
 }
 
+/// The exchange and the routing key of a message.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageNames<'a> {
+    /// The exchange.
+    pub exchange: &'a str,
+    /// The routing key.
+    pub routing_key: &'a [u8],
+}
+
+/// How memory for the content of a message is reserved.
+struct Reservation {
+    /// The part of the memory that it may use.
+    share: Share,
+    /// The body arrives in parts, so that it counts for the share of incomplete bodies.
+    assembles: bool,
+}
+
 impl Messages {
     /// Bytes of bookkeeping for each 4 KiB page of bodies.
     pub const PAGE_OVERHEAD_BYTES: usize = Blocks::PAGE_OVERHEAD_BYTES;
@@ -222,7 +239,8 @@ impl Messages {
     ) -> Result<(), PoolFull> {
         // Messages that are read back do not count for the assembly share, because the disk delivers their
         // bodies without the delays of a network.
-        self.reserve(id, properties, body_len, flags, share, share != Share::ReadBack)
+        let assembles = share != Share::ReadBack;
+        self.reserve(id, properties, body_len, flags, Reservation { share, assembles })
     }
 
     /// Stores the properties and reserves all blocks for the body of a message that the broker itself creates, or
@@ -240,7 +258,7 @@ impl Messages {
         body_len: u32,
         share: Share,
     ) -> Result<(), PoolFull> {
-        self.reserve(id, properties, body_len, flags, share, false)
+        self.reserve(id, properties, body_len, flags, Reservation { share, assembles: false })
     }
 
     // Inlined into both callers, because every published message passes here.
@@ -251,9 +269,9 @@ impl Messages {
         properties: &[u8],
         body_len: u32,
         flags: MessageFlags,
-        share: Share,
-        assembles: bool,
+        reservation: Reservation,
     ) -> Result<(), PoolFull> {
+        let Reservation { share, assembles } = reservation;
         let slot = &self.slots[id.index()];
         let stream_len = slot.filled as usize + properties.len() + body_len as usize;
         let first_part_len = slot.first_part_len();
@@ -798,7 +816,8 @@ impl Messages {
         // Exchange and routing key are short strings of at most 255 bytes each.
         let names: heapless::Vec<u8, 510> = heapless::Vec::from_slice(self.names(id)).unwrap_or_default();
         let (exchange, routing_key) = names.split_at(self.exchange_len(id).min(names.len()));
-        self.copy_as(id, (text(exchange), routing_key), properties, flags, Share::Reserve)
+        let names = MessageNames { exchange: text(exchange), routing_key };
+        self.copy_as(id, names, properties, flags, Share::Reserve)
     }
 
     /// Returns a copy as if it were published to another exchange with another key and other properties.
@@ -808,11 +827,12 @@ impl Messages {
     pub fn copy_as(
         &mut self,
         id: MessageId,
-        (exchange, routing_key): (&str, &[u8]),
+        names: MessageNames<'_>,
         properties: &[u8],
         flags: MessageFlags,
         share: Share,
     ) -> Result<MessageId, PoolFull> {
+        let MessageNames { exchange, routing_key } = names;
         let body_len = self.body_len(id);
         let names_len = exchange.len() + routing_key.len();
         self.check_extents(names_len + properties.len() + body_len as usize, share)?;

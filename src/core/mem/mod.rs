@@ -36,7 +36,8 @@ pub use hash_index::{HashIndex, IndexTable};
 pub use mapped::{can_be_mapped, can_be_reserved, drop_startup_pages, trim_heap};
 pub use memory::{Account, COMMAND_EXTENTS, Class, EXTENT_BYTES, HeapBytes, Memory};
 pub use messages::{
-    Cursor, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, Messages, PoolFull, Share,
+    Cursor, MESSAGE_SLOT_BYTES, MessageFlags, MessageId, MessageLimits, MessageNames, Messages, PoolFull,
+    Share,
 };
 pub use places::Touched;
 pub use pool::{Links, LinksOf, List, Slab};

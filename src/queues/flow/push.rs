@@ -14,10 +14,10 @@ use leveret_amqp::delay::delay_ms;
 use leveret_amqp::field::Table;
 use leveret_amqp::props::Properties;
 use leveret_core::batch::Batch;
-use leveret_core::command::{ConnectionId, QueueId};
+use leveret_core::command::QueueId;
 use leveret_core::error::{Fault, ReplyCode, no_memory_for, out_of};
 use leveret_core::mem::{ENTRIES_PER_CHUNK, MessageFlags, MessageId, Messages, Share};
-use leveret_core::quota::{Declarer, Quota};
+use leveret_core::quota::{Declarer, OpenLogBytes, Quota};
 use leveret_storage::faults::{unwritable_for_messages, waited_too_long};
 use leveret_storage::{Appended, Context, Mode, NoCapacity, PendingWrites, Urgency};
 
@@ -635,8 +635,7 @@ impl Queues {
     pub fn check_transaction_capacity(
         &self,
         cx: &Context<'_>,
-        quota: &Quota,
-        connection: ConnectionId,
+        open: OpenLogBytes,
         message: MessageId,
         targets: &[QueueId],
         on_full: OnFull,
@@ -644,10 +643,10 @@ impl Queues {
         if self.logged_target_count(cx, message, targets) == 0 {
             return Ok(());
         }
-        let bytes = cx.messages.stream_len(message) as u64 + quota.open_log_bytes();
+        let bytes = cx.messages.stream_len(message) as u64 + open.of_all;
         // A transaction that is too large for one commit of the log is written twice.
         let times = if cx.pending_writes.fits_commit(bytes, 0, 0) { 1 } else { 2 };
-        let own_bytes = cx.messages.stream_len(message) as u64 + quota.open_log_bytes_of(connection);
+        let own_bytes = cx.messages.stream_len(message) as u64 + open.of_connection;
         let disk_bytes_max = cx.pending_writes.disk_bytes_max();
         if disk_bytes_max > 0 && times * own_bytes > disk_bytes_max {
             // The transaction is larger than the log may become.

@@ -28,7 +28,7 @@ use leveret_queues::Shortage;
 
 use super::state::Remedy;
 use super::traffic::{Fetch, Flow, Incoming, LinkTask, Next, OwnConnection, Received};
-use super::{Scratch, bridged_properties};
+use super::{PropertyBuffers, Scratch, bridged_properties};
 use crate::blocked_publishers::BlockedOn;
 use crate::peer::WaitReason;
 use crate::platform::Platform;
@@ -154,7 +154,8 @@ impl<P: Platform> LinkTask<'_, P> {
         let node = &*self.common.node;
         let shovel = self.bridge.config.shovel.as_deref();
         let transfer = shovel.map(|shovel| Transfer { shovel, addresses, unix_s, node });
-        let marked = bridged_properties(properties, added, transfer, (headers, edited, again));
+        let marked =
+            bridged_properties(properties, added, transfer, PropertyBuffers { headers, edited, again });
         let limits = &self.shared.limits;
         let marked = marked.ok().filter(|it| it.as_bytes().len() + 32 <= limits.frame_max as usize);
         let len = u32::try_from(body_len).ok().filter(|len| *len <= limits.message_size_max);

@@ -25,7 +25,7 @@ use super::state::BridgeState;
 use super::state::Remedy;
 use super::traffic::LinkTask;
 use super::traffic::{Flow, FlowEnd, Forward, OpenLink, OwnConnection};
-use super::{Scratch, bridged_properties};
+use super::{PropertyBuffers, Scratch, bridged_properties};
 use crate::platform::Platform;
 use crate::state::Shared;
 
@@ -395,7 +395,8 @@ impl OutgoingMessage<'_> {
         let added = BridgeHeaders { origin, id: Some(self.id), is_repeat: self.delivery.redelivered };
         let (addresses, unix_s) = ((0, self.upstream), self.unix_s);
         let transfer = config.shovel.as_deref().map(|shovel| Transfer { shovel, addresses, unix_s, node });
-        let bridged_properties = bridged_properties(own, added, transfer, (headers, edited, properties));
+        let buffers = PropertyBuffers { headers, edited, again: properties };
+        let bridged_properties = bridged_properties(own, added, transfer, buffers);
         let written = bridged_properties.and_then(|properties| {
             let publish = PublishHead { exchange, routing_key: key, properties, body_len };
             write_head(Client::channel_of(self.rule), &publish, frame_max, head)

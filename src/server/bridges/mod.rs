@@ -106,12 +106,7 @@ pub(crate) struct Bridges {
 
 impl Bridges {
     /// Creates the list without bridges. Each takes its memory when it is added. `seed` may be any number.
-    pub(crate) fn new(
-        limits: &Limits,
-        (node, version): (&str, &str),
-        seed: u64,
-        (sizes, has_shovels): (BridgeSizes, bool),
-    ) -> Self {
+    pub(crate) fn new(limits: &Limits, common: Common, sizes: BridgeSizes, has_shovels: bool) -> Self {
         Self {
             places: Vec::new(),
             file_bridges: Vec::new(),
@@ -124,7 +119,7 @@ impl Bridges {
             last_serial: 0,
             store_interval_ms: STORE_INTERVAL_MAX_MS,
             stored_text: None,
-            common: Common::new((node, version), seed),
+            common,
         }
     }
 
@@ -303,7 +298,7 @@ impl Link {
 const ADDED_BYTES_MAX: usize = 2048;
 
 /// The state that all bridges share.
-struct Common {
+pub(crate) struct Common {
     origin: Origin,
     version: String,
     /// Name of this broker's node.
@@ -316,7 +311,7 @@ struct Common {
 }
 
 impl Common {
-    fn new((node, version): (&str, &str), seed: u64) -> Self {
+    pub(crate) fn new(node: &str, version: &str, seed: u64) -> Self {
         let mut common = Self {
             origin: Origin::default(),
             version: version.to_string(),
@@ -370,6 +365,13 @@ impl Scratch {
     }
 }
 
+/// Buffers for the properties that a bridge sends.
+struct PropertyBuffers<'r, 'h> {
+    headers: &'h mut [u8],
+    edited: &'r mut [u8],
+    again: &'r mut [u8],
+}
+
 /// Returns the properties of a message that crosses a bridge, with the bridge's headers, and with those of its shovel if
 /// it is one.
 ///
@@ -382,8 +384,9 @@ fn bridged_properties<'r>(
     own: Properties<'_>,
     added: BridgeHeaders,
     transfer: Option<Transfer<'_>>,
-    (headers, edited, again): (&mut [u8], &'r mut [u8], &'r mut [u8]),
+    buffers: PropertyBuffers<'r, '_>,
 ) -> Result<Properties<'r>, Full> {
+    let PropertyBuffers { headers, edited, again } = buffers;
     let mut writer = Writer::new(edited);
     marked(own, added, &mut writer)?;
     let len = writer.at();

@@ -4,6 +4,7 @@
 //! - A package implements a trait of a package that it depends on only if the trait is in `UPWARD_TRAITS`. So a package
 //!   calls one that depends on it only through these.
 //! - In the packages of the broker, few files depend on each other in a circle (`CIRCLES_MAX`).
+//! - No function takes more than five values (`signatures`).
 //! - `unsafe` is used in one file only.
 //! - The packages in `WITHOUT_CLOCK` neither read a clock nor open a socket; they receive time and bytes.
 //! - Log lines that a peer can cause go through the limiter.
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 mod circles;
 mod docs;
+mod signatures;
 mod statements;
 
 /// Each package up to `server`, and all packages of the workspace that it may depend on. `daemon`, `cli` and `bench` may

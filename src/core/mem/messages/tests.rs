@@ -268,7 +268,15 @@ fn a_discarded_message_reports_no_capacity() {
     pool.reserve_content(begun, b"", MessageFlags::NONE, 2 << 20, Share::Ordinary).unwrap_err();
     pool.discard(begun);
     assert_eq!(pool.capacity_freed(), before, "begun");
-    let copy = pool.copy_as(kept, ("amq.topic", &key), b"", MessageFlags::NONE, Share::Reserve).unwrap();
+    let copy = pool
+        .copy_as(
+            kept,
+            MessageNames { exchange: "amq.topic", routing_key: &key },
+            b"",
+            MessageFlags::NONE,
+            Share::Reserve,
+        )
+        .unwrap();
     pool.discard(copy);
     assert_eq!(pool.capacity_freed(), before, "copied");
     pool.release(kept);
@@ -300,7 +308,7 @@ fn a_dead_letter_has_a_slot_when_messages_that_were_read_back_fill_the_pool() {
     }
     assert_eq!(read_back.len(), 63);
     for id in read_back {
-        let names = ("dead", &b"letter"[..]);
+        let names = MessageNames { exchange: "dead", routing_key: &b"letter"[..] };
         assert!(pool.copy_as(id, names, b"", MessageFlags::NONE, Share::Reserve).is_err());
         let letter = pool.copy_as(id, names, b"", MessageFlags::NONE, Share::DeadLetter).unwrap();
         assert!(pool.copy_as(id, names, b"", MessageFlags::NONE, Share::DeadLetter).is_err());
