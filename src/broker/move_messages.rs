@@ -328,11 +328,8 @@ impl Broker {
         }
         let checked = self.check_move_targets(cx, state, routed, targets).and_then(|()| {
             let share = self.publish_share(connection);
-            let open = self.quota.open_log_bytes_for(connection);
             let claim = Claim { share, on_full: OnFull::Wait };
-            let capacity = self.queues.check_memory_shares(cx, routed, targets, claim).and_then(|()| {
-                self.queues.check_transaction_capacity(cx, open, routed, targets, OnFull::Wait)
-            });
+            let capacity = self.check_transaction(cx, connection, routed, targets, claim);
             capacity.map_err(|hindrance| match hindrance {
                 CannotPublish::Wait(shortage) => self.blocked(cx, shortage),
                 CannotPublish::Fault(fault) => fault,

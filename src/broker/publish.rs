@@ -115,6 +115,15 @@ fn partly_completed() -> Fault {
     Fault::new(ReplyCode::PreconditionFailed, format_args!("partial tx completion"))
 }
 
+fn too_large_for_sessions(bytes: u32) -> Fault {
+    Fault::new(
+        ReplyCode::ResourceError,
+        format_args!(
+            "a message of {bytes} bytes, which no subscriber's session can keep: raise memory_limit or disk_limit"
+        ),
+    )
+}
+
 fn not_transactional() -> Fault {
     Fault::new(ReplyCode::PreconditionFailed, format_args!("channel is not transactional"))
 }
@@ -199,29 +208,19 @@ impl Broker {
             Mode::Confirm => (false, true),
             Mode::Transaction(_) => (true, true),
         };
-        let capacity = match in_transaction {
-            true => {
-                let open = self.quota.open_log_bytes_for(connection);
-                let claim = Claim { share: self.publish_share(connection), on_full };
-                self.queues
-                    .check_memory_shares(cx, routed, targets, claim)
-                    .and_then(|()| self.queues.check_transaction_capacity(cx, open, routed, targets, on_full))
-            }
-            false => Ok(()),
-        };
-        let result = if let Err(hindrance) = capacity {
+        let claim = Claim { share: self.publish_share(connection), on_full };
+        let result = if !in_transaction {
+            let urgency = if is_awaited { Urgency::Awaited } else { Urgency::Window };
+            let publish = Publish { channel: Some(channel), mandatory, claim, urgency };
+            self.deliver_to_targets(cx, routed, targets, &publish)
+        } else if let Err(hindrance) = self.check_transaction(cx, connection, routed, targets, claim) {
             self.wait_or_refuse(cx, routed, targets, Some(channel), hindrance)
-        } else if in_transaction {
+        } else {
             // On the default exchange the routing keys are names of queues, so `tx.commit` needs no stored
             // route. A rewritten copy needs one, because its BCC keys may have been removed.
             let is_by_name = cx.messages.exchange_len(routed) == 0 && routed == message;
             let route = (!is_by_name).then_some(&**targets);
             self.publish_in_transaction(cx, channel, routed, mandatory, route)
-        } else {
-            let claim = Claim { share: self.publish_share(connection), on_full };
-            let urgency = if is_awaited { Urgency::Awaited } else { Urgency::Window };
-            let publish = Publish { channel: Some(channel), mandatory, claim, urgency };
-            self.deliver_to_targets(cx, routed, targets, &publish)
         };
         let is_taken = matches!(
             result,
@@ -233,19 +232,10 @@ impl Broker {
             None => {}
         }
         if is_taken {
-            self.counters.received += 1;
             self.counters.received_confirm += u64::from(is_awaited || mandatory);
-            let revision = self.revision();
-            let record = self.clients.channel_mut(channel);
-            count_up(&mut record.counters.published);
             let is_accepted =
                 matches!(result, Ok(PublishAnswer::Published | PublishAnswer::PublishedNowhere));
-            if is_accepted && matches!(record.mode, Mode::Confirm) {
-                count_up(&mut record.counters.confirmed);
-            }
-            if let Some(exchange) = record.may_write.filter(|_| record.may_write_until == revision) {
-                self.topology.count_published(exchange, routed_to);
-            }
+            self.count_published(channel, is_accepted, routed_to);
             if is_accepted && may_wait_for_clients {
                 self.wait_for_slow_clients(connection, targets, cx.pending_writes.time_ms());
             }
@@ -258,6 +248,38 @@ impl Broker {
             }
         }
         result
+    }
+
+    /// Counts a message that was taken from a client and routed to this many queues. `is_accepted`: no queue refused it.
+    #[inline]
+    fn count_published(&mut self, channel: ChannelId, is_accepted: bool, routed_to: u32) {
+        self.counters.received += 1;
+        let revision = self.revision();
+        let record = self.clients.channel_mut(channel);
+        count_up(&mut record.counters.published);
+        if is_accepted && matches!(record.mode, Mode::Confirm) {
+            count_up(&mut record.counters.confirmed);
+        }
+        if let Some(exchange) = record.may_write.filter(|_| record.may_write_until == revision) {
+            self.topology.count_published(exchange, routed_to);
+        }
+    }
+
+    /// Checks whether a message has capacity in the open transaction of its channel.
+    ///
+    /// # Errors
+    /// The publisher must wait, or the message is refused.
+    pub(crate) fn check_transaction(
+        &self,
+        cx: &Context<'_>,
+        connection: ConnectionId,
+        message: MessageId,
+        targets: &[QueueId],
+        claim: Claim,
+    ) -> Result<(), CannotPublish> {
+        self.queues.check_memory_shares(cx, message, targets, claim)?;
+        let open = self.quota.open_log_bytes_for(connection);
+        self.queues.check_transaction_capacity(cx, open, message, targets, claim.on_full)
     }
 
     /// Pushes a message to the queues that routing chose, except those that refuse it. Takes ownership of the
@@ -280,12 +302,9 @@ impl Broker {
         }
         if refused_by == RefusedBy::Sessions && self.is_mqtt_publisher(publish.channel) {
             // Before MQTT 5 there is no answer that refuses a message. Without one, the client would lose it unnoticed.
-            let bytes = cx.messages.body_len(message);
+            let fault = too_large_for_sessions(cx.messages.body_len(message));
             cx.messages.release(message);
-            let text = format_args!(
-                "a message of {bytes} bytes, which no subscriber's session can keep: raise memory_limit or disk_limit"
-            );
-            return Err(Fault::new(ReplyCode::ResourceError, text));
+            return Err(fault);
         }
         self.queues.count_live_log_bytes(cx.pending_writes);
         let claim = publish.claim;

@@ -119,6 +119,46 @@ struct Restoring {
 }
 
 impl Restoring {
+    /// Declares again what the definitions of the log describe, except those of users and permissions. A definition that only a
+    /// footer still has is written again. Returns the number of damaged definitions.
+    ///
+    /// # Errors
+    /// The disk cannot be read.
+    fn restore_stored(
+        &mut self,
+        broker: &mut Broker,
+        context: &mut Context<'_>,
+        log: &Log,
+        disk: &mut impl store::Disk,
+    ) -> io::Result<u64> {
+        let mut repeated = Vec::new();
+        let damaged = log.read_definitions(disk, |key, value, is_repeated| {
+            self.restore(broker, context, log, key, value);
+            if is_repeated {
+                repeated.push((Box::from(key), Box::from(value)));
+            }
+        })?;
+        if damaged > 0 {
+            log::error!("{damaged} definitions are damaged and were skipped");
+        }
+        if self.unreadable_count > 0 {
+            let unreadable_count = self.unreadable_count;
+            log::error!(
+                "{unreadable_count} stored definitions cannot be read by this version: they stay stored and are not used"
+            );
+        }
+        if !repeated.is_empty() {
+            log::warn!(
+                "{} damaged definitions were rewritten from the copies in segment footers",
+                repeated.len()
+            );
+        }
+        for (key, value) in repeated {
+            context.pending_writes.define(key, Some(value));
+        }
+        Ok(damaged)
+    }
+
     /// Declares again what a definition describes.
     fn restore(
         &mut self,
@@ -169,13 +209,11 @@ impl Restoring {
                 self.orphans.push((key.into(), value.into(), incarnations));
             }
             failure @ (Restored::NoCapacity | Restored::Unknown) => {
-                let why = match failure {
-                    Restored::NoCapacity => "it exceeds the limits",
-                    _ => "its type is unknown to this version",
-                };
-                log::error!("{definition} is stored, but {why}");
                 if failure == Restored::NoCapacity {
+                    log::error!("{definition} is stored, but it exceeds the limits");
                     broker.recovery_mut().note_beyond_limits();
+                } else {
+                    log::error!("{definition} is stored, but its type is unknown to this version");
                 }
                 broker.recovery_mut().note_left_out_levels(incarnation, &levels.known);
                 self.absent.insert(incarnation);
@@ -276,31 +314,7 @@ fn restore_definitions(
     for AccessDefinition { key, value } in of_access {
         restoring.restore(broker, context, log, key, value);
     }
-    let mut repeated = Vec::new();
-    let damaged = log.read_definitions(disk, |key, value, is_repeated| {
-        restoring.restore(broker, context, log, key, value);
-        if is_repeated {
-            repeated.push((Box::from(key), Box::from(value)));
-        }
-    })?;
-    if damaged > 0 {
-        log::error!("{damaged} definitions are damaged and were skipped");
-    }
-    if restoring.unreadable_count > 0 {
-        let unreadable_count = restoring.unreadable_count;
-        log::error!(
-            "{unreadable_count} stored definitions cannot be read by this version: they stay stored and are not used"
-        );
-    }
-    if !repeated.is_empty() {
-        log::warn!(
-            "{} damaged definitions were rewritten from the copies in segment footers",
-            repeated.len()
-        );
-    }
-    for (key, value) in repeated {
-        context.pending_writes.define(key, Some(value));
-    }
+    let damaged = restoring.restore_stored(broker, context, log, disk)?;
     let is_suspect = damaged > 0
         || restoring.unreadable_count > 0
         || log.is_damaged()
@@ -326,6 +340,17 @@ fn restore_definitions(
     for (key, _, incarnations) in &restoring.orphans {
         broker.delete_stale_definition(context.pending_writes, key, incarnations);
     }
+    restore_contents(broker, context, log, restoring.queues);
+    Ok(())
+}
+
+/// Adds to each queue the offsets of its messages in the log. Messages of queues that do not survive a start are dropped.
+fn restore_contents(
+    broker: &mut Broker,
+    context: &mut Context<'_>,
+    log: &Log,
+    queues: BTreeMap<u64, QueueId>,
+) {
     for (&incarnation, queue) in log.index().queues() {
         if is_transient(incarnation) && !queue.gone {
             broker.queues_mut().drop_transient(context.pending_writes, incarnation);
@@ -333,13 +358,12 @@ fn restore_definitions(
     }
     broker.queues_mut().set_largest_stored_body(log.index().largest_body_bytes());
     let mut messages = 0;
-    for (incarnation, queue) in restoring.queues {
+    for (incarnation, queue) in queues {
         messages += restore_queue(broker, context, log, incarnation, queue);
     }
     if messages > 0 {
         log::info!("the store has {messages} messages");
     }
-    Ok(())
 }
 
 fn contents_of(found: &store::QueueIndex) -> Contents {
@@ -419,60 +443,8 @@ impl Broker {
 
     fn declare_again(&mut self, cx: &mut Context<'_>, definition: &Definition<'_>) -> Restored {
         match *definition {
-            Definition::Exchange(exchange) => {
-                let Some(vhost) = self.access.find_vhost(exchange.vhost) else {
-                    return self.access.result_without_owner();
-                };
-                let declaration = ExchangeDeclaration {
-                    exchange: exchange.name,
-                    kind: exchange.kind,
-                    durable: true,
-                    auto_delete: exchange.auto_delete,
-                    internal: exchange.internal,
-                    arguments: exchange.arguments,
-                };
-                let Ok(_) = declaration.new_kind() else { return Restored::Unknown };
-                match self.add_exchange(cx, vhost, &declaration, exchange.version) {
-                    Ok(exchange) => Restored::Exists(self.topology.exchange(exchange).delayed_queue),
-                    Err(_) => Restored::NoCapacity,
-                }
-            }
-            Definition::Queue(stored) => {
-                let Some(vhost) = self.access.find_vhost(stored.vhost) else {
-                    return self.access.result_without_owner();
-                };
-                let (arguments, requeues) = RequeueCounts::split(stored.arguments);
-                // Policies are applied to the queue later, in `Broker::apply_policies`.
-                let settings =
-                    QueueSettings::of(&self.policies.effective_policy(arguments, AppliedPolicies::default()));
-                let mut record = Queue::new(vhost, stored.name, arguments, settings);
-                (record.declared.durable, record.declared.auto_delete, record.declared.is_rebuilt) =
-                    (true, stored.auto_delete, stored.is_rebuilt);
-                record.durable_index = DurableIndex::as_incarnation(stored.incarnation);
-                if record.is_quorum() && !requeues.is_empty() {
-                    record.kind = QueueKind::Quorum { requeues: Some(Box::new(requeues)) };
-                }
-                record.rank = first_rank(cx.pending_writes, &record, stored.priorities_from);
-                let is_upgraded = record.priorities_from() != stored.priorities_from;
-                match self.add_queue(cx, record) {
-                    Ok(queue) => {
-                        if is_upgraded {
-                            // The definition was written by a version without levels.
-                            self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
-                        }
-                        self.queues.touch_queue(cx.pending_writes, queue);
-                        if !self.restore_session(queue, cx.pending_writes.time_ms()) {
-                            log::error!(
-                                "queue '{}' is that of an MQTT session, and there is no memory for it: its \
-                                 client is refused",
-                                stored.name.escape_debug()
-                            );
-                        }
-                        Restored::Exists(Some(queue))
-                    }
-                    Err(_) => Restored::NoCapacity,
-                }
-            }
+            Definition::Exchange(exchange) => self.restore_exchange(cx, &exchange),
+            Definition::Queue(queue) => self.restore_declared_queue(cx, &queue),
             Definition::Binding(binding) => self.restore_binding(cx, &binding),
             Definition::SessionState(state) => self.restore_session_state(&state),
             Definition::Retained(retained) => self.restore_retained(&retained, cx.pending_writes.time_ms()),
@@ -495,6 +467,56 @@ impl Broker {
             Definition::TopicPermission(permission) => self.access.restore_topic_permission(&permission),
             Definition::UserLimits(user, limits) => self.access.restore_user_limits(user, limits),
         }
+    }
+
+    fn restore_exchange(&mut self, cx: &mut Context<'_>, stored: &definition::Exchange<'_>) -> Restored {
+        let Some(vhost) = self.access.find_vhost(stored.vhost) else {
+            return self.access.result_without_owner();
+        };
+        let declaration = ExchangeDeclaration {
+            exchange: stored.name,
+            kind: stored.kind,
+            durable: true,
+            auto_delete: stored.auto_delete,
+            internal: stored.internal,
+            arguments: stored.arguments,
+        };
+        let Ok(_) = declaration.new_kind() else { return Restored::Unknown };
+        match self.add_exchange(cx, vhost, &declaration, stored.version) {
+            Ok(exchange) => Restored::Exists(self.topology.exchange(exchange).delayed_queue),
+            Err(_) => Restored::NoCapacity,
+        }
+    }
+
+    fn restore_declared_queue(&mut self, cx: &mut Context<'_>, stored: &definition::Queue<'_>) -> Restored {
+        let Some(vhost) = self.access.find_vhost(stored.vhost) else {
+            return self.access.result_without_owner();
+        };
+        let (arguments, requeues) = RequeueCounts::split(stored.arguments);
+        // Policies are applied to the queue later, in `Broker::apply_policies`.
+        let effective = self.policies.effective_policy(arguments, AppliedPolicies::default());
+        let mut record = Queue::new(vhost, stored.name, arguments, QueueSettings::of(&effective));
+        (record.declared.durable, record.declared.auto_delete, record.declared.is_rebuilt) =
+            (true, stored.auto_delete, stored.is_rebuilt);
+        record.durable_index = DurableIndex::as_incarnation(stored.incarnation);
+        if record.is_quorum() && !requeues.is_empty() {
+            record.kind = QueueKind::Quorum { requeues: Some(Box::new(requeues)) };
+        }
+        record.rank = first_rank(cx.pending_writes, &record, stored.priorities_from);
+        let is_upgraded = record.priorities_from() != stored.priorities_from;
+        let Ok(queue) = self.add_queue(cx, record) else { return Restored::NoCapacity };
+        if is_upgraded {
+            // The definition was written by a version without levels.
+            self.queues.records_mut().append_queue(cx, &self.access, queue.index(), true);
+        }
+        self.queues.touch_queue(cx.pending_writes, queue);
+        if !self.restore_session(queue, cx.pending_writes.time_ms()) {
+            log::error!(
+                "queue '{}' is that of an MQTT session, and there is no memory for it: its client is refused",
+                stored.name.escape_debug()
+            );
+        }
+        Restored::Exists(Some(queue))
     }
 
     fn restore_binding(&mut self, cx: &mut Context<'_>, binding: &definition::Binding<'_>) -> Restored {

@@ -171,20 +171,10 @@ fn restore(
     let mut made = RestoredFiles::begin(target).map_err(of(&folder.join(RESTORE_PART)))?;
     let sums = unpack(&mut Counted::new(source, progress), &mut made);
     let is_backup = has_note || !made.files.is_empty();
-    let no_backup = |why: &str| NotRestored::NoBackup(archive.to_path_buf(), why.to_string());
-    let sums = sums.map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof if is_backup => {
-            let why = "it is incomplete; copy it again, or use another backup";
-            NotRestored::NoStore(archive.to_path_buf(), why.to_string())
-        }
-        io::ErrorKind::UnexpectedEof => no_backup("it is an incomplete tar archive of other files"),
-        io::ErrorKind::InvalidData if !is_backup => {
-            no_backup("it is a damaged tar archive, or one of other files")
-        }
-        _ => NotRestored::File(archive.to_path_buf(), error),
-    })?;
+    let sums = sums.map_err(|error| not_unpacked(archive, is_backup, error))?;
     if !is_backup {
-        return Err(no_backup("it is a tar archive of other files that contains no store"));
+        let why = "it is a tar archive of other files that contains no store";
+        return Err(NotRestored::NoBackup(archive.to_path_buf(), why.to_string()));
     }
     progress.step("checking");
     let mut part = FileDisk::within(made.part.try_clone().map_err(of(folder))?);
@@ -195,23 +185,7 @@ fn restore(
         };
         NotRestored::NoStore(archive.to_path_buf(), why)
     })?;
-    let why = match sums {
-        // The archive is complete. If the store in it is damaged, it was so before the backup, and the backup
-        // may be the only copy that is left.
-        ChecksumResult::Agree => None,
-        _ if !inspection.is_whole() => Some("the store in it is damaged".to_string()),
-        ChecksumResult::Differ => Some(format!(
-            "it is damaged: the checksums in {0} at its end do not match its files (unpack it with tar; sha256sum \
-             --check {0} names them); copy it again, or use another backup",
-            archive::NAME
-        )),
-        ChecksumResult::Missing => Some(format!(
-            "it is incomplete or damaged: it does not end with {}, the list of its checksums (backups of older \
-             versions have none: unpack such a backup with tar)",
-            archive::NAME
-        )),
-    };
-    if let Some(why) = why {
+    if let Some(why) = why_not_intact(&sums, inspection.is_whole()) {
         return Err(NotRestored::NoStore(archive.to_path_buf(), why));
     }
     // The folder may have copies of users and permissions of a removed store. They must not be used with the
@@ -231,6 +205,42 @@ fn restore(
         "{folder}: {count} segment files restored; some were already damaged at the time of the backup: their \
          intact parts are served; `leveret inspect {folder}` lists the damage\n"
     ))
+}
+
+/// Returns why an archive could not be unpacked. `is_backup`: it has files of a store.
+fn not_unpacked(archive: &Path, is_backup: bool, error: io::Error) -> NotRestored {
+    let no_backup = |why: &str| NotRestored::NoBackup(archive.to_path_buf(), why.to_string());
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof if is_backup => {
+            let why = "it is incomplete; copy it again, or use another backup";
+            NotRestored::NoStore(archive.to_path_buf(), why.to_string())
+        }
+        io::ErrorKind::UnexpectedEof => no_backup("it is an incomplete tar archive of other files"),
+        io::ErrorKind::InvalidData if !is_backup => {
+            no_backup("it is a damaged tar archive, or one of other files")
+        }
+        _ => NotRestored::File(archive.to_path_buf(), error),
+    }
+}
+
+/// Returns why a backup must not be used; `None` if it is intact.
+fn why_not_intact(sums: &ChecksumResult, is_whole: bool) -> Option<String> {
+    match sums {
+        // The archive is complete. If the store in it is damaged, it was so before the backup, and the backup
+        // may be the only copy that is left.
+        ChecksumResult::Agree => None,
+        _ if !is_whole => Some("the store in it is damaged".to_string()),
+        ChecksumResult::Differ => Some(format!(
+            "it is damaged: the checksums in {0} at its end do not match its files (unpack it with tar; sha256sum \
+             --check {0} names them); copy it again, or use another backup",
+            archive::NAME
+        )),
+        ChecksumResult::Missing => Some(format!(
+            "it is incomplete or damaged: it does not end with {}, the list of its checksums (backups of older \
+             versions have none: unpack such a backup with tar)",
+            archive::NAME
+        )),
+    }
 }
 
 /// Files that are removed again unless all of them are complete.

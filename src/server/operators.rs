@@ -293,15 +293,10 @@ impl<P: Platform> Engine<P> {
         self.operators.samples.take(time, broker, messages, connections, loop_counters);
     }
 
-    /// Calls `step` with the session of a client and everything that replies may contain.
-    fn serve_operator(&mut self, id: PeerId, step: fn(&mut OperatorSession, &mut RequestContext<'_>)) {
-        // The session is taken out of its peer during the call, because the call borrows all peers.
-        let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) else {
-            return;
-        };
-        let mut session = core::mem::take(&mut client.session);
+    /// Updates what replies say about the process. `with_machine`: also about the machine, which takes system calls.
+    fn update_process(&mut self, with_machine: bool) {
         let process = &mut self.operators.process;
-        if session.is_over_network() {
+        if with_machine {
             process.machine = self.shared.platform.machine();
         }
         process.uptime_ms = self.shared.now.as_ms();
@@ -333,13 +328,23 @@ impl<P: Platform> Engine<P> {
                 is_over_budget: is_over_budget(commits_over_budget, last_delayed, self.shared.now),
             };
         }
+    }
+
+    /// Calls `step` with the session of a client and everything that replies may contain.
+    fn serve_operator(&mut self, id: PeerId, step: fn(&mut OperatorSession, &mut RequestContext<'_>)) {
+        // The session is taken out of its peer during the call, because the call borrows all peers.
+        let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) else {
+            return;
+        };
+        let mut session = core::mem::take(&mut client.session);
+        self.update_process(session.is_over_network());
         let held_before = self.operators.backup_client.is_some();
         let peers = Connections {
             peers: &self.shared.peers,
             pools: &self.shared.resources.pools,
             now: self.shared.now,
             unix_ms: self.shared.platform.unix_ms(),
-            is_over_budget: process.store.is_over_budget,
+            is_over_budget: self.operators.process.store.is_over_budget,
         };
         let log_free_bytes = self.store.as_ref().map(|_| self.shared.pending_writes.log_free_bytes());
         let unix_ms = self.shared.platform.unix_ms();
@@ -357,7 +362,7 @@ impl<P: Platform> Engine<P> {
             work: &mut self.shared.budget.work,
             sockets: &peers,
             bridges: &bridges,
-            process,
+            process: &mut self.operators.process,
             files: files.as_mut().map(|files| files as &mut dyn Files),
             orders: &mut self.operators.orders,
             tokens: &mut self.operators.tokens,

@@ -243,11 +243,18 @@ impl<P: Platform> Shared<P> {
             _ if is_user_at_limit => self.admission.set_replaced(self.silent_publisher_of(id)),
             _ => {}
         }
-        let Some(peer) = self.peers.get_mut(id) else { return (at, is_done) };
+        self.list_waiting(id, at > 0);
+        (at, is_done)
+    }
+
+    /// Puts a connection that waits on the list that belongs to its reason. `has_handled`: it has handled input before.
+    #[inline]
+    fn list_waiting(&mut self, id: ConnectionId, has_handled: bool) {
+        let Some(peer) = self.peers.get_mut(id) else { return };
         match peer.waiting {
             WaitReason::Capacity => {
                 peer.session.client().block(self.now, peer.blocked_on.shortage.is_log_full());
-                if peer.close_check_due == Deadline::NEVER || at > 0 {
+                if peer.close_check_due == Deadline::NEVER || has_handled {
                     let interval_ms = peer.session.client().ping_check_ms().unwrap_or(CLOSE_CHECK_MS);
                     peer.close_check_due = self.now.after_ms(interval_ms);
                     peer.close_check_seen = None;
@@ -261,7 +268,6 @@ impl<P: Platform> Shared<P> {
             | WaitReason::Disk(_)
             | WaitReason::PasswordCheck(_) => {}
         }
-        (at, is_done)
     }
 
     /// Makes the waiting publish of a connection retry, and be refused if the disk or the queue still has no space.

@@ -19,6 +19,7 @@
 //! - While there is no capacity in the target queues, a due message stays in its slot, so it is late but not
 //!   lost.
 
+use leveret_amqp::Writer;
 use leveret_amqp::delay::delay_ms;
 use leveret_amqp::field::{Table, TableWriter};
 use leveret_amqp::props::{HeadersEdit, Properties, PropertyEdit};
@@ -47,6 +48,28 @@ enum ReleaseStep {
     Done,
     /// The step must wait for capacity, or until a message is read back.
     Blocked,
+}
+
+/// Writes the properties with the negative delay, as the plug-in does. If they would not fit into a frame, `x-delay` is left
+/// out. Returns whether it is.
+fn write_negative_delay(properties: Properties<'_>, writer: &mut Writer<'_>) -> bool {
+    let headers = properties.headers().unwrap_or(Table::EMPTY);
+    let negative_delay = -(delay_ms(headers) as i64);
+    let mut fill = |table: &mut TableWriter<'_, '_>| {
+        table.sorted(headers, &|_| true, &["x-delay"], &mut |table, name| match i32::try_from(negative_delay)
+        {
+            Ok(short) => table.int(name, short),
+            Err(_) => table.long(name, negative_delay),
+        })
+    };
+    let is_shortened = properties.write_with_headers(PropertyEdit::default(), &mut fill, writer).is_err();
+    if is_shortened {
+        // Without x-delay no other delayed exchange delays the message again.
+        let edit = PropertyEdit { headers: HeadersEdit::Without("x-delay"), ..PropertyEdit::default() };
+        let written = properties.write_with(edit, writer);
+        assert!(written.is_ok(), "properties that arrived in a frame fit into a frame");
+    }
+    is_shortened
 }
 
 impl Republisher<'_> {
@@ -229,25 +252,8 @@ impl Republisher<'_> {
         cx.work.charge(8);
         cx.work.charge_octets(cx.messages.body_len(message) as usize);
         let properties = Properties::trusted(cx.messages.properties(message, &mut scratch.properties));
-        let headers = properties.headers().unwrap_or(Table::EMPTY);
         let mut writer = self.copy_properties_writer(&mut scratch.rewritten);
-        let mut fill = |writer: &mut TableWriter<'_, '_>| {
-            let negative_delay = -(delay_ms(headers) as i64);
-            writer.sorted(headers, &|_| true, &["x-delay"], &mut |writer, name| match i32::try_from(
-                negative_delay,
-            ) {
-                Ok(short) => writer.int(name, short),
-                Err(_) => writer.long(name, negative_delay),
-            })
-        };
-        let is_shortened =
-            properties.write_with_headers(PropertyEdit::default(), &mut fill, &mut writer).is_err();
-        if is_shortened {
-            // Without x-delay no other delayed exchange delays the message again.
-            let edit = PropertyEdit { headers: HeadersEdit::Without("x-delay"), ..PropertyEdit::default() };
-            let written = properties.write_with(edit, &mut writer);
-            assert!(written.is_ok(), "properties that arrived in a frame fit into a frame");
-        }
+        let is_shortened = write_negative_delay(properties, &mut writer);
         let written = Properties::trusted(writer.written());
         let key: heapless::Vec<u8, 255> =
             heapless::Vec::from_slice(cx.messages.routing_key(message)).unwrap_or_default();

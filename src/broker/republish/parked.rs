@@ -86,18 +86,12 @@ impl Republisher<'_> {
         place: u8,
     ) -> Option<Republication> {
         let Parking { bridge, queue, why } = self.republish.parkings[usize::from(place)].clone();
-        let queue_record = self.queues.records().record_of_queue(source);
-        let (vhost, from) = (queue_record.vhost, queue_record.name.to_string());
-        let target = self
-            .queues
-            .records()
-            .find_queue(vhost, &queue)
-            .filter(|target| !self.queues.records().refuses(cx.messages, *target, message));
-        let Some(target) = target else {
-            self.log_refused(
-                source,
-                &format!("an upstream refused it, and queue {queue} is missing or full"),
-            );
+        let (records, queue_record) = (self.queues.records(), self.queues.records().record_of_queue(source));
+        let from = queue_record.name.to_string();
+        let target = records.find_queue(queue_record.vhost, &queue);
+        let Some(target) = target.filter(|target| !records.refuses(cx.messages, *target, message)) else {
+            let why = format!("an upstream refused it, and queue {queue} is missing or full");
+            self.log_refused(source, &why);
             return None;
         };
         cx.work.charge(8);

@@ -141,6 +141,16 @@ enum NextMatch {
     ExamineMore,
 }
 
+/// What a replay does next.
+enum ReplayStep {
+    /// The message at this place is pushed.
+    Push(usize),
+    /// The next message or subscription is examined.
+    Again,
+    /// The replay continues later.
+    Wait,
+}
+
 /// Sessions with retained messages to be added to their queues.
 #[derive(Debug)]
 pub(crate) struct Replaying {
@@ -417,72 +427,35 @@ impl Broker {
                 Some(from_log) => Some(from_log.places.last()),
             };
             let is_from_log = next_from_log.is_some();
-            let found = match next_from_log {
+            let step = match next_from_log {
                 Some(None) => {
                     replays.from_log = None;
-                    continue;
+                    ReplayStep::Again
                 }
-                Some(Some(place)) => {
-                    let place = *place as usize;
-                    if !self.retained.is_match(vhost, subscription, place) {
-                        // It was deleted.
-                        replays.pop_from_log();
-                        continue;
-                    }
-                    if self.retained.is_only_in_log(place) {
-                        if ready <= READY_MAX_BEFORE_READ.min(messages_max.saturating_sub(1))
-                            && !self.exceeds_session_bytes(queue, place)
-                        {
-                            self.retained.replaying.add_reader(session);
-                        }
-                        return true;
-                    }
-                    NextMatch::At(place)
+                // It was deleted.
+                Some(Some(&place)) if !self.retained.is_match(vhost, subscription, place as usize) => {
+                    replays.pop_from_log();
+                    ReplayStep::Again
                 }
+                Some(Some(&place)) if self.retained.is_only_in_log(place as usize) => {
+                    if ready <= READY_MAX_BEFORE_READ.min(messages_max.saturating_sub(1))
+                        && !self.exceeds_session_bytes(queue, place as usize)
+                    {
+                        self.retained.replaying.add_reader(session);
+                    }
+                    ReplayStep::Wait
+                }
+                Some(Some(&place)) => ReplayStep::Push(place as usize),
                 None if *examined_left == 0 => {
                     self.retained.replaying.add(session);
-                    return true;
+                    ReplayStep::Wait
                 }
-                None => {
-                    let mut place = replay.place;
-                    let found = self.retained.next_match(vhost, subscription, &mut place, *examined_left);
-                    // A topic without wildcards is looked up.
-                    let is_exact = !subscription.key.contains(['*', '#']);
-                    let examined = if is_exact { 1 } else { (place - replay.place).max(1) };
-                    cx.work.charge(examined / EXAMINED_PER_UNIT);
-                    *examined_left = examined_left.saturating_sub(examined);
-                    match found {
-                        NextMatch::At(at) if self.retained.is_only_in_log(at) => {
-                            let Some(from_log) = self.list_from_log(session) else {
-                                let capacity_freed = self.all_capacity_freed(cx);
-                                self.retained.replaying.refuse(session, capacity_freed, 0);
-                                return true;
-                            };
-                            from_log.places.push(at as u32);
-                            if from_log.places.len() >= FROM_LOG_MAX {
-                                from_log.step = FromLogStep::Collected;
-                            }
-                            self.sessions.replays_mut(session).advance(place);
-                            continue;
-                        }
-                        NextMatch::None if replays.from_log.is_some() => {
-                            if let Some(from_log) = &mut replays.from_log {
-                                from_log.step = FromLogStep::Collected;
-                            }
-                            replays.advance(place);
-                            continue;
-                        }
-                        NextMatch::ExamineMore => {
-                            replays.advance(place);
-                            continue;
-                        }
-                        found => found,
-                    }
-                }
+                None => self.search_retained(cx, session, vhost, replay, examined_left),
             };
-            let NextMatch::At(at) = found else {
-                replays.end_first();
-                continue;
+            let at = match step {
+                ReplayStep::Push(at) => at,
+                ReplayStep::Again => continue,
+                ReplayStep::Wait => return true,
             };
             // `refill_retained` continues. More than the session may have would be dropped.
             if self.exceeds_session_bytes(queue, at) {
@@ -503,6 +476,54 @@ impl Broker {
                 false => replays.advance(at + 1),
             }
         }
+    }
+
+    /// Searches the next retained message that matches the first subscription of a session. Those that are only in the log
+    /// are collected, and read together after the search.
+    fn search_retained(
+        &mut self,
+        cx: &mut Context<'_>,
+        session: SessionId,
+        vhost: VhostId,
+        replay: Replay,
+        examined_left: &mut usize,
+    ) -> ReplayStep {
+        let replays = self.sessions.replays_mut(session);
+        let Some(subscription) = self.topology.binding_at(replay.binding.index()) else {
+            replays.end_first();
+            return ReplayStep::Again;
+        };
+        let mut place = replay.place;
+        let found = self.retained.next_match(vhost, subscription, &mut place, *examined_left);
+        // A topic without wildcards is looked up.
+        let is_exact = !subscription.key.contains(['*', '#']);
+        let examined = if is_exact { 1 } else { (place - replay.place).max(1) };
+        cx.work.charge(examined / EXAMINED_PER_UNIT);
+        *examined_left = examined_left.saturating_sub(examined);
+        match found {
+            NextMatch::At(at) if self.retained.is_only_in_log(at) => {
+                let Some(from_log) = self.list_from_log(session) else {
+                    let capacity_freed = self.all_capacity_freed(cx);
+                    self.retained.replaying.refuse(session, capacity_freed, 0);
+                    return ReplayStep::Wait;
+                };
+                from_log.places.push(at as u32);
+                if from_log.places.len() >= FROM_LOG_MAX {
+                    from_log.step = FromLogStep::Collected;
+                }
+                self.sessions.replays_mut(session).advance(place);
+            }
+            NextMatch::At(at) => return ReplayStep::Push(at),
+            NextMatch::None => match &mut replays.from_log {
+                Some(from_log) => {
+                    from_log.step = FromLogStep::Collected;
+                    replays.advance(place);
+                }
+                None => replays.end_first(),
+            },
+            NextMatch::ExamineMore => replays.advance(place),
+        }
+        ReplayStep::Again
     }
 
     // ---- reading from the log
@@ -749,13 +770,7 @@ impl Broker {
                 }
             }
         } else if !must_retry {
-            for wanted in read.wanted.iter().filter(|wanted| !wanted.is_found) {
-                let key = self.retained.definition_key(&self.access, wanted.place);
-                let is_same = key.is_some_and(|key| location_of(&key) == Some(wanted.location));
-                if is_same && self.retained.is_only_in_log(wanted.place) {
-                    self.lose_read(&mut end, session, wanted.place);
-                }
-            }
+            self.lose_missing(&mut end, &read, &location_of);
         }
         if read.is_refused {
             let capacity_freed = self.all_capacity_freed(cx);
@@ -765,6 +780,22 @@ impl Broker {
             self.retained.replaying.add(session);
         }
         end
+    }
+
+    /// Notes that the definitions that a read did not find cannot be read, unless they have moved since.
+    fn lose_missing(
+        &mut self,
+        end: &mut RetainedReadEnd,
+        read: &RetainedRead,
+        location_of: impl Fn(&[u8]) -> Option<RecordLocation>,
+    ) {
+        for wanted in read.wanted.iter().filter(|wanted| !wanted.is_found) {
+            let key = self.retained.definition_key(&self.access, wanted.place);
+            let is_same = key.is_some_and(|key| location_of(&key) == Some(wanted.location));
+            if is_same && self.retained.is_only_in_log(wanted.place) {
+                self.lose_read(end, read.session, wanted.place);
+            }
+        }
     }
 
     /// Notes that a message cannot be read. Its session goes on with the next one.

@@ -702,13 +702,7 @@ impl Broker {
         // A client that is refused changes nothing.
         self.check_session_request(cx, channel, earlier, clean_start, expiry_s)?;
         if let Some(earlier) = earlier {
-            let ends = clean_start || self.sessions.at(earlier).expiry_s == 0;
-            self.publish_replaced_will(cx, earlier, ends);
-            if let Some((other, _)) = self.sessions.at(earlier).attached {
-                let text = format_args!("another connection has the same client identifier");
-                self.clients.force_close(other, Fault::connection(ReplyCode::SessionTakenOver, text));
-                self.detach_at_once(cx, earlier);
-            }
+            self.take_over(cx, earlier, clean_start);
             if clean_start && self.sessions.find(vhost, client_id).is_some() {
                 self.end_session(cx, earlier);
             }
@@ -723,13 +717,10 @@ impl Broker {
                 self.sessions.insert(session).ok_or_else(|| no_memory_for("another session"))?
             }
         };
-        let user = self.clients.connection(connection).identity.user();
-        let user = user.map(|user| (user, self.access.user_serial(user)));
+        self.attach(session, connection, channel);
         let record = self.sessions.at_mut(session);
-        (record.attached, record.user) = (Some((connection, channel)), user);
-        let earlier_expiry_s = core::mem::replace(&mut record.expiry_s, expiry_s);
         record.packet_len_max = packet_len_max;
-        self.clients.connection_mut(connection).session = Some(session);
+        let earlier_expiry_s = core::mem::replace(&mut record.expiry_s, expiry_s);
         if let Err(fault) = self.open_kept_queue(cx, session) {
             match found {
                 None => self.end_session(cx, session),
@@ -751,6 +742,26 @@ impl Broker {
             expiry_s,
             released: self.sessions.at(session).released().collect(),
         })
+    }
+
+    /// Connects a session with the connection of its client.
+    fn attach(&mut self, session: SessionId, connection: ConnectionId, channel: ChannelId) {
+        let user = self.clients.connection(connection).identity.user();
+        let user = user.map(|user| (user, self.access.user_serial(user)));
+        let record = self.sessions.at_mut(session);
+        (record.attached, record.user) = (Some((connection, channel)), user);
+        self.clients.connection_mut(connection).session = Some(session);
+    }
+
+    /// Publishes the will of a session whose client connects again, and closes the client's earlier connection.
+    fn take_over(&mut self, cx: &mut Context<'_>, earlier: SessionId, clean_start: bool) {
+        let ends = clean_start || self.sessions.at(earlier).expiry_s == 0;
+        self.publish_replaced_will(cx, earlier, ends);
+        if let Some((other, _)) = self.sessions.at(earlier).attached {
+            let text = format_args!("another connection has the same client identifier");
+            self.clients.force_close(other, Fault::connection(ReplyCode::SessionTakenOver, text));
+            self.detach_at_once(cx, earlier);
+        }
     }
 
     /// Checks whether a client may open the session `earlier`, or a new one that is kept for `expiry_s` seconds.

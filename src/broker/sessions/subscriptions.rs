@@ -31,7 +31,7 @@ use leveret_mqtt::{VARIABLE_INT_MAX, variable_int_len};
 use leveret_queues::{Records, Taken};
 use leveret_routing::{Binding, BindingSpec, Destination, Topology};
 
-use super::{ARGUMENTS_BYTES_MAX, MessageKey, Sessions, TOPIC_EXCHANGE, write_arguments};
+use super::{ARGUMENTS_BYTES_MAX, MessageKey, Session, Sessions, TOPIC_EXCHANGE, write_arguments};
 use crate::access::{Resource, Right};
 use crate::operator_fault::check_definition_space;
 use crate::{Broker, Context};
@@ -230,16 +230,7 @@ impl Broker {
         let is_same = |binding: BindingId| *self.topology.binding(binding).arguments == *arguments;
         let replaced = earlier.filter(|earlier| !is_same(*earlier));
         let bound = self.bind(cx, &spec.between(source, destination));
-        // The disk has an alarm of its own.
-        let has_disk = check_definition_space(cx.pending_writes).is_ok();
-        let is_short = has_disk && matches!(&bound, Err(fault) if fault.code == ReplyCode::ResourceError);
-        match is_short {
-            true => self.sessions.refused_subscription = Some(session),
-            false if self.sessions.refused_subscription == Some(session) => {
-                self.sessions.refused_subscription = None
-            }
-            false => {}
-        }
+        self.note_refused_subscription(cx, session, bound.as_ref().err());
         bound?;
         self.sessions.note_options(session, options);
         if let Some(earlier) = replaced {
@@ -263,6 +254,19 @@ impl Broker {
             None => {}
         }
         Ok(())
+    }
+
+    /// Notes whether there was memory for the last subscription of a session, for the alarm about it.
+    fn note_refused_subscription(&mut self, cx: &Context<'_>, session: SessionId, fault: Option<&Fault>) {
+        // The disk has an alarm of its own.
+        let has_disk = check_definition_space(cx.pending_writes).is_ok();
+        match has_disk && fault.is_some_and(|fault| fault.code == ReplyCode::ResourceError) {
+            true => self.sessions.refused_subscription = Some(session),
+            false if self.sessions.refused_subscription == Some(session) => {
+                self.sessions.refused_subscription = None
+            }
+            false => {}
+        }
     }
 
     /// Removes a subscription from the session of a connection.
@@ -370,14 +374,7 @@ impl Broker {
             self.update_hold(session);
             return if is_too_long { SubscriptionDelivery::Skip } else { delivery };
         }
-        let (mut granted, mut examined, mut ids_len) = (None, 0, 0);
-        for binding in self.topology.bindings_of_queue(&self.queues.at(queue).bindings) {
-            examined += 1;
-            if let Some(options) = matching(self.topology.binding(binding), routing_key) {
-                granted = granted.max(Some(options.qos));
-                ids_len += options.id.map_or(0, |id| 1 + variable_int_len(id) as u64);
-            }
-        }
+        let (granted, ids_len, examined) = self.granted(queue, routing_key);
         // The subscriptions are compared once more when the message is written, if they change the packet.
         let times = 1 + usize::from(self.sessions.at(session).used_options.affects_publish);
         cx.work.charge(times * UNITS_PER_SUBSCRIPTION * examined);
@@ -401,6 +398,21 @@ impl Broker {
             }
             Some(_) => SubscriptionDelivery::AtMostOnce,
         }
+    }
+
+    /// Returns the highest QoS of the subscriptions of a queue that match a routing key, the bytes of their subscription
+    /// identifiers in a PUBLISH, and the number of subscriptions that were examined. The QoS is `None` if none matches.
+    #[inline]
+    fn granted(&self, queue: QueueId, routing_key: &str) -> (Option<u8>, u64, usize) {
+        let (mut granted, mut ids_len, mut examined) = (None, 0, 0);
+        for binding in self.topology.bindings_of_queue(&self.queues.at(queue).bindings) {
+            examined += 1;
+            if let Some(options) = matching(self.topology.binding(binding), routing_key) {
+                granted = granted.max(Some(options.qos));
+                ids_len += options.id.map_or(0, |id| 1 + variable_int_len(id) as u64);
+            }
+        }
+        (granted, ids_len, examined)
     }
 
     /// Returns the length of the PUBLISH of MQTT 5 with a message, in bytes. If strings of an AMQP publisher are not sent
@@ -530,21 +542,12 @@ pub(crate) fn select_subscribers(
         stays
     });
     work.charge(UNITS_PER_CANDIDATE * candidates.len());
-    let rank_of = |sessions: &Sessions, candidate: &Candidate| {
-        let session = sessions.at(candidate.session);
-        let queue = session.queue.map(|queue| records.record_of_queue(queue));
-        Rank {
-            exceeds_packet_limit: message.len + PUBLISH_OVERHEAD_BYTES_MAX
-                > u64::from(session.packet_len_max),
-            is_disconnected: session.attached.is_none(),
-            pending_count: queue
-                .map_or(0, |queue| u64::from(queue.backlog.ready()) + u64::from(queue.unsettled.count)),
-            last_chosen: session.last_chosen,
-        }
-    };
     candidates.sort_unstable_by_key(|candidate| candidate.hash);
     for group in candidates.chunk_by(|one, other| one.hash == other.hash) {
-        let Some(chosen) = group.iter().min_by_key(|candidate| rank_of(sessions, candidate)) else {
+        let Some(chosen) = group
+            .iter()
+            .min_by_key(|candidate| rank_of(sessions.at(candidate.session), records, message.len))
+        else {
             continue;
         };
         let session = sessions.at_mut(chosen.session);
@@ -558,6 +561,18 @@ pub(crate) fn select_subscribers(
     }
     candidates.clear();
     sessions.candidates = candidates;
+}
+
+/// Returns the rank of a session for a message of this length among the members of its group.
+fn rank_of(session: &Session, records: &Records, len: u64) -> Rank {
+    let queue = session.queue.map(|queue| records.record_of_queue(queue));
+    Rank {
+        exceeds_packet_limit: len + PUBLISH_OVERHEAD_BYTES_MAX > u64::from(session.packet_len_max),
+        is_disconnected: session.attached.is_none(),
+        pending_count: queue
+            .map_or(0, |queue| u64::from(queue.backlog.ready()) + u64::from(queue.unsettled.count)),
+        last_chosen: session.last_chosen,
+    }
 }
 
 impl Broker {

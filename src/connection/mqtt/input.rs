@@ -18,8 +18,8 @@ use leveret_core::time::Deadline;
 use leveret_core::topic::exchange_separators;
 use leveret_mqtt::{
     Ack, AckKind, Connect, Disconnect, FIXED_HEADER_LEN_MAX, FiltersHead, FixedHeader, HeaderLen, Packet,
-    PacketError, PacketType, PublishHeader, QoS, ReasonCode, Subscribe, TopicFilter, Unsubscribe, Version,
-    Will,
+    PacketError, PacketType, PublishHeader, QoS, ReasonCode, Subscribe, SubscriptionOptions, TopicFilter,
+    Unsubscribe, Version, Will,
 };
 
 use super::super::client::UnhandledMessages;
@@ -881,27 +881,15 @@ impl MqttConnection {
                 Ok(_) if text.len() > NAME_BYTES_MAX => Err(ReasonCode::TopicFilterInvalid),
                 Ok(filter) => Ok(filter),
             };
-            let command = match (parsed, kind, options) {
-                (Ok(TopicFilter { group, filter }), FiltersKind::Subscribe { id }, Some(options)) => {
+            match (parsed, kind, options) {
+                (Ok(filter), FiltersKind::Subscribe { id }, Some(options)) => {
                     self.input.pending = Pending::Filter { granted: granted(options.qos) };
-                    let retain_handling = match options.retain_handling {
-                        leveret_mqtt::RetainHandling::Always => RetainHandling::Always,
-                        leveret_mqtt::RetainHandling::IfNew => RetainHandling::IfNew,
-                        leveret_mqtt::RetainHandling::Never => RetainHandling::Never,
-                    };
-                    MqttCommand::Subscribe(Subscription {
-                        filter,
-                        group,
-                        qos: options.qos as u8,
-                        id,
-                        no_local: options.no_local || self.client_limits.is_bridge && group.is_none(),
-                        retain_as_published: options.retain_as_published || self.client_limits.is_bridge,
-                        retain_handling,
-                    })
+                    let command = MqttCommand::Subscribe(self.subscription(filter, id, options));
+                    return Ok((Handled::Command(command), consumed));
                 }
                 (Ok(TopicFilter { group, filter }), _, _) => {
                     self.input.pending = Pending::Filter { granted: ReasonCode::Success };
-                    MqttCommand::Unsubscribe { filter, group }
+                    return Ok((Handled::Command(MqttCommand::Unsubscribe { filter, group }), consumed));
                 }
                 (Err(reason), ..) => {
                     let start: String =
@@ -909,10 +897,32 @@ impl MqttConnection {
                     let text = format_args!("topic filter '{start}': {}", reason.name());
                     self.note_refused_filter(text);
                     self.push_filter_code(context, reason, Batch::NONE);
-                    continue;
                 }
-            };
-            return Ok((Handled::Command(command), consumed));
+            }
+        }
+    }
+
+    /// Returns the subscription with this filter. A bridge of another broker always gets RETAIN as published, and not its own
+    /// messages.
+    fn subscription<'a>(
+        &self,
+        filter: TopicFilter<'a>,
+        id: Option<u32>,
+        options: SubscriptionOptions,
+    ) -> Subscription<'a> {
+        let TopicFilter { group, filter } = filter;
+        Subscription {
+            filter,
+            group,
+            qos: options.qos as u8,
+            id,
+            no_local: options.no_local || self.client_limits.is_bridge && group.is_none(),
+            retain_as_published: options.retain_as_published || self.client_limits.is_bridge,
+            retain_handling: match options.retain_handling {
+                leveret_mqtt::RetainHandling::Always => RetainHandling::Always,
+                leveret_mqtt::RetainHandling::IfNew => RetainHandling::IfNew,
+                leveret_mqtt::RetainHandling::Never => RetainHandling::Never,
+            },
         }
     }
 

@@ -18,7 +18,7 @@ use super::super::output::Filled;
 use super::aliases::TOPIC_ALIAS_MAX;
 use super::answers::{RECORD_BYTES_MAX, RECORD_HEAD_BYTES};
 use super::properties::Outgoing;
-use super::{MqttConnection, Phase};
+use super::{Begun, MqttConnection, Phase};
 
 /// Whether more can be written to the output buffer.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,13 @@ enum Progress {
     /// Subscriptions were deleted with the queue or the virtual host, so the header of the partly written PUBLISH has
     /// changed.
     HeaderChanged,
+}
+
+/// A delivery that is written as a PUBLISH.
+struct OutgoingDelivery<'d, O> {
+    outbox: &'d O,
+    delivery: &'d Delivery<'d>,
+    qos: OutgoingQoS,
 }
 
 impl MqttConnection {
@@ -159,8 +166,7 @@ impl MqttConnection {
                 unreachable!("all deliveries of a session are those of its subscriptions")
             }
         };
-        let messages = &*context.messages;
-        let (body_len, out_len) = (messages.body_len(delivery.message), out.len());
+        let (body_len, out_len) = (context.messages.body_len(delivery.message), out.len());
         let free = &mut out[filled.bytes..];
         let mut begun = self.output.begun.unwrap_or_default();
         if free.is_empty() {
@@ -168,74 +174,13 @@ impl MqttConnection {
         }
         let mut head_len = 0;
         if begun.sent == 0 || begun.sent < u64::from(begun.header_len) {
-            let buffer = &mut context.pools.mqtt_properties;
-            let waited_ms = context.broker_time_ms.saturating_sub(messages.arrived_ms(delivery.message));
-            let has_properties = self.version == Version::V5;
-            // A bridge of MQTT 3.1.1 gets no properties, but RETAIN as published, which is one in AMQP.
-            let mut properties = match has_properties || self.client_limits.is_bridge {
-                true => properties_of(messages, delivery, waited_ms, buffer),
-                false => Outgoing::default(),
-            };
-            let ids = &mut context.pools.subscription_ids;
-            let mut retain_as_published = false;
-            ids.clear();
-            let has_options = has_properties || self.client_limits.is_bridge;
-            for subscription in outbox.matched_subscriptions(messages).take_while(|_| has_options) {
-                ids.extend(subscription.id);
-                retain_as_published |= subscription.retain_as_published;
+            let outgoing = OutgoingDelivery { outbox, delivery, qos };
+            match self.write_head(context, &outgoing, free, out_len, &mut begun) {
+                Ok(len) => head_len = len,
+                Err(progress) => return progress,
             }
-            let ids = ids.iter().copied();
-            let (key, mut topic) = (messages.routing_key(delivery.message), [0; 255]);
-            let topic = &mut topic[..key.len()];
-            write_topic(key, topic);
-            // Only retained messages have this exchange: other messages are published to `amq.topic`.
-            let is_replayed = messages.exchange_len(delivery.message) == 0;
-            let retain_as_published = properties.is_retain_published && retain_as_published;
-            let mut publish = OutgoingPublish {
-                is_duplicate: delivery.redelivered && qos.packet_id().is_some(),
-                qos,
-                retain: is_replayed || retain_as_published,
-                topic,
-                payload_len: body_len,
-            };
-            if begun.sent == 0 {
-                let len_max = self.client_limits.packet_len_max;
-                let fits = |properties| {
-                    let is_unlimited = len_max >= PACKET_LEN_MAX;
-                    is_unlimited || publish.packet_len(self.version, properties) <= len_max.into()
-                };
-                begun.has_ids = fits(properties.iter(None, ids.clone()));
-                let has_space = fits(properties.iter(Some(TOPIC_ALIAS_MAX), ids.clone()));
-                let alias = self.aliases_out.alias_of(publish.topic);
-                begun.alias = alias.filter(|alias| has_space || !alias.is_new);
-            } else {
-                // All parts of a packet contain the same number.
-                properties.expiry_s = begun.expiry_s;
-            }
-            if begun.alias.is_some_and(|alias| !alias.is_new) {
-                publish.topic = &[];
-            }
-            let ids = ids.take(if begun.has_ids { usize::MAX } else { 0 });
-            let properties_iter = || properties.iter(begun.alias.map(|alias| alias.number), ids.clone());
-            let total = publish.packet_len(self.version, properties_iter());
-            // A delivery that fits into an empty buffer is not split: the next call writes it.
-            if begun.sent == 0 && total > free.len() as u64 && total <= out_len as u64 {
-                return Progress::BufferFull;
-            }
-            let header_len = (total - u64::from(body_len)) as u32;
-            if begun.sent > 0 && header_len != begun.header_len {
-                return Progress::HeaderChanged;
-            }
-            if let Some(alias) = begun.alias.filter(|alias| alias.is_new && begun.sent == 0) {
-                self.aliases_out.assign(alias, publish.topic);
-            }
-            (begun.header_len, begun.expiry_s) = (header_len, properties.expiry_s);
-            let mut writer = Writer::part(free, begun.sent as usize);
-            let written = publish.write_header(&mut writer, self.version, properties_iter());
-            assert!(written.is_ok(), "the broker has compared the length with the client's limit");
-            head_len = writer.written().len();
-            begun.sent += head_len as u64;
         }
+        let messages = &*context.messages;
         let body_at = begun.sent.saturating_sub(u64::from(begun.header_len)) as u32;
         let take = ((body_len - body_at) as usize).min(free.len() - head_len);
         if take > 0 {
@@ -251,6 +196,93 @@ impl MqttConnection {
         self.output.begun = None;
         filled.deliveries += 1;
         Progress::Continue
+    }
+
+    /// Writes the part of a PUBLISH before its payload to `free`, or the rest of it, and returns the length. `out_len` is the
+    /// length of an empty buffer.
+    ///
+    /// # Errors
+    /// Nothing was written.
+    #[inline]
+    fn write_head<O: Outbox>(
+        &mut self,
+        context: &mut Context<'_>,
+        outgoing: &OutgoingDelivery<'_, O>,
+        free: &mut [u8],
+        out_len: usize,
+        begun: &mut Begun,
+    ) -> Result<usize, Progress> {
+        let OutgoingDelivery { outbox, delivery, qos } = *outgoing;
+        let messages = &*context.messages;
+        let body_len = messages.body_len(delivery.message);
+        let buffer = &mut context.pools.mqtt_properties;
+        let waited_ms = context.broker_time_ms.saturating_sub(messages.arrived_ms(delivery.message));
+        let has_properties = self.version == Version::V5;
+        // A bridge of MQTT 3.1.1 gets no properties, but RETAIN as published, which is one in AMQP.
+        let mut properties = match has_properties || self.client_limits.is_bridge {
+            true => properties_of(messages, delivery, waited_ms, buffer),
+            false => Outgoing::default(),
+        };
+        let ids = &mut context.pools.subscription_ids;
+        let mut retain_as_published = false;
+        ids.clear();
+        let has_options = has_properties || self.client_limits.is_bridge;
+        for subscription in outbox.matched_subscriptions(messages).take_while(|_| has_options) {
+            ids.extend(subscription.id);
+            retain_as_published |= subscription.retain_as_published;
+        }
+        let ids = ids.iter().copied();
+        let (key, mut topic) = (messages.routing_key(delivery.message), [0; 255]);
+        let topic = &mut topic[..key.len()];
+        write_topic(key, topic);
+        // Only retained messages have this exchange: other messages are published to `amq.topic`.
+        let is_replayed = messages.exchange_len(delivery.message) == 0;
+        let retain_as_published = properties.is_retain_published && retain_as_published;
+        let mut publish = OutgoingPublish {
+            is_duplicate: delivery.redelivered && qos.packet_id().is_some(),
+            qos,
+            retain: is_replayed || retain_as_published,
+            topic,
+            payload_len: body_len,
+        };
+        if begun.sent == 0 {
+            let len_max = self.client_limits.packet_len_max;
+            let fits = |properties| {
+                let is_unlimited = len_max >= PACKET_LEN_MAX;
+                is_unlimited || publish.packet_len(self.version, properties) <= len_max.into()
+            };
+            begun.has_ids = fits(properties.iter(None, ids.clone()));
+            let has_space = fits(properties.iter(Some(TOPIC_ALIAS_MAX), ids.clone()));
+            let alias = self.aliases_out.alias_of(publish.topic);
+            begun.alias = alias.filter(|alias| has_space || !alias.is_new);
+        } else {
+            // All parts of a packet contain the same number.
+            properties.expiry_s = begun.expiry_s;
+        }
+        if begun.alias.is_some_and(|alias| !alias.is_new) {
+            publish.topic = &[];
+        }
+        let ids = ids.take(if begun.has_ids { usize::MAX } else { 0 });
+        let properties_iter = || properties.iter(begun.alias.map(|alias| alias.number), ids.clone());
+        let total = publish.packet_len(self.version, properties_iter());
+        // A delivery that fits into an empty buffer is not split: the next call writes it.
+        if begun.sent == 0 && total > free.len() as u64 && total <= out_len as u64 {
+            return Err(Progress::BufferFull);
+        }
+        let header_len = (total - u64::from(body_len)) as u32;
+        if begun.sent > 0 && header_len != begun.header_len {
+            return Err(Progress::HeaderChanged);
+        }
+        if let Some(alias) = begun.alias.filter(|alias| alias.is_new && begun.sent == 0) {
+            self.aliases_out.assign(alias, publish.topic);
+        }
+        (begun.header_len, begun.expiry_s) = (header_len, properties.expiry_s);
+        let mut writer = Writer::part(free, begun.sent as usize);
+        let written = publish.write_header(&mut writer, self.version, properties_iter());
+        assert!(written.is_ok(), "the broker has compared the length with the client's limit");
+        let head_len = writer.written().len();
+        begun.sent += head_len as u64;
+        Ok(head_len)
     }
 
     // ---- what the server asks
