@@ -32,8 +32,7 @@
 //! # Invariants
 //!
 //! - Data flows one way: bytes, command, broker, pending commit, event, bytes. A package calls a package that depends on
-//!   it only through the traits that `tests/component/layers` names. There is one other case: `server` gives the broker the
-//!   function `bridges::check`, which checks the definition of a shovel.
+//!   it only through the traits that `tests/component/layers` names.
 //! - One thread changes the broker's state, so the state needs no locks. Helper threads write and read the disk, hash
 //!   passwords, run TLS handshakes, look up names and write log lines. They hold no broker state.
 //! - The packages above `daemon` in the table neither read a clock nor open a socket: time and bytes are handed to
@@ -55,8 +54,8 @@
 //!           ~ StorageDriver::take_write → Log::commit_done → PendingWrites::stored → Engine::note_durable
 //!           → Connection::note_durable → Connection::fill
 //!
-//! delivery: Broker::deliver → Queues::first_deliverable → Queues::take_first → Consumers::next_delivery
-//!           → Consumers::put_into_outbox → Engine::write → Shared::write_client → Connection::fill → Stream::write
+//! delivery: Broker::deliver → Queues::first_deliverable → Queues::take_first → Clients::next_delivery
+//!           → Clients::put_into_outbox → Engine::write → Shared::write_client → Connection::fill → Stream::write
 //!           → Broker::written
 //! ```
 //!

@@ -118,7 +118,7 @@ pub use operator::{Declared, OperatorBinding};
 pub use operator_fault::OperatorFault;
 pub use orphans::{Orphan, Recovery};
 pub use own_connections::{DeliverySource, ParkRequest, QueueRef};
-pub use parameters::{PARAMETER_BYTES_MAX, ParameterCheck, ParameterNeeds, SHOVEL};
+pub use parameters::{PARAMETER_BYTES_MAX, ParameterNeeds, SHOVEL};
 pub use policy::AppliedView;
 pub use recovery::{First, OpenedLog, restore, restore_messages};
 pub use republish::{ParkedFrom, parked_from, write_parked_properties, write_unparked_properties};

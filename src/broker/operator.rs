@@ -30,7 +30,7 @@ use leveret_storage::faults::check_deletable;
 use super::access::{Resource, Right, VHOST_METADATA_BYTES_MAX, VhostChange};
 use super::definitions::{DeleteIf, NewQueue, QueueDeclaration};
 use super::job::{Job, Sweep};
-use super::parameters::{ParameterCheck, ParameterName, ParameterNeeds, Setter, SetterRole};
+use super::parameters::{ParameterName, ParameterNeeds, Setter, SetterRole};
 use super::republish::{Firehose, TracedName};
 use super::{Broker, Context, arguments};
 use crate::operator_fault::{OperatorFault, check_changeable, check_definition_space, check_name};
@@ -566,11 +566,6 @@ impl Broker {
         Ok(cx.pending_writes.last_entry_batch())
     }
 
-    /// Sets the function that checks whether a component accepts a parameter's value.
-    pub fn set_parameter_check(&mut self, check: ParameterCheck) {
-        self.parameters.set_check(check);
-    }
-
     /// Sets the maximum number of shovels, and the memory that each takes in bytes. Existing shovels stay even if there are
     /// more.
     pub const fn set_shovel_places(&mut self, shovels_max: usize, bytes_each: usize) {
@@ -584,20 +579,19 @@ impl Broker {
 
     /// Creates a parameter, or changes the value of an existing one. Returns the batch of the change.
     ///
-    /// `user` is the user that sets it, or `None` for the operator on this machine. A user needs permissions
-    /// in the virtual host to which the component will connect.
+    /// The caller has checked the value, and passes its requirements; `None` for a global parameter. `user` is the user that
+    /// sets it, or `None` for the operator on this machine. A user needs permissions in the virtual host to which the component
+    /// will connect.
     ///
     /// # Errors
-    /// There is no such virtual host or component, the component does not accept the value, or there is no
-    /// capacity.
+    /// There is no such virtual host, the user does not fulfil the requirements, or there is no capacity.
     pub fn set_parameter(
         &mut self,
         pending_writes: &mut PendingWrites,
         view: &Parameter<&str, &[u8]>,
+        needs: Option<&ParameterNeeds>,
         user: Option<&str>,
     ) -> Result<Batch, OperatorFault> {
-        // As in RabbitMQ, an error in the value is reported before a missing virtual host.
-        let needs = self.parameters.check_value(view)?;
         let vhost = view.vhost.map(|name| self.access.require_vhost(name)).transpose()?;
         let may_connect = |needs: &ParameterNeeds| {
             let may_enter = user.is_none_or(|user| self.access.has_permission(user, &needs.vhost));
@@ -608,8 +602,8 @@ impl Broker {
             Some(user) if self.access.is_administrator(user) => SetterRole::Administrator(user),
             Some(user) => SetterRole::User(user),
         };
-        let setter = Setter { role, may_connect: needs.as_ref().is_none_or(may_connect) };
-        self.parameters.set(pending_writes, vhost, view, needs.as_ref(), &setter)
+        let setter = Setter { role, may_connect: needs.is_none_or(may_connect) };
+        self.parameters.set(pending_writes, vhost, view, needs, &setter)
     }
 
     /// Deletes a parameter. Returns the batch of the change.

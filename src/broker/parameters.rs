@@ -56,7 +56,6 @@ pub(crate) struct Parameters {
     records: Slab<ParameterRecord>,
     /// Rises whenever a parameter is set, changed or cleared.
     version: u64,
-    check: ParameterCheck,
     /// Maximum number of shovels.
     shovels_max: usize,
     /// Memory that a shovel takes, in bytes.
@@ -64,11 +63,6 @@ pub(crate) struct Parameters {
     /// The memory in which the server starts shovels.
     memory: Memory,
     unplaced: Unplaced,
-}
-
-/// The check before [`Parameters::set_check`] was called: it refuses every value.
-fn refuse_all_values(view: &Parameter<&str, &[u8]>) -> Result<ParameterNeeds, String> {
-    Err(format!("component {} not found", view.component))
 }
 
 impl Parameters {
@@ -94,17 +88,11 @@ impl Parameters {
             records: Slab::in_memory(parameters, memory, Class::Definitions)
                 .with_side_bytes(Self::SIDE_BYTES),
             version: 0,
-            check: refuse_all_values,
             shovels_max: 0,
             shovel_bytes: 0,
             memory: memory.clone(),
             unplaced: Unplaced::new(seed),
         }
-    }
-
-    /// Sets the function that checks whether a component accepts a value.
-    pub(crate) fn set_check(&mut self, check: ParameterCheck) {
-        self.check = check;
     }
 
     /// Sets the maximum number of shovels, and the memory that each takes. Existing shovels stay even if there are more.
@@ -114,20 +102,8 @@ impl Parameters {
 
     // ---- changes
 
-    /// Checks a value and returns its requirements; `None` for a global parameter, which has none.
-    ///
-    /// # Errors
-    /// The component does not accept the value.
-    pub(crate) fn check_value(
-        &self,
-        view: &Parameter<&str, &[u8]>,
-    ) -> Result<Option<ParameterNeeds>, OperatorFault> {
-        let needs = view.vhost.map(|_| (self.check)(view)).transpose();
-        needs.map_err(OperatorFault::Invalid)
-    }
-
     /// Creates a parameter, or changes the value of an existing one. `needs` is the result of
-    /// [`Self::check_value`]. Returns the batch of the change.
+    /// `needs`. Returns the batch of the change.
     ///
     /// # Errors
     /// The setter does not fulfil the requirements, the name or the value is too long, or there is no
@@ -382,11 +358,6 @@ pub const PARAMETER_BYTES_MAX: usize = 2048;
 /// The component whose parameters are shovels: each takes the memory of a bridge.
 pub const SHOVEL: &str = "shovel";
 
-/// Checks whether a component accepts the value of a parameter. Returns the requirements of the value.
-///
-/// The error is the text that RabbitMQ has for it. It does not contain passwords.
-pub type ParameterCheck = fn(&Parameter<&str, &[u8]>) -> Result<ParameterNeeds, String>;
-
 /// The requirements of a parameter's value: what its setter must have.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ParameterNeeds {
@@ -442,14 +413,10 @@ mod tests {
     use leveret_core::command::VhostId;
     use leveret_storage::{LogEntry, PendingWrites};
 
-    /// A component that accepts every value but one, and reserves another for administrators.
-    fn check(parameter: &Parameter<&str, &[u8]>) -> Result<ParameterNeeds, String> {
+    /// The requirements of a component that reserves one value for administrators.
+    fn needs_of(parameter: &Parameter<&str, &[u8]>) -> ParameterNeeds {
         let vhost = parameter.vhost.unwrap_or_default().to_string();
-        match parameter.value {
-            b"0" => Err("0 is not taken".to_string()),
-            b"9" => Ok(ParameterNeeds { vhost, of_administrator: Some("read files") }),
-            _ => Ok(ParameterNeeds { vhost, of_administrator: None }),
-        }
+        ParameterNeeds { vhost, of_administrator: (parameter.value == b"9").then_some("read files") }
     }
 
     /// The operator.
@@ -480,7 +447,6 @@ mod tests {
             let mut pending_writes = PendingWrites::new(16);
             pending_writes.start(1, true, u64::MAX);
             let mut parameters = Parameters::with_capacity(4, &Memory::unlimited(), 7);
-            parameters.set_check(check);
             parameters.set_shovel_places(shovels_max, 0);
             Self { parameters, pending_writes }
         }
@@ -490,7 +456,7 @@ mod tests {
             parameter: Parameter<&str, &[u8]>,
             setter: Setter<'_>,
         ) -> Result<Batch, OperatorFault> {
-            let needs = self.parameters.check_value(&parameter)?;
+            let needs = parameter.vhost.map(|_| needs_of(&parameter));
             let id = parameter.vhost.map(|_| vhost(0));
             self.parameters.set(&mut self.pending_writes, id, &parameter, needs.as_ref(), &setter)
         }
@@ -542,7 +508,6 @@ mod tests {
     #[test]
     fn invalid_values_and_missing_permissions_are_refused() {
         let mut world = ParametersFixture::new(8);
-        assert_eq!(world.set(shovel("s", "0"), OPERATOR), invalid("0 is not taken"));
         assert!(matches!(world.set(shovel("", "1"), OPERATOR), Err(OperatorFault::BadName("parameter", _))));
         assert_eq!(
             world.set(shovel("s", "9"), ANN),

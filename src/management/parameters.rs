@@ -5,16 +5,82 @@
 //! - Its value is shown only in lists of parameters, which demand the tag `policymaker`.
 //! - A change is answered when it is durable.
 
-use leveret_broker::{Broker, OperatorFault, SHOVEL};
+use leveret_broker::{Broker, OperatorFault, ParameterNeeds, SHOVEL};
+use leveret_config::shovels::{self, ShovelEnd};
+use leveret_config::upstream::Upstream;
+use leveret_core::batch::Batch;
 use leveret_core::command::NAME_BYTES_MAX;
 use leveret_core::definition::Parameter;
 use leveret_json::{Fields, Value};
 
 use super::access::{self, changed};
+use super::definitions::table_of;
 use super::http::Status;
 use super::request::Call;
 use super::request::{Answered, bad, bad_request, done, not_found};
 use super::request::{BridgeOrder, RequestContext};
+
+/// Checks the value of a parameter, and returns which permissions it requires; `None` for a global parameter, which
+/// requires none.
+///
+/// Naming files of this machine requires an administrator: the error message could reveal what is there, and the
+/// bridge would use a key found there. So does connecting to this machine itself, because some users may log in only
+/// from here.
+///
+/// # Errors
+/// There is no such component, or it does not accept the value. The text is RabbitMQ's, and contains no passwords.
+pub fn check_parameter(parameter: &Parameter<&str, &[u8]>) -> Result<Option<ParameterNeeds>, OperatorFault> {
+    let Some(vhost) = parameter.vhost else { return Ok(None) };
+    let needs = match parameter.component {
+        SHOVEL => shovel_needs(vhost, parameter.name, parameter.value),
+        other => Err(format!("component {other} not found")),
+    };
+    needs.map(Some).map_err(OperatorFault::Invalid)
+}
+
+fn shovel_needs(vhost: &str, name: &str, value: &[u8]) -> Result<ParameterNeeds, String> {
+    let bridge = shovels::parse(vhost, name, value)?;
+    if bridge.forwards_parked() {
+        return Err(format!(
+            "src-queue {} is the queue in which this shovel parks refused messages",
+            bridge.parked
+        ));
+    }
+    for end in bridge.shovel.iter().flat_map(|shovel| [&shovel.source, &shovel.destination]) {
+        arguments_of(end)?;
+    }
+    let of_administrator = if bridge.tls.ca_file.is_some() || bridge.tls.identity.is_some() {
+        Some("name files of this machine (cacertfile, certfile, keyfile)")
+    } else if bridge.upstream.iter().any(Upstream::is_this_machine) {
+        Some("connect to this machine itself")
+    } else {
+        None
+    };
+    Ok(ParameterNeeds { vhost: bridge.vhost, of_administrator })
+}
+
+/// Returns the arguments with which the queue of an end of a shovel is declared if it does not exist.
+///
+/// # Errors
+/// They are no JSON object that can be arguments.
+pub fn arguments_of(end: &ShovelEnd) -> Result<Vec<u8>, String> {
+    if end.arguments.is_empty() {
+        return Ok(Vec::new());
+    }
+    table_of(&Value::parse(end.arguments.as_bytes())?)
+}
+
+/// Checks and sets a parameter.
+fn set(
+    call: &Call<'_>,
+    context: &mut RequestContext<'_>,
+    parameter: &Parameter<&str, &[u8]>,
+) -> Result<Batch, OperatorFault> {
+    // As in RabbitMQ, an error in the value is reported before a missing virtual host.
+    let needs = check_parameter(parameter)?;
+    let user = call.user.map(|user| &*user.name);
+    context.broker.set_parameter(context.pending_writes, parameter, needs.as_ref(), user)
+}
 
 /// Creates or replaces a parameter of a virtual host, or a global one.
 pub(super) fn put(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered {
@@ -28,8 +94,7 @@ pub(super) fn put(call: &Call<'_>, context: &mut RequestContext<'_>) -> Answered
     let parameter = Parameter { vhost, component, name, value: value.as_bytes() };
     let is_same = |it: &Parameter<&str, &[u8]>| (it.vhost, it.component, it.name) == (vhost, component, name);
     let is_new = !context.broker.views().parameters().any(|view| is_same(&view));
-    let user = call.user.map(|user| &*user.name);
-    access::put(is_new, context.broker.set_parameter(context.pending_writes, &parameter, user))
+    access::put(is_new, set(call, context, &parameter))
 }
 
 /// The global parameter with the name that clients and operators see as that of the cluster.
@@ -59,8 +124,7 @@ pub(super) fn put_cluster_name(call: &Call<'_>, context: &mut RequestContext<'_>
     };
     let value = name.compact().map_err(bad)?;
     let parameter = Parameter { vhost: None, component: "", name: CLUSTER_NAME, value: value.as_bytes() };
-    let user = call.user.map(|user| &*user.name);
-    changed(context.broker.set_parameter(context.pending_writes, &parameter, user))
+    changed(set(call, context, &parameter))
 }
 
 /// Deletes a parameter.

@@ -88,7 +88,6 @@ impl<P: Platform> Engine<P> {
         let limits = setup.limits;
         let connections = limits.connection_records();
         let mut broker = broker;
-        broker.set_parameter_check(bridges::check);
         let common = bridges::Common::new(&setup.process.node, &setup.identity.version, broker.random_u64());
         let bridges = Bridges::new(&limits, common, setup.bridge_sizes, setup.has_shovels);
         // Bridges of the configuration file take their places with `set_bridges`.

@@ -31,6 +31,8 @@ use leveret_core::password::PasswordHash;
 use leveret_json::{Bounds, Value, items};
 use leveret_storage::PendingWrites;
 
+use crate::parameters::check_parameter;
+
 pub use compare::{Comparison, DefinitionComparer, Subject};
 pub use export::{PARTS as EXPORT, VHOST_PARTS as VHOST_EXPORT};
 pub use findings::Findings;
@@ -101,7 +103,8 @@ fn make(broker: &mut Broker, context: &mut Context<'_>, item: &Item) -> Result<A
         }
         Item::Limits(vhost, limits) => broker.access_mut().set_vhost_limits(pending_writes, vhost, *limits),
         Item::Policy(it) => broker.set_policy(context, &it.borrowed()),
-        Item::Parameter(it) => broker.set_parameter(pending_writes, &it.borrowed(), None),
+        Item::Parameter(it) => check_parameter(&it.borrowed())
+            .and_then(|needs| broker.set_parameter(pending_writes, &it.borrowed(), needs.as_ref(), None)),
         Item::Exchange(_) | Item::Queue(_) | Item::Binding(_) => return declare(broker, context, item),
     };
     changed.map(|_| Applied::Done).map_err(|fault| fault.to_string())

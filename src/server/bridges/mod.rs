@@ -56,7 +56,6 @@ use crate::lists::peer_bytes;
 use crate::platform::Platform;
 use crate::state::Shared;
 
-pub(super) use shovels::check;
 pub(super) use traffic::LinkEvent;
 pub(super) use views::ShownBridges;
 

@@ -9,19 +9,18 @@
 //! # Invariants
 //! - Changed parameters take effect in the next turn. A change of one shovel does not affect other bridges.
 //! - A shovel that ends after a number of messages takes no more than that.
-//! - A parameter that [`check`] accepts is accepted by [`parse`] at every start.
+//! - A parameter that [`check_parameter`](leveret_management::parameters::check_parameter) accepts is accepted by [`parse`] at every
+//!   start.
 
 use leveret_amqp::{Table, Value, Writer};
 use leveret_bridge::Request;
-use leveret_broker::{Broker, DeleteIf, ParameterNeeds, SHOVEL};
+use leveret_broker::{Broker, DeleteIf, SHOVEL};
 use leveret_config::bridge::{Bridge as Config, Destination};
 use leveret_config::shovels::parse;
 use leveret_config::shovels::{DeleteAfter, ShovelEnd};
-use leveret_config::upstream::Upstream;
-use leveret_core::definition::Parameter;
 use leveret_core::log_limiter::{LogKind, LogSource};
 use leveret_core::mem::{Class, HeapBytes};
-use leveret_management::definitions::table_of;
+use leveret_management::parameters::arguments_of;
 
 use super::Bridges;
 use super::state::{Bridge, BridgeState, Direction};
@@ -34,43 +33,6 @@ const SHOVEL_NAME_ARGUMENT: &str = "x-shovel";
 const SHOVEL_VHOST_ARGUMENT: &str = "x-shovel-vhost";
 /// Additional bytes for both arguments: two keys, and two names of at most 255 bytes.
 const OWN_ARGUMENTS_BYTES_MAX: usize = 1024;
-
-/// Checks the value of a parameter. Returns which permissions it requires.
-///
-/// Naming files of this machine requires an administrator: the error message could reveal what is there, and the
-/// bridge would use a key found there. So does connecting to this machine itself, because some users may log in only
-/// from here.
-pub(crate) fn check(parameter: &Parameter<&str, &[u8]>) -> Result<ParameterNeeds, String> {
-    if parameter.component != SHOVEL {
-        return Err(format!("component {} not found", parameter.component));
-    }
-    let bridge = parse(parameter.vhost.unwrap_or_default(), parameter.name, parameter.value)?;
-    if bridge.forwards_parked() {
-        return Err(format!(
-            "src-queue {} is the queue in which this shovel parks refused messages",
-            bridge.parked
-        ));
-    }
-    for end in bridge.shovel.iter().flat_map(|shovel| [&shovel.source, &shovel.destination]) {
-        arguments_of(end)?;
-    }
-    let of_administrator = if bridge.tls.ca_file.is_some() || bridge.tls.identity.is_some() {
-        Some("name files of this machine (cacertfile, certfile, keyfile)")
-    } else if bridge.upstream.iter().any(Upstream::is_this_machine) {
-        Some("connect to this machine itself")
-    } else {
-        None
-    };
-    Ok(ParameterNeeds { vhost: bridge.vhost, of_administrator })
-}
-
-/// Returns the arguments with which an end's queue is declared if it does not exist.
-fn arguments_of(end: &ShovelEnd) -> Result<Vec<u8>, String> {
-    if end.arguments.is_empty() {
-        return Ok(Vec::new());
-    }
-    table_of(&leveret_json::Value::parse(end.arguments.as_bytes())?)
-}
 
 impl BridgeState {
     /// Returns the requests that open the channel of a rule at the upstream. If the bridge is configured with `declare`, a

@@ -9,24 +9,17 @@ use crate::support::TestBroker;
 
 const COMPONENT: &str = "shovel";
 
-/// A component's check that accepts every value except one, and needs access to the parameter's virtual host.
-fn check(said: &Parameter<&str, &[u8]>) -> Result<ParameterNeeds, String> {
-    match (said.component, said.value) {
-        (COMPONENT, b"0") => Err("0 is not taken".to_string()),
-        (COMPONENT, _) => {
-            let vhost = said.vhost.unwrap_or_default().to_string();
-            Ok(ParameterNeeds { vhost, of_administrator: None })
-        }
-        (other, _) => Err(format!("component {other} not found")),
-    }
+/// Returns the requirements of a value whose component connects to this virtual host.
+fn needs_of(vhost: &str) -> ParameterNeeds {
+    ParameterNeeds { vhost: vhost.to_string(), of_administrator: None }
 }
 
 fn set(node: &mut TestBroker, vhost: Option<&str>, name: &str, value: &str) -> Result<(), OperatorFault> {
-    node.broker.set_parameter_check(check);
     node.broker.set_shovel_places(8, 0);
     let component = if vhost.is_some() { COMPONENT } else { "" };
     let said = Parameter { vhost, component, name, value: value.as_bytes() };
-    node.broker.set_parameter(context!(node).pending_writes, &said, None).map(drop)
+    let needs = vhost.map(needs_of);
+    node.broker.set_parameter(context!(node).pending_writes, &said, needs.as_ref(), None).map(drop)
 }
 
 fn clear(node: &mut TestBroker, vhost: Option<&str>, name: &str) -> Result<(), OperatorFault> {
@@ -90,7 +83,6 @@ fn setting_the_same_value_again_is_no_change() {
 fn invalid_parameters_are_refused_and_change_nothing() {
     let mut node = TestBroker::with(&Limits { connections_max: 16, parameters_max: 2, ..Limits::default() });
     let invalid = |why: &str| Err(OperatorFault::Invalid(why.to_string()));
-    assert_eq!(set(&mut node, Some("/"), "s", "0"), invalid("0 is not taken"));
     assert!(matches!(set(&mut node, Some("none"), "s", "1"), Err(OperatorFault::NoSuchVhost(_))));
     assert!(matches!(set(&mut node, Some("/"), "", "1"), Err(OperatorFault::BadName(..))));
     let long = "1".repeat(PARAMETER_BYTES_MAX + 1);
@@ -107,10 +99,12 @@ fn invalid_parameters_are_refused_and_change_nothing() {
     set(&mut node, None, "c", "1").expect("there is room again");
     node.broker.set_shovel_places(0, 0);
     let said = Parameter { vhost: Some("/"), component: COMPONENT, name: "s", value: &b"1"[..] };
-    let refused = node.broker.set_parameter(context!(node).pending_writes, &said, None);
+    let needs = needs_of("/");
+    let refused = node.broker.set_parameter(context!(node).pending_writes, &said, Some(&needs), None);
     assert_eq!(refused.map(drop), Err(OperatorFault::TooManyShovels));
     node.broker.set_shovel_places(1, 0);
-    let refused = node.broker.set_parameter(context!(node).pending_writes, &said, Some("nobody"));
+    let refused =
+        node.broker.set_parameter(context!(node).pending_writes, &said, Some(&needs), Some("nobody"));
     assert_eq!(refused.map(drop), invalid("user \"nobody\" may not connect to vhost \"/\""));
 }
 
@@ -118,15 +112,11 @@ fn invalid_parameters_are_refused_and_change_nothing() {
 fn parameters_for_administrators_are_refused_to_other_users() {
     let mut node = TestBroker::new(64);
     node.admit("ann", "/");
-    let picky: leveret_broker::ParameterCheck = |_| {
-        let of_administrator = Some("read files");
-        Ok(ParameterNeeds { vhost: "/".to_string(), of_administrator })
-    };
-    node.broker.set_parameter_check(picky);
+    let needs = ParameterNeeds { of_administrator: Some("read files"), ..needs_of("/") };
     node.broker.set_shovel_places(8, 0);
     let set_as = |node: &mut TestBroker, user| {
         let said = Parameter { vhost: Some("/"), component: COMPONENT, name: "s", value: &b"1"[..] };
-        node.broker.set_parameter(context!(node).pending_writes, &said, user).map(drop)
+        node.broker.set_parameter(context!(node).pending_writes, &said, Some(&needs), user).map(drop)
     };
     let refused = set_as(&mut node, Some("ann"));
     assert_eq!(

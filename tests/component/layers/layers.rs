@@ -37,7 +37,7 @@ const DEPENDS_ON: [(&str, &[&str]); 15] = [
     ("config", &["core", "json"]),
     ("tls", &["config", "core"]),
     ("bridge", &["amqp", "config", "core"]),
-    ("management", &["amqp", "broker", "core", "json", "queues", "storage"]),
+    ("management", &["amqp", "broker", "config", "core", "json", "queues", "storage"]),
     (
         "server",
         &[

@@ -11,6 +11,7 @@ use leveret_config::bridge::Bridge;
 use leveret_core::definition::{Parameter, VhostLimits};
 use leveret_core::limits::Limits;
 use leveret_core::mem::{COMMAND_EXTENTS, Memory};
+use leveret_management::parameters::check_parameter;
 
 use super::bridge::{Far, ack, ask as operator_ask, bodies, bridge, fill, open_for, simulation};
 use super::management::{ANN, GUEST, ask, status};
@@ -46,7 +47,8 @@ fn set_in(simulation: &mut Simulation, vhost: &str, name: &str, value: &str) -> 
     let (broker, context) = simulation.engine.broker_mut();
     let value = value.as_bytes();
     let said = Parameter { vhost: Some(vhost), component: "shovel", name, value };
-    broker.set_parameter(context.pending_writes, &said, None).map(drop)
+    let needs = check_parameter(&said)?;
+    broker.set_parameter(context.pending_writes, &said, needs.as_ref(), None).map(drop)
 }
 
 fn set(simulation: &mut Simulation, value: &str) {
