@@ -102,8 +102,8 @@ impl Parameters {
 
     // ---- changes
 
-    /// Creates a parameter, or changes the value of an existing one. `needs` is the result of
-    /// `needs`. Returns the batch of the change.
+    /// Creates a parameter, or changes the value of an existing one. `needs` are the requirements of the value; `None` for
+    /// a global parameter. Returns the batch of the change.
     ///
     /// # Errors
     /// The setter does not fulfil the requirements, the name or the value is too long, or there is no

@@ -18,7 +18,7 @@ pub(crate) struct Channel {
     /// Tag of the last delivery that was written. An acknowledgement of all deliveries (tag 0, multiple) ends
     /// there.
     pub(crate) last_sent: u64,
-    /// Clients of the channel, including cancelled ones with unsettled deliveries and the records for
+    /// Consumers of the channel, including cancelled ones with unsettled deliveries and the records for
     /// `basic.get`s.
     pub(crate) consumers: List,
     /// The prefetch from `basic.qos` for consumers that are started later; 0 is unlimited.

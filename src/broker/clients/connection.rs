@@ -24,7 +24,7 @@ pub(crate) struct Connection {
     pub(crate) sequence: u64,
     /// The socket can take more output: everything written so far has left.
     pub(crate) writable: bool,
-    /// Clients with credit that are not eligible because the connection takes no more messages.
+    /// Consumers with credit that are not eligible because the connection takes no more messages.
     pub(super) paused: List,
     /// Cancelled consumers for which the client must get a `basic.cancel`.
     pub(super) cancelled: List,

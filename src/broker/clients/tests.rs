@@ -15,7 +15,7 @@ use crate::clients::ChannelState;
 use crate::policy::Policies;
 
 /// Connections, channels and consumers, and the objects that they borrow.
-struct ConsumersFixture {
+struct ClientsFixture {
     clients: Clients,
     queues: Queues,
     quota: Quota,
@@ -30,7 +30,7 @@ fn plain(tag: &str) -> NewConsumer {
     NewConsumer { tag: Name::try_from(tag).unwrap(), priority: 0, no_ack: false, exclusive: false }
 }
 
-impl ConsumersFixture {
+impl ClientsFixture {
     /// Capacity for this many deliveries, and for 1,000 bytes in each outbox.
     fn with_deliveries(unacknowledged_max: u32) -> Self {
         let limits = Limits {
@@ -183,7 +183,7 @@ impl ConsumersFixture {
 
 #[test]
 fn waiting_consumers_have_the_credit_of_their_prefetch() {
-    let mut world = ConsumersFixture::new();
+    let mut world = ClientsFixture::new();
     let (queue, channel) = (world.queue(false, 0), world.channel());
     assert_eq!(world.clients.waiting_credit(&world.queues, &world.quota, queue), 0);
     world.clients.channel_mut(channel).prefetch_count = 2;
@@ -202,7 +202,7 @@ fn waiting_consumers_have_the_credit_of_their_prefetch() {
 
 #[test]
 fn a_prefetch_stops_its_consumer_until_something_is_settled() {
-    let mut world = ConsumersFixture::new();
+    let mut world = ClientsFixture::new();
     let (queue, channel) = (world.queue(false, 5), world.channel());
     world.clients.channel_mut(channel).prefetch_count = 2;
     let consumer = world.start(channel, queue, plain("a"));
@@ -219,7 +219,7 @@ fn a_prefetch_stops_its_consumer_until_something_is_settled() {
 
 #[test]
 fn a_consumer_is_skipped_while_its_socket_is_not_writable() {
-    let mut world = ConsumersFixture::new();
+    let mut world = ClientsFixture::new();
     let queue = world.queue(false, 3);
     let [slow, fast] = [(); 2].map(|()| world.channel());
     world.start(slow, queue, plain("slow"));
@@ -236,7 +236,7 @@ fn a_consumer_is_skipped_while_its_socket_is_not_writable() {
 
 #[test]
 fn an_outbox_is_limited_to_its_budget() {
-    let mut world = ConsumersFixture::with_deliveries(200);
+    let mut world = ClientsFixture::with_deliveries(200);
     let (queue, channel) = (world.queue(false, 50), world.channel());
     world.start(channel, queue, plain("a"));
     let connection = world.clients.connection_of(channel);
@@ -252,7 +252,7 @@ fn an_outbox_is_limited_to_its_budget() {
 
 #[test]
 fn a_connection_over_its_delivery_share_waits_for_a_settlement() {
-    let mut world = ConsumersFixture::with_deliveries(8);
+    let mut world = ClientsFixture::with_deliveries(8);
     let queue = world.queue(false, 8);
     let [one, two] = [(); 2].map(|()| world.channel());
     world.clients.channel_mut(two).prefetch_count = 2;
@@ -272,7 +272,7 @@ fn a_connection_over_its_delivery_share_waits_for_a_settlement() {
 
 #[test]
 fn a_consumer_continues_whose_share_was_used_up_while_its_output_was_full() {
-    let mut world = ConsumersFixture::with_deliveries(50);
+    let mut world = ClientsFixture::with_deliveries(50);
     let (queue, channel) = (world.queue(false, 30), world.channel());
     let (other_queue, other) = (world.queue(false, 30), world.channel());
     world.start(channel, queue, plain("a"));
@@ -293,7 +293,7 @@ fn a_consumer_continues_whose_share_was_used_up_while_its_output_was_full() {
 
 #[test]
 fn the_single_active_consumer_is_followed_by_the_highest_priority() {
-    let mut world = ConsumersFixture::new();
+    let mut world = ClientsFixture::new();
     let (queue, channel) = (world.queue(true, 2), world.channel());
     let active = world.start(channel, queue, plain("active"));
     let low = world.start(channel, queue, NewConsumer { priority: -1, ..plain("low") });
@@ -315,7 +315,7 @@ fn the_single_active_consumer_is_followed_by_the_highest_priority() {
 
 #[test]
 fn a_tag_is_settled_once_and_only_when_its_delivery_was_written() {
-    let mut world = ConsumersFixture::new();
+    let mut world = ClientsFixture::new();
     let (queue, channel) = (world.queue(false, 3), world.channel());
     let other = world.channel();
     world.start(channel, queue, plain("a"));
@@ -337,13 +337,13 @@ fn a_tag_is_settled_once_and_only_when_its_delivery_was_written() {
 
 #[test]
 fn a_reply_follows_earlier_deliveries_of_its_channel() {
-    let mut world = ConsumersFixture::new();
+    let mut world = ClientsFixture::new();
     let (queue, channel) = (world.queue(false, 2), world.channel());
     let connection = world.clients.connection_of(channel);
     let other = world.another_channel(connection);
     world.start(channel, queue, plain("a"));
     world.deliver_all(queue);
-    let order = |world: &ConsumersFixture, channel| world.clients.reply_order(connection, Some(channel));
+    let order = |world: &ClientsFixture, channel| world.clients.reply_order(connection, Some(channel));
     assert_eq!((order(&world, channel), order(&world, other)), (2, 0));
     world.written(channel);
     assert_eq!(order(&world, channel), 0);
@@ -353,7 +353,7 @@ fn a_reply_follows_earlier_deliveries_of_its_channel() {
 
 #[test]
 fn a_consumer_is_found_by_its_tag_on_its_channel_until_it_ends() {
-    let mut world = ConsumersFixture::new();
+    let mut world = ClientsFixture::new();
     let queue = world.queue(false, 0);
     let [one, two] = [(); 2].map(|()| world.channel());
     let consumers = [one, two].map(|channel| world.start(channel, queue, plain("same")));
@@ -366,7 +366,7 @@ fn a_consumer_is_found_by_its_tag_on_its_channel_until_it_ends() {
 
 #[test]
 fn records_are_freed_only_when_everything_is_requeued() {
-    let mut world = ConsumersFixture::new();
+    let mut world = ClientsFixture::new();
     let (queue, channel) = (world.queue(false, 1), world.channel());
     let connection = world.clients.connection_of(channel);
     let consumer = world.start(channel, queue, plain("a"));
@@ -407,7 +407,7 @@ fn records_are_freed_only_when_everything_is_requeued() {
 
 #[test]
 fn a_client_is_notified_of_each_consumer_cancelled_by_the_broker() {
-    let mut world = ConsumersFixture::new();
+    let mut world = ClientsFixture::new();
     let (queue, channel) = (world.queue(false, 0), world.channel());
     let connection = world.clients.connection_of(channel);
     let [one, two] = ["one", "two"].map(|tag| world.start(channel, queue, plain(tag)));
@@ -429,7 +429,7 @@ fn a_client_is_notified_of_each_consumer_cancelled_by_the_broker() {
 
 #[test]
 fn a_queue_waits_for_messages_being_requeued() {
-    let mut world = ConsumersFixture::new();
+    let mut world = ClientsFixture::new();
     let (queue, channel) = (world.queue(false, 2), world.channel());
     let consumer = world.start(channel, queue, plain("a"));
     world.deliver(queue).unwrap();
@@ -444,7 +444,7 @@ fn a_queue_waits_for_messages_being_requeued() {
 
 #[test]
 fn a_connection_is_closed_by_force_once_with_the_first_reason() {
-    let mut world = ConsumersFixture::new();
+    let mut world = ClientsFixture::new();
     let connections = [(); 2].map(|()| world.channel()).map(|c| world.clients.connection_of(c));
     world.clients.force_close(connections[1], super::forced("first"));
     world.clients.force_close_all("second", |_| true);
