@@ -416,27 +416,21 @@ fn tables<L: Default + super::file::Section, T>(
     list.iter().map(one).collect()
 }
 
-/// Converts the keys of a bridge, with the rules below it.
-#[cold]
-fn bridge(value: &Value<'_>, keys: BridgeLayer) -> Result<Bridge, ParseError> {
+/// Checks that a bridge has rules, and the keys that need nothing else to be checked.
+fn check_keys(value: &Value<'_>, keys: &BridgeLayer) -> Result<(), ParseError> {
     let wrong = |why: &str| ParseError::at(value, why);
-    let name = keys.name.ok_or_else(|| wrong("a bridge needs a name"))?.0;
-    let upstream =
-        keys.upstream.ok_or_else(|| wrong("a bridge needs upstream, the address it connects to"))?;
     let [forward, fetch] =
-        [keys.forward, keys.fetch].map(|rules| rules.map_or_else(Vec::new, |rules| rules.0));
+        [&keys.forward, &keys.fetch].map(|rules| rules.as_ref().map_or(&[][..], |rules| &rules.0));
     if forward.is_empty() && fetch.is_empty() {
         return Err(wrong("a bridge needs at least one [[bridge.forward]] or [[bridge.fetch]]"));
     }
-    let window = keys.window.map_or(WINDOW_DEFAULT, |count| count.0);
-    if !(1..=WINDOW_MAX).contains(&window) {
+    if keys.window.as_ref().is_some_and(|window| !(1..=WINDOW_MAX).contains(&window.0)) {
         return Err(wrong(&format!("window must be 1 to {WINDOW_MAX}")));
     }
     if keys.password.is_some() && keys.password_file.is_some() {
         return Err(wrong("set either password or password_file, not both"));
     }
-    let day_bytes_max = keys.day_bytes_max.map(|bytes| bytes.0);
-    if day_bytes_max == Some(0) {
+    if keys.day_bytes_max.as_ref().is_some_and(|bytes| bytes.0 == 0) {
         return Err(wrong(
             "day_bytes_max must be more than 0: leave it out for no budget, or pause the bridge",
         ));
@@ -446,6 +440,62 @@ fn bridge(value: &Value<'_>, keys: BridgeLayer) -> Result<Bridge, ParseError> {
             "refused = \"reject\" is only for [[bridge.fetch]]: write \"park\" or \"wait\" in [[bridge.forward]]",
         ));
     }
+    Ok(())
+}
+
+/// The keys of a bridge for TLS.
+struct UpstreamTlsKeys {
+    ca_file: Option<PathBuf>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    server_name: Option<Name>,
+    certificate_sha256: Option<Sha256>,
+}
+
+impl UpstreamTlsKeys {
+    /// Returns the settings. `with_tls`: an address of the upstream uses TLS.
+    ///
+    /// # Errors
+    /// Keys exclude or require each other, or TLS.
+    fn validate(self, value: &Value<'_>, with_tls: bool) -> Result<UpstreamTls, ParseError> {
+        let Self { ca_file, certificate, key, server_name, certificate_sha256 } = self;
+        let wrong = |why: &str| ParseError::at(value, why);
+        let identity = match (certificate, key) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            _ => return Err(wrong("certificate and key belong together: set both, or neither")),
+        };
+        let server_name = server_name.map(|name| name.0);
+        if server_name.as_ref().is_some_and(|name| !is_host_name(name)) {
+            return Err(wrong(
+                "server_name must be the host name or address that the upstream's certificate contains",
+            ));
+        }
+        if ca_file.is_some() && certificate_sha256.is_some() {
+            return Err(wrong(
+                "set either ca_file or server_certificate_sha256, not both: with the latter the issuer is not checked",
+            ));
+        }
+        let tls = UpstreamTls { ca_file, identity, server_name, certificate_sha256 };
+        if !with_tls && tls != UpstreamTls::default() {
+            return Err(wrong(
+                "ca_file, certificate, key, server_name and server_certificate_sha256 require an address with amqps://",
+            ));
+        }
+        Ok(tls)
+    }
+}
+
+/// Converts the keys of a bridge, with the rules below it.
+#[cold]
+fn bridge(value: &Value<'_>, mut keys: BridgeLayer) -> Result<Bridge, ParseError> {
+    let wrong = |why: &str| ParseError::at(value, why);
+    let name = keys.name.take().ok_or_else(|| wrong("a bridge needs a name"))?.0;
+    let upstream =
+        keys.upstream.take().ok_or_else(|| wrong("a bridge needs upstream, the address it connects to"))?;
+    check_keys(value, &keys)?;
+    let [forward, fetch] =
+        [keys.forward, keys.fetch].map(|rules| rules.map_or_else(Vec::new, |rules| rules.0));
     let on_demand = OnDemandKeys {
         link: keys.link,
         messages: keys.connect_messages,
@@ -461,30 +511,15 @@ fn bridge(value: &Value<'_>, keys: BridgeLayer) -> Result<Bridge, ParseError> {
              link = \"on_demand\", set connect_interval or connect_at",
         ));
     }
-    let identity = match (keys.certificate, keys.key) {
-        (Some(certificate), Some(key)) => Some((certificate, key)),
-        (None, None) => None,
-        _ => return Err(wrong("certificate and key belong together: set both, or neither")),
+    let tls = UpstreamTlsKeys {
+        ca_file: keys.ca_file,
+        certificate: keys.certificate,
+        key: keys.key,
+        server_name: keys.server_name,
+        certificate_sha256: keys.server_certificate_sha256,
     };
-    let server_name = keys.server_name.map(|name| name.0);
-    if server_name.as_ref().is_some_and(|name| !is_host_name(name)) {
-        return Err(wrong(
-            "server_name must be the host name or address that the upstream's certificate contains",
-        ));
-    }
-    if keys.ca_file.is_some() && keys.server_certificate_sha256.is_some() {
-        return Err(wrong(
-            "set either ca_file or server_certificate_sha256, not both: with the latter the issuer is not checked",
-        ));
-    }
-    let certificate_sha256 = keys.server_certificate_sha256;
-    let tls = UpstreamTls { ca_file: keys.ca_file, identity, server_name, certificate_sha256 };
     let with_tls = upstream.0.iter().any(|address| address.with_tls);
-    if !with_tls && tls != UpstreamTls::default() {
-        return Err(wrong(
-            "ca_file, certificate, key, server_name and server_certificate_sha256 require an address with amqps://",
-        ));
-    }
+    let tls = tls.validate(value, with_tls)?;
     let bridge = Bridge {
         tls,
         shovel: None,
@@ -494,12 +529,12 @@ fn bridge(value: &Value<'_>, keys: BridgeLayer) -> Result<Bridge, ParseError> {
         password_file: keys.password_file,
         forward,
         fetch,
-        window,
+        window: keys.window.map_or(WINDOW_DEFAULT, |count| count.0),
         heartbeat_s: keys.heartbeat.map_or(HEARTBEAT_S_DEFAULT, |time| time.0),
         reconnect_max_ms: keys.reconnect_max.map_or(RECONNECT_MAX_MS_DEFAULT, |time| time.0).max(1_000),
         confirm_timeout_ms: keys.confirm_timeout.map_or(CONFIRM_TIMEOUT_MS_DEFAULT, |time| time.0).max(1_000),
         drain_rate: keys.drain_rate,
-        day_bytes_max,
+        day_bytes_max: keys.day_bytes_max.map(|bytes| bytes.0),
         outage_days_min: keys.outage_days_min.map(|days| days.0),
         on_demand,
         message_size_max: keys.message_size_max.map_or(MESSAGE_BYTES_MAX_DEFAULT, |bytes| bytes.0),
@@ -509,9 +544,15 @@ fn bridge(value: &Value<'_>, keys: BridgeLayer) -> Result<Bridge, ParseError> {
         park_retry_ms: keys.park_retry.map(|time| time.0.max(1_000)),
         name,
     };
+    check_parked(value, &bridge)?;
+    Ok(bridge)
+}
+
+fn check_parked(value: &Value<'_>, bridge: &Bridge) -> Result<(), ParseError> {
     match bridge.forwards_parked() {
-        false => Ok(bridge),
-        true => Err(wrong(
+        false => Ok(()),
+        true => Err(ParseError::at(
+            value,
             "the queue in `parked` must not be forwarded, because refused messages would circulate: name another \
              queue in `parked`, or write refused = \"wait\" in the rule that forwards it",
         )),

@@ -190,7 +190,7 @@ fn run_without_store(
 
 fn log_report(report: &Report, directory: &Path) {
     if report.is_full {
-        log_file_system_full(false, true);
+        log_file_system_full();
     }
     if report.is_new {
         log::info!("{}: a new store", directory.display());

@@ -73,12 +73,7 @@ impl EventLoop {
             waiting_sockets_max,
             listeners: amqp.iter().map(|listener| listener.with_tls).collect(),
             mqtt_listeners: mqtt.iter().map(|listener| listener.with_tls).collect(),
-            mqtt: MqttSettings {
-                anonymous_user: config.mqtt_anonymous_user.clone(),
-                vhost: config.mqtt_vhost.clone(),
-                content_type: config.mqtt_content_type.clone(),
-                sys_interval_ms: u64::from(config.mqtt_sys_interval_s) * 1000,
-            },
+            mqtt: mqtt_settings(&config),
             tls_session_bytes: sizes.tls_session_bytes,
             has_shovels: config.shovels,
             bridge_sizes: BridgeSizes {
@@ -226,6 +221,15 @@ fn node_name(config: &Config) -> String {
 
 fn machine_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase()
+}
+
+fn mqtt_settings(config: &Config) -> MqttSettings {
+    MqttSettings {
+        anonymous_user: config.mqtt_anonymous_user.clone(),
+        vhost: config.mqtt_vhost.clone(),
+        content_type: config.mqtt_content_type.clone(),
+        sys_interval_ms: u64::from(config.mqtt_sys_interval_s) * 1000,
+    }
 }
 
 fn process(config: &Config, listeners: &[Listener], management: &[Listener]) -> Process {

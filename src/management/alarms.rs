@@ -60,9 +60,43 @@ pub(super) fn show(_: &Call<'_>, context: &RequestContext<'_>) -> Answer {
 /// Returns the texts of the alarms. Each begins with the alarm's name.
 pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'static, str>, ALARMS_MAX> {
     let pending_writes = &*context.pending_writes;
-    let is_writable = pending_writes.mode() == leveret_storage::Mode::On;
+    let waiters =
+        context.process.waiters.iter().copied().filter(|waiters| !ends_with_compaction(context, waiters));
+    let is_awaited = |shortage| waiters.clone().any(|waiters| waiters.shortage == shortage);
+    let expected = shortage_of_store(context).filter(|shortage| !is_awaited(*shortage));
+    let moved = context.broker.views().shortage_for_moved(pending_writes, context.messages);
+    let moved = moved.filter(|shortage| !is_awaited(*shortage));
+    let shortages = expected.into_iter().chain(moved).map(WaitingPublishers::none_for).chain(waiters.clone());
+    let awaited_shortages = shortages.map(|waiters| {
+        let views = context.broker.views();
+        let facts = context.process.disk_facts();
+        Cow::from(views.explain(pending_writes, context.messages, waiters, facts).to_string())
+    });
+    let held = states(context).into_iter().filter(|(holds, _)| *holds).map(|(_, words)| Cow::from(words));
+    let damage = damage(context);
+    damage
+        .into_iter()
+        .chain(held)
+        .chain(awaited_shortages)
+        .chain(Wear::alarm(context.process))
+        .chain(parked(context))
+        .chain(kept_upstream(context))
+        .chain(held_rules(context))
+        .chain(over_budget(context))
+        .chain(Outage::alarm(context.bridges, context.broker))
+        .chain(sessions(context))
+        .chain(slow_client(context))
+        .chain(connections(context))
+        .chain(subscriptions(context))
+        .chain(retained(context))
+        .collect()
+}
+
+/// Returns the alarms that are states of the broker, and whether each is in effect.
+fn states(context: &RequestContext<'_>) -> [(bool, &'static str); STATES] {
+    let is_writable = context.pending_writes.mode() == leveret_storage::Mode::On;
     let has_doubt = context.broker.access().doubtful_access_reason().is_some();
-    let states: [(bool, &str); STATES] = [
+    [
         (
             has_doubt && is_writable,
             "access: users and permissions in the store may be wrong, so all logins are refused; correct them, \
@@ -103,37 +137,7 @@ pub(super) fn which_alarms(context: &RequestContext<'_>) -> heapless::Vec<Cow<'s
             "definitions: the file of load_definitions is missing or damaged, so its definitions were not applied \
              at this start; the log has the reason; correct the file and restart the broker",
         ),
-    ];
-    let waiters =
-        context.process.waiters.iter().copied().filter(|waiters| !ends_with_compaction(context, waiters));
-    let is_awaited = |shortage| waiters.clone().any(|waiters| waiters.shortage == shortage);
-    let expected = shortage_of_store(context).filter(|shortage| !is_awaited(*shortage));
-    let moved = context.broker.views().shortage_for_moved(pending_writes, context.messages);
-    let moved = moved.filter(|shortage| !is_awaited(*shortage));
-    let shortages = expected.into_iter().chain(moved).map(WaitingPublishers::none_for).chain(waiters.clone());
-    let awaited_shortages = shortages.map(|waiters| {
-        let views = context.broker.views();
-        let facts = context.process.disk_facts();
-        Cow::from(views.explain(pending_writes, context.messages, waiters, facts).to_string())
-    });
-    let held = states.into_iter().filter(|(holds, _)| *holds).map(|(_, words)| Cow::from(words));
-    let damage = damage(context);
-    damage
-        .into_iter()
-        .chain(held)
-        .chain(awaited_shortages)
-        .chain(Wear::alarm(context.process))
-        .chain(parked(context))
-        .chain(kept_upstream(context))
-        .chain(held_rules(context))
-        .chain(over_budget(context))
-        .chain(Outage::alarm(context.bridges, context.broker))
-        .chain(sessions(context))
-        .chain(slow_client(context))
-        .chain(connections(context))
-        .chain(subscriptions(context))
-        .chain(retained(context))
-        .collect()
+    ]
 }
 
 /// Returns the alarm about parts of the store that could not be read and that no operator has acknowledged.

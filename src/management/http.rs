@@ -42,6 +42,19 @@ pub enum Verb {
     Delete,
 }
 
+impl Verb {
+    fn of(method: &str) -> Self {
+        match method {
+            "GET" | "HEAD" => Self::Get,
+            "PUT" => Self::Put,
+            "POST" => Self::Post,
+            "DELETE" => Self::Delete,
+            "OPTIONS" => Self::Options,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// Whether the object to change must exist.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Condition {
@@ -261,14 +274,10 @@ pub fn parse(bytes: &[u8], bytes_max: usize, decoded: Option<DecodedBody>) -> Pa
     let (Some(method), Some(target), Some(version)) = (head.method, head.path, head.version) else {
         return Parsed::Refused(Status::BadRequest);
     };
-    let known = match KnownHeaders::of(head.headers) {
+    let known = match KnownHeaders::of_head(head.headers, &bytes[..head_len]) {
         Ok(known) => known,
         Err(status) => return Parsed::Refused(status),
     };
-    // RFC 9112 permits LF alone as a line end. A parser that takes it for a part of a value would see another body.
-    if (known.body_len > 0 || known.is_chunked) && has_bare_line_feed(&bytes[..head_len]) {
-        return Parsed::Refused(Status::BadRequest);
-    }
     let expects_continue = known.expects_continue;
     let (end, body_bytes) = match (known.is_chunked, decoded) {
         // HTTP/1.0 has no chunked bodies, so a proxy may not have seen this one's end.
@@ -284,14 +293,7 @@ pub fn parse(bytes: &[u8], bytes_max: usize, decoded: Option<DecodedBody>) -> Pa
     let Some(body) = bytes.get(head_len..end) else {
         return Parsed::NeedBody { end, expects_continue };
     };
-    let verb = match method {
-        "GET" | "HEAD" => Verb::Get,
-        "PUT" => Verb::Put,
-        "POST" => Verb::Post,
-        "DELETE" => Verb::Delete,
-        "OPTIONS" => Verb::Options,
-        _ => Verb::Other,
-    };
+    let verb = Verb::of(method);
     let Some((host, target)) = split_target(target) else { return Parsed::Refused(Status::BadRequest) };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let Some(segments) = segments(path) else { return Parsed::Refused(Status::BadRequest) };
@@ -337,27 +339,15 @@ struct KnownHeaders<'a> {
 impl<'a> KnownHeaders<'a> {
     fn of(headers: &[httparse::Header<'a>]) -> Result<Self, Status> {
         let mut known = Self::default();
-        let mut has_length = false;
+        let mut length = None;
         for header in headers {
             // Other characters that Unicode calls white space are part of a value.
             let value = core::str::from_utf8(header.value).unwrap_or("").trim_matches(BLANKS);
             match header.name {
                 name if name.eq_ignore_ascii_case("content-length") => {
-                    // Different parsers would interpret two lengths, or a sign before one, differently.
-                    let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-                    if core::mem::replace(&mut has_length, true) || !is_number {
-                        return Err(Status::BadRequest);
-                    }
-                    known.body_len = value.parse().map_err(|_| Status::TooLarge)?;
+                    note_content_length(&mut length, value)?;
                 }
-                name if name.eq_ignore_ascii_case("transfer-encoding") => {
-                    if !value.eq_ignore_ascii_case("chunked") {
-                        return Err(Status::NotImplemented);
-                    }
-                    if core::mem::replace(&mut known.is_chunked, true) {
-                        return Err(Status::BadRequest);
-                    }
-                }
+                name if name.eq_ignore_ascii_case("transfer-encoding") => known.note_encoding(value)?,
                 name if name.eq_ignore_ascii_case("x-reason") => known.reason = Some(value),
                 name if name.eq_ignore_ascii_case("if-match") => known.condition = Condition::Exists,
                 name if name.eq_ignore_ascii_case("if-none-match") => {
@@ -400,10 +390,31 @@ impl<'a> KnownHeaders<'a> {
             }
         }
         // Different parsers would prefer one length or the other.
-        if known.is_chunked && has_length {
+        if known.is_chunked && length.is_some() {
+            return Err(Status::BadRequest);
+        }
+        known.body_len = length.unwrap_or(0);
+        Ok(known)
+    }
+
+    /// Returns the headers of a request, like [`Self::of`]. `head` is everything before the body.
+    fn of_head(headers: &[httparse::Header<'a>], head: &[u8]) -> Result<Self, Status> {
+        let known = Self::of(headers)?;
+        // RFC 9112 permits LF alone as a line end. A parser that takes it for a part of a value would see another body.
+        if (known.body_len > 0 || known.is_chunked) && has_bare_line_feed(head) {
             return Err(Status::BadRequest);
         }
         Ok(known)
+    }
+
+    fn note_encoding(&mut self, value: &str) -> Result<(), Status> {
+        if !value.eq_ignore_ascii_case("chunked") {
+            return Err(Status::NotImplemented);
+        }
+        match core::mem::replace(&mut self.is_chunked, true) {
+            true => Err(Status::BadRequest),
+            false => Ok(()),
+        }
     }
 }
 
@@ -420,6 +431,16 @@ fn has_bare_line_feed(head: &[u8]) -> bool {
 /// Returns whether a list contains this word.
 fn has_word(list: &str, word: &str) -> bool {
     list.split(',').any(|other| other.trim_matches(BLANKS).eq_ignore_ascii_case(word))
+}
+
+fn note_content_length(length: &mut Option<usize>, value: &str) -> Result<(), Status> {
+    // Different parsers would interpret two lengths, or a sign before one, differently.
+    let is_number = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    if length.is_some() || !is_number {
+        return Err(Status::BadRequest);
+    }
+    *length = Some(value.parse().map_err(|_| Status::TooLarge)?);
+    Ok(())
 }
 
 /// Stores the value of a header that may occur once. If it occurred twice, another parser might read the other value

@@ -107,11 +107,11 @@ impl Upload for Import {
                 && let Some((begin, end)) = found.file
             {
                 (self.form, self.redirect) = (None, found.redirect);
-                self.reader = Some(self.reader_of((begin as u64, Some(end as u64))));
+                self.reader = Some(self.reader_of(begin as u64, Some(end as u64)));
             }
             return Ok(None);
         }
-        let mut reader = self.reader.take().unwrap_or_else(|| self.reader_of((0, None)));
+        let mut reader = self.reader.take().unwrap_or_else(|| self.reader_of(0, None));
         let (mut objects, mut bytes) = (0, 0);
         while objects < OBJECTS_PER_STEP && bytes < BYTES_PER_STEP {
             let file = &self.file;
@@ -151,9 +151,9 @@ impl Upload for Import {
 }
 
 impl Import {
-    /// Creates the reader of the file, which is at these positions of the body.
-    fn reader_of(&self, place: (u64, Option<u64>)) -> DefinitionReader {
-        DefinitionReader::new(place, self.vhost.is_some(), OBJECT_BYTES_MAX)
+    /// Creates the reader of the file, which is from `begin` to `end` in the body.
+    fn reader_of(&self, begin: u64, end: Option<u64>) -> DefinitionReader {
+        DefinitionReader::new(begin, end, self.vhost.is_some(), OBJECT_BYTES_MAX)
     }
 
     /// Returns the answer that names the refused objects. The others are durable before it is sent.
@@ -182,7 +182,7 @@ impl Import {
             (Err(ItemError::Unsupported(_)), None) => Ok(()),
             (Err(ItemError::Bad(why)), Some(dry_run)) => {
                 let name = Fields::of(object).ok().and_then(|mut fields| fields.text("name").ok());
-                dry_run.skipped.add((section, None, &name.unwrap_or_default()), Some(&why));
+                dry_run.skipped.add(section, None, &name.unwrap_or_default(), Some(&why));
                 Ok(())
             }
             (Ok(item), Some(dry_run)) => {
@@ -190,7 +190,7 @@ impl Import {
                 Ok(())
             }
             (Err(ItemError::Unsupported(what)), Some(dry_run)) => {
-                dry_run.skipped.add((section, None, &what), Some("not supported by this broker"));
+                dry_run.skipped.add(section, None, &what, Some("not supported by this broker"));
                 Ok(())
             }
         }
@@ -220,7 +220,7 @@ struct NamedObjects {
 }
 
 impl NamedObjects {
-    fn add(&mut self, (kind, vhost, name): (&str, Option<&str>, &str), reason: Option<&str>) {
+    fn add(&mut self, kind: &str, vhost: Option<&str>, name: &str, reason: Option<&str>) {
         self.count += 1;
         if self.named_count == NAMED_MAX {
             return;
@@ -261,12 +261,12 @@ impl DryRun {
         let (broker, mut context) = context.broker();
         let comparison = self.comparer.compare(broker, &mut context, item);
         let Subject { kind, vhost, name } = Subject::of(item);
-        let subject = (kind, vhost.as_deref(), name.as_str());
+        let vhost = vhost.as_deref();
         match comparison {
-            Comparison::New => self.new.add(subject, None),
+            Comparison::New => self.new.add(kind, vhost, &name, None),
             Comparison::Same => self.same_count += 1,
-            Comparison::Different(reason) => self.different.add(subject, Some(reason)),
-            Comparison::Impossible(why) => self.skipped.add(subject, Some(&why)),
+            Comparison::Different(reason) => self.different.add(kind, vhost, &name, Some(reason)),
+            Comparison::Impossible(why) => self.skipped.add(kind, vhost, &name, Some(&why)),
         }
     }
 

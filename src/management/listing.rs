@@ -136,7 +136,7 @@ impl Listing {
             if self.place >= (part.places)(context) {
                 (self.part, self.place) = (self.part + 1, 0);
             } else if let Some(probe) = part.probe {
-                work += ordered.take(probe, &self.filter, context, (self.part, self.place))?;
+                work += ordered.take(probe, &self.filter, context, self.part, self.place)?;
                 self.place += 1;
             } else {
                 self.place += 1;
@@ -778,7 +778,8 @@ impl Ordered {
         probe: RowProbe,
         filter: &Filter,
         context: ReadContext<'_>,
-        (part, place): (usize, usize),
+        part: usize,
+        place: usize,
     ) -> Result<usize, PageError> {
         let mut cell = Vec::new();
         if !(probe.cell)(filter, context, place, &self.sort, &mut cell) {

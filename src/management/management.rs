@@ -21,7 +21,7 @@ use super::messages::{self, BrowseAnswer};
 use super::node::{self, churn, exchange_types};
 use super::parameters;
 use super::request::RequestContext;
-use super::request::{Answer, Answered, Call, bad_request, body, done, not_found, refusal};
+use super::request::{Answer, Answered, Call, User, bad_request, body, done, not_found, refusal};
 use super::samples::{Ranges, Total};
 
 /// The requests besides RabbitMQ's paths. The web page shows only what is in this list.
@@ -251,26 +251,8 @@ fn write_overview(json: &mut Json<'_>, call: &Call<'_>, context: &RequestContext
         ("queues", count::<Queues>(context, &seen)),
     ];
     nested(json, &totals);
-    let (ready, unacknowledged) = queue_totals(context, |vhost| {
-        user.is_monitor || context.broker.access().has_permission(&user.name, vhost)
-    });
     json.name("queue_totals", &mut is_first);
-    let totals = [
-        ("messages", ready + unacknowledged),
-        ("messages_ready", ready),
-        ("messages_unacknowledged", unacknowledged),
-    ];
-    json.raw(b"{");
-    let mut is_first_total = true;
-    numbers(json, &mut is_first_total, &totals);
-    if user.is_monitor {
-        let both = [Total::MessagesReady, Total::MessagesUnacknowledged];
-        for (name, sum) in [("", &both[..]), ("_ready", &both[..1]), ("_unacknowledged", &both[1..])] {
-            json.name(&format!("messages{name}_details"), &mut is_first_total);
-            context.samples.sum(json, sum, ranges.lengths);
-        }
-    }
-    json.raw(b"}");
+    write_queue_totals(json, context, user, ranges);
     if user.is_monitor {
         json.name("churn_rates", &mut is_first);
         churn_rates(json, context);
@@ -286,6 +268,28 @@ fn write_overview(json: &mut Json<'_>, call: &Call<'_>, context: &RequestContext
     contexts(json, context);
     json.name("alarms", &mut is_first);
     json.texts(which_alarms(context));
+    json.raw(b"}");
+}
+
+fn write_queue_totals(json: &mut Json<'_>, context: &RequestContext<'_>, user: &User, ranges: Ranges) {
+    let (ready, unacknowledged) = queue_totals(context, |vhost| {
+        user.is_monitor || context.broker.access().has_permission(&user.name, vhost)
+    });
+    let totals = [
+        ("messages", ready + unacknowledged),
+        ("messages_ready", ready),
+        ("messages_unacknowledged", unacknowledged),
+    ];
+    json.raw(b"{");
+    let mut is_first = true;
+    numbers(json, &mut is_first, &totals);
+    if user.is_monitor {
+        let both = [Total::MessagesReady, Total::MessagesUnacknowledged];
+        for (name, sum) in [("", &both[..]), ("_ready", &both[..1]), ("_unacknowledged", &both[1..])] {
+            json.name(&format!("messages{name}_details"), &mut is_first);
+            context.samples.sum(json, sum, ranges.lengths);
+        }
+    }
     json.raw(b"}");
 }
 

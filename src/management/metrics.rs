@@ -21,6 +21,7 @@
 
 use core::fmt::Display;
 
+use leveret_broker::QueueView;
 use leveret_core::command::RABBITMQ_VERSION;
 use leveret_core::version::build_version;
 use leveret_storage::{LATENCY_BOUNDS_MS, LatencyHistogram};
@@ -32,7 +33,7 @@ use super::http::decode;
 use super::listing::OutputLimits;
 use super::node::Wear;
 use super::request::{Answer, Call};
-use super::request::{BridgeLinkView, ReadContext, RequestContext};
+use super::request::{BridgeLinkView, Process, ReadContext, RequestContext};
 
 /// The media type of the response.
 pub(super) const MEDIA: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -351,6 +352,22 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
         lines.sample(name, &format!("alarm=\"{kind}\""), &u8::from(is_on));
     }
     confirm_latency(lines, context);
+    own_of_machine(lines, process);
+    let classes = [
+        "memory_class_used_bytes Shared memory that a class uses",
+        "memory_class_max_bytes Shared memory that a class could use now",
+    ];
+    let rows = views.classes().map(|class| (class.name, [class.used_bytes, class.bytes_max]));
+    used_and_max(lines, "class", classes, &rows);
+    let pools = ["pool_used Used part of a pool", "pool_max Size that the pool could have alone"];
+    let rows = views.pools(context.messages).map(|pool| (pool.key, [pool.used, pool.max]));
+    used_and_max(lines, "pool", pools, &rows);
+    lines.prefix = prefix;
+}
+
+/// Writes the metrics of the processor, the board and its flash.
+#[cold]
+fn own_of_machine(lines: &mut Lines<'_>, process: &Process) {
     let machine = process.machine;
     let seconds = |ms: u64| format!("{}.{:03}", ms / 1000, ms % 1000);
     let name = lines.head("process_cpu_seconds_total Processor time that the process has used");
@@ -368,17 +385,6 @@ fn own(lines: &mut Lines<'_>, context: &RequestContext<'_>) {
             lines.sample(name, "", &format_args!("{}.{}", tenths / 10, tenths % 10));
         }
     }
-    let views = context.broker.views();
-    let classes = [
-        "memory_class_used_bytes Shared memory that a class uses",
-        "memory_class_max_bytes Shared memory that a class could use now",
-    ];
-    let rows = views.classes().map(|class| (class.name, [class.used_bytes, class.bytes_max]));
-    used_and_max(lines, "class", classes, &rows);
-    let pools = ["pool_used Used part of a pool", "pool_max Size that the pool could have alone"];
-    let rows = views.pools(context.messages).map(|pool| (pool.key, [pool.used, pool.max]));
-    used_and_max(lines, "pool", pools, &rows);
-    lines.prefix = prefix;
 }
 
 /// Writes two families, each with a sample for each row: what is used, and the most that could be.
@@ -541,6 +547,27 @@ fn padded<const COUNT: usize>(values: [u64; COUNT]) -> [u64; VALUES_MAX] {
 }
 
 #[cold]
+fn of_queue(queue: &QueueView<'_>) -> [u64; VALUES_MAX] {
+    let (ready, unacked) = (queue.messages_ready.into(), queue.messages_unacknowledged.into());
+    let (ready_ram, unacked_ram): (u64, u64) =
+        (queue.messages_ready_ram.into(), queue.messages_unacknowledged_ram.into());
+    let (ready_bytes, unacked_bytes) = (queue.message_bytes_ready, queue.message_bytes_unacknowledged);
+    padded([
+        ready,
+        unacked,
+        ready + unacked,
+        queue.consumers.into(),
+        ready_ram,
+        queue.messages_persistent,
+        ready_bytes,
+        ready_ram + unacked_ram,
+        unacked_ram,
+        ready_bytes + unacked_bytes,
+        unacked_bytes,
+    ])
+}
+
+#[cold]
 fn of_bridge(link: &BridgeLinkView<'_>, context: ReadContext<'_>) -> [u64; VALUES_MAX] {
     let outage = Outage::of(link, context.broker);
     let state = ["waiting", "connecting", "blocked", "running", "resting", "held", "budget used"];
@@ -594,24 +621,7 @@ impl Rows {
                 }
                 labels.add("vhost", queue.vhost);
                 labels.add("queue", queue.name);
-                let (ready, unacked) = (queue.messages_ready.into(), queue.messages_unacknowledged.into());
-                let (ready_ram, unacked_ram): (u64, u64) =
-                    (queue.messages_ready_ram.into(), queue.messages_unacknowledged_ram.into());
-                let (ready_bytes, unacked_bytes) =
-                    (queue.message_bytes_ready, queue.message_bytes_unacknowledged);
-                padded([
-                    ready,
-                    unacked,
-                    ready + unacked,
-                    queue.consumers.into(),
-                    ready_ram,
-                    queue.messages_persistent,
-                    ready_bytes,
-                    ready_ram + unacked_ram,
-                    unacked_ram,
-                    ready_bytes + unacked_bytes,
-                    unacked_bytes,
-                ])
+                of_queue(&queue)
             }
             Self::Channels => {
                 let channel = Channels::at(context, place)?.view;

@@ -74,7 +74,7 @@ pub(super) fn memory(json: &mut Json<'_>, context: &RequestContext<'_>) {
 
 /// Writes the description of this node as an object.
 pub(super) fn node(json: &mut Json<'_>, context: &RequestContext<'_>) {
-    let (process, machine) = (context.process, context.process.machine);
+    let process = context.process;
     let mut is_first = true;
     json.raw(b"{");
     let pid = std::process::id().to_string();
@@ -94,7 +94,30 @@ pub(super) fn node(json: &mut Json<'_>, context: &RequestContext<'_>) {
         json.name(name, &mut is_first);
         json.truth(truth);
     }
-    let gauges = [
+    numbers(json, &mut is_first, &gauges(context));
+    wear(json, &mut is_first, process);
+    for (name, total) in [("io_write_bytes", Total::IoWriteBytes), ("io_sync_count", Total::IoSyncCount)] {
+        json.name(&format!("{name}_details"), &mut is_first);
+        context.samples.total(json, total, None);
+    }
+    for (name, count, total) in churn(context) {
+        numbers(json, &mut is_first, &[(name, count)]);
+        json.name(&format!("{name}_details"), &mut is_first);
+        context.samples.total(json, total, None);
+    }
+    exchange_types(json, &mut is_first);
+    json.name("config_files", &mut is_first);
+    json.texts([&*process.configuration].into_iter().filter(|file| !file.is_empty()));
+    for name in ["partitions", "cluster_links", "log_files", "enabled_plugins", "applications", "contexts"] {
+        json.name(name, &mut is_first);
+        json.raw(b"[]");
+    }
+    json.raw(b"}");
+}
+
+fn gauges(context: &RequestContext<'_>) -> [(&'static str, u64); 21] {
+    let (process, machine) = (context.process, context.process.machine);
+    [
         ("uptime", process.uptime_ms),
         ("mem_used", machine.resident_bytes),
         ("mem_limit", process.memory_limit_bytes),
@@ -116,8 +139,10 @@ pub(super) fn node(json: &mut Json<'_>, context: &RequestContext<'_>) {
         ("leveret_store_log_bytes", process.store.log_bytes()),
         ("leveret_store_live_bytes", context.broker.views().live_log_bytes()),
         ("leveret_sync_budget_delayed_commits", process.store.commits_over_budget),
-    ];
-    numbers(json, &mut is_first, &gauges);
+    ]
+}
+
+fn wear(json: &mut Json<'_>, is_first: &mut bool, process: &Process) {
     if let Some(wear) = Wear::of(process) {
         let known = [
             ("leveret_flash_written_bytes", Some(wear.written_bytes)),
@@ -125,30 +150,13 @@ pub(super) fn node(json: &mut Json<'_>, context: &RequestContext<'_>) {
             ("leveret_flash_endurance_bytes", Some(process.endurance.bytes).filter(|bytes| *bytes > 0)),
         ];
         for (name, number) in known {
-            number.into_iter().for_each(|number| numbers(json, &mut is_first, &[(name, number)]));
+            number.into_iter().for_each(|number| numbers(json, is_first, &[(name, number)]));
         }
         if let Some(tenths) = wear.tenths_left {
-            json.name("leveret_flash_years_left", &mut is_first);
+            json.name("leveret_flash_years_left", is_first);
             json.shown_raw(format_args!("{}.{}", tenths / 10, tenths % 10));
         }
     }
-    for (name, total) in [("io_write_bytes", Total::IoWriteBytes), ("io_sync_count", Total::IoSyncCount)] {
-        json.name(&format!("{name}_details"), &mut is_first);
-        context.samples.total(json, total, None);
-    }
-    for (name, count, total) in churn(context) {
-        numbers(json, &mut is_first, &[(name, count)]);
-        json.name(&format!("{name}_details"), &mut is_first);
-        context.samples.total(json, total, None);
-    }
-    exchange_types(json, &mut is_first);
-    json.name("config_files", &mut is_first);
-    json.texts([&*process.configuration].into_iter().filter(|file| !file.is_empty()));
-    for name in ["partitions", "cluster_links", "log_files", "enabled_plugins", "applications", "contexts"] {
-        json.name(name, &mut is_first);
-        json.raw(b"[]");
-    }
-    json.raw(b"}");
 }
 
 /// Writes the supported exchange types.

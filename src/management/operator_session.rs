@@ -393,15 +393,7 @@ impl OperatorSession {
                     self.fill(context);
                 }
             }
-            State::Sending(rest) => {
-                let now =
-                    rest.len().min(OUTPUT_BYTES_ENOUGH.saturating_sub(self.output.len() - self.written));
-                self.output.extend_from_slice(&rest[..now]);
-                *rest = &rest[now..];
-                if rest.is_empty() {
-                    self.finish();
-                }
-            }
+            State::Sending(_) => self.send_piece(),
             State::Decoding(upload) => {
                 if let Some(answer) = upload.step(context).unwrap_or_else(Some) {
                     upload.release(context.messages);
@@ -895,6 +887,18 @@ impl OperatorSession {
         self.state = State::Writing(PendingBody { bytes: body, written: 0 }, Some(listing));
     }
 
+    /// Appends to the output as much of a file as it has room for.
+    fn send_piece(&mut self) {
+        let State::Sending(rest) = &mut self.state else { return };
+        let room = OUTPUT_BYTES_ENOUGH.saturating_sub(self.output.len() - self.written);
+        let (piece, left) = rest.split_at(rest.len().min(room));
+        self.output.extend_from_slice(piece);
+        *rest = left;
+        if left.is_empty() {
+            self.finish();
+        }
+    }
+
     /// Writes the next piece of a body, when the output before it has been written.
     fn write_piece(&mut self) {
         if !self.output().is_empty() {
@@ -1306,7 +1310,7 @@ mod tests {
                 node: "",
                 time_ms: 0,
             };
-            (0..ALIKE).for_each(|place| _ = ordered.take(probe, &Filter::default(), context, (0, place)));
+            (0..ALIKE).for_each(|place| _ = ordered.take(probe, &Filter::default(), context, 0, place));
             let mut steps = 0;
             loop {
                 LOOKED.set(0);

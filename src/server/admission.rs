@@ -236,12 +236,13 @@ impl Listener {
 
 impl<S> Admission<S> {
     /// Creates the admission without connections. `waiting_sockets_max` is the maximum number of accepted
-    /// sockets that wait for a slot.
+    /// sockets that wait for a slot. A TLS connection needs `tls_each_bytes`.
     pub(super) fn new(
         listeners: &Listeners,
         handshakes_max: usize,
         waiting_sockets_max: usize,
-        (memory, tls_each_bytes): (&Memory, usize),
+        memory: &Memory,
+        tls_each_bytes: usize,
     ) -> Self {
         let first_metrics = listeners.management.len() - listeners.metrics;
         let amqp = listeners.amqp.iter().enumerate();

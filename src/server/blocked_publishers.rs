@@ -20,7 +20,7 @@ use leveret_core::log_limiter::{LogKind, LogSource};
 use leveret_core::time::{Deadline, Now};
 use leveret_queues::{Shortage, WaitingByKind, WaitingPublishers};
 
-use super::peer::{Session, WaitReason};
+use super::peer::{PeerId, Session, WaitReason};
 use super::platform::Platform;
 use super::state::Engine;
 
@@ -150,33 +150,7 @@ impl<P: Platform> Engine<P> {
     /// blocked, each retries once, although no capacity was freed, and must block again, or be refused.
     #[cfg(debug_assertions)]
     pub(super) fn check_no_missed_wakeup(&mut self) {
-        use super::peer::{CloseStage, PeerId};
-
-        debug_assert!(
-            !self.shared.can_resume_backlogged(),
-            "a peer waits for input backlog capacity that is free"
-        );
-        debug_assert_eq!(
-            self.shared.broker.queues().forgotten_queue(),
-            None,
-            "a queue could deliver and is not scheduled"
-        );
-        debug_assert_eq!(
-            self.shared.broker.forgotten_consumer(),
-            None,
-            "a consumer could take messages and is not scheduled"
-        );
-        let is_forgotten = |id: &PeerId| {
-            let peer = self
-                .shared
-                .peers
-                .get(*id)
-                .filter(|peer| peer.waiting == WaitReason::No && peer.ending == CloseStage::No);
-            peer.is_some_and(|peer| peer.stream.lacks_backlog())
-                && !self.shared.lists.for_backlog.contains(*id)
-        };
-        let forgotten = self.shared.peers.ids().find(is_forgotten);
-        debug_assert_eq!(forgotten, None, "a peer waits for input backlog capacity and is not on the list");
+        self.check_lists();
         let waiting = self.shared.lists.for_capacity.len();
         if waiting == 0 || waiting > RETRIES_PER_TURN {
             return;
@@ -211,15 +185,53 @@ impl<P: Platform> Engine<P> {
             if id.connection().is_some_and(is_refused) {
                 break;
             }
-            let peer = self.shared.peers.get(id);
-            let still_waits =
-                peer.is_none_or(|peer| peer.waiting == WaitReason::Capacity || peer.ending != CloseStage::No);
             assert!(
-                still_waits || !is_taken,
+                !is_taken || self.still_waits(id),
                 "peer {} waited for {shortage:?} although there was capacity for it",
                 id.index()
             );
         }
+    }
+
+    /// Returns whether a publisher that has retried waits again, or is being closed.
+    #[cfg(debug_assertions)]
+    fn still_waits(&self, id: PeerId) -> bool {
+        let peer = self.shared.peers.get(id);
+        peer.is_none_or(|peer| {
+            peer.waiting == WaitReason::Capacity || peer.ending != super::peer::CloseStage::No
+        })
+    }
+
+    /// Asserts that each object that could proceed is on the list of those that do.
+    #[cfg(debug_assertions)]
+    fn check_lists(&self) {
+        use super::peer::CloseStage;
+
+        debug_assert!(
+            !self.shared.can_resume_backlogged(),
+            "a peer waits for input backlog capacity that is free"
+        );
+        debug_assert_eq!(
+            self.shared.broker.queues().forgotten_queue(),
+            None,
+            "a queue could deliver and is not scheduled"
+        );
+        debug_assert_eq!(
+            self.shared.broker.forgotten_consumer(),
+            None,
+            "a consumer could take messages and is not scheduled"
+        );
+        let is_forgotten = |id: &PeerId| {
+            let peer = self
+                .shared
+                .peers
+                .get(*id)
+                .filter(|peer| peer.waiting == WaitReason::No && peer.ending == CloseStage::No);
+            peer.is_some_and(|peer| peer.stream.lacks_backlog())
+                && !self.shared.lists.for_backlog.contains(*id)
+        };
+        let forgotten = self.shared.peers.ids().find(is_forgotten);
+        debug_assert_eq!(forgotten, None, "a peer waits for input backlog capacity and is not on the list");
     }
 
     /// Makes blocked publishers retry. Each retries once whenever capacity was freed.
@@ -249,39 +261,45 @@ impl<P: Platform> Engine<P> {
                 break;
             };
             let id = peer.connection().expect("only connections of the broker are blocked publishers");
-            let waiting = self.shared.lists.for_capacity.take(0);
+            self.shared.lists.for_capacity.take(0);
             self.blocked.retries_left -= 1;
             left -= 1;
-            if self.shared.broker.is_still_blocked(&self.shared.resources.messages, id) {
-                self.shared.lists.for_capacity.push(waiting);
-                self.keep_place_of_last();
-                continue;
+            self.retry_publisher(id, is_large_next);
+        }
+    }
+
+    /// Makes the publisher that was first on the list retry.
+    fn retry_publisher(&mut self, id: ConnectionId, is_large_next: bool) {
+        let waiting = PeerId::from(id);
+        if self.shared.broker.is_still_blocked(&self.shared.resources.messages, id) {
+            self.shared.lists.for_capacity.push(waiting);
+            self.keep_place_of_last();
+            return;
+        }
+        let Some(peer) = self.shared.peers.get_mut(id) else { return };
+        peer.waiting = WaitReason::No;
+        let before = peer.blocked_on;
+        let received_before = self.shared.broker.counters().received;
+        if let Session::Client(session) = &mut peer.session {
+            session.unblock(self.shared.now);
+        }
+        peer.stream.assume_readable();
+        self.read_from(waiting);
+        let has_published = self.shared.broker.counters().received != received_before;
+        self.shared.keep_waiting_time(waiting, before, has_published);
+        let is_held = self.shared.resources.messages.is_held() && !is_large_next;
+        // A publisher that published something waits behind the others. Instead of blocking again, it may
+        // have been refused, because it needs more than a connection may wait for.
+        let is_lost = self.shared.peers.get(waiting).is_none_or(|peer| peer.lost.is_some());
+        if !has_published && !is_lost && self.shared.lists.for_capacity.last() == Some(waiting) {
+            match is_held {
+                true => self.shared.lists.for_capacity.move_last_to(0),
+                false => self.keep_place_of_last(),
             }
-            let Some(peer) = self.shared.peers.get_mut(id) else { continue };
-            peer.waiting = WaitReason::No;
-            let before = peer.blocked_on;
-            let received_before = self.shared.broker.counters().received;
-            if let Session::Client(session) = &mut peer.session {
-                session.unblock(self.shared.now);
-            }
-            peer.stream.assume_readable();
-            self.read_from(waiting);
-            let has_published = self.shared.broker.counters().received != received_before;
-            self.shared.keep_waiting_time(waiting, before, has_published);
-            let is_held = self.shared.resources.messages.is_held() && !is_large_next;
-            // A publisher that published something waits behind the others. Instead of blocking again, it may
-            // have been refused, because it needs more than a connection may wait for.
-            let is_lost = self.shared.peers.get(waiting).is_none_or(|peer| peer.lost.is_some());
-            if !has_published && !is_lost && self.shared.lists.for_capacity.last() == Some(waiting) {
-                match is_held {
-                    true => self.shared.lists.for_capacity.move_last_to(0),
-                    false => self.keep_place_of_last(),
-                }
-            }
-            if is_lost {
-                // Its message may be too large for the memory that is left. Others do not wait for that.
-                self.shared.resources.messages.lift_hold();
-            }
+        }
+        if is_lost {
+            // Its message may be too large for the memory that is left. Others do not wait for that.
+            self.shared.resources.messages.lift_hold();
         }
     }
 

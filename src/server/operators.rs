@@ -172,46 +172,58 @@ enum RequestPhase {
 impl<P: Platform> Engine<P> {
     /// Reads once from a client, and handles one request.
     pub(super) fn read_operator(&mut self, id: PeerId) {
+        if self.receive_from_operator(id) {
+            self.handle_request(id);
+        }
+    }
+
+    /// Passes received bytes to the session of a client. Returns `false` if the client is in the TLS handshake, or is
+    /// closed because its input cannot be kept.
+    fn receive_from_operator(&mut self, id: PeerId) -> bool {
         let Some(Peer { stream, session: Session::Operator(client), address, is_past_first_contact, .. }) =
             self.shared.peers.get_mut(id)
         else {
-            return;
+            return false;
         };
         let now = self.shared.now;
         let room = client.session.input_capacity_bytes();
-        let most = stream.buffer_bytes_for(room.min(READ_BYTES)).min(self.shared.scratch.input.len());
-        if room > 0 {
-            let got =
-                stream.read(&mut self.shared.buffers, &mut self.shared.scratch.input[..most], ReadMode::Take);
-            self.shared.budget.note_read(got.len);
-            self.shared.budget.charge_records(stream.take_records());
-            if stream.is_in_tls_handshake() {
-                return self.shared.continue_handshake(id, got.is_end);
-            }
-            let taken = room.min(got.len);
-            client.session.take(&self.shared.scratch.input[..taken]);
-            client.has_ended |= got.is_end && taken == got.len;
-            if taken > 0 {
-                *is_past_first_contact = true;
-                client.note_progress(now);
-            }
-            client.update_phase_deadlines(now);
-            if !stream.keep(
-                &mut self.shared.buffers,
-                &mut self.shared.scratch.input,
-                got.len,
-                taken,
-                taken < got.len,
-            ) || stream.has_lost_record
-            {
-                let text = format_args!(
-                    "{}: no memory to keep the rest of its request; raise memory_limit",
-                    address
-                );
-                self.shared.resources.log.warn(now, address.source(), LogKind::Shortage, text);
-                return self.shared.close_at_turn_end(id);
-            }
+        if room == 0 {
+            return true;
         }
+        let most = stream.buffer_bytes_for(room.min(READ_BYTES)).min(self.shared.scratch.input.len());
+        let got =
+            stream.read(&mut self.shared.buffers, &mut self.shared.scratch.input[..most], ReadMode::Take);
+        self.shared.budget.note_read(got.len);
+        self.shared.budget.charge_records(stream.take_records());
+        if stream.is_in_tls_handshake() {
+            self.shared.continue_handshake(id, got.is_end);
+            return false;
+        }
+        let taken = room.min(got.len);
+        client.session.take(&self.shared.scratch.input[..taken]);
+        client.has_ended |= got.is_end && taken == got.len;
+        if taken > 0 {
+            *is_past_first_contact = true;
+            client.note_progress(now);
+        }
+        client.update_phase_deadlines(now);
+        let (buffers, input) = (&mut self.shared.buffers, &mut self.shared.scratch.input);
+        let is_kept = stream.keep(buffers, input, got.len, taken, taken < got.len);
+        if !is_kept || stream.has_lost_record {
+            let text =
+                format_args!("{address}: no memory to keep the rest of its request; raise memory_limit");
+            self.shared.resources.log.warn(now, address.source(), LogKind::Shortage, text);
+            self.shared.close_at_turn_end(id);
+            return false;
+        }
+        true
+    }
+
+    /// Handles the next request of a client, if it is complete.
+    fn handle_request(&mut self, id: PeerId) {
+        let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) else {
+            return;
+        };
         if client.session.has_request() {
             self.serve_operator(id, OperatorSession::handle);
             self.shared.budget.charge_work();
@@ -219,7 +231,7 @@ impl<P: Platform> Engine<P> {
                 return;
             }
             if let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) {
-                client.update_phase_deadlines(now);
+                client.update_phase_deadlines(self.shared.now);
             }
             // The batch that a reply waits for may be durable already, and then no commit would wake the
             // client.
@@ -293,6 +305,56 @@ impl<P: Platform> Engine<P> {
         self.operators.samples.take(time, broker, messages, connections, loop_counters);
     }
 
+    /// Calls `step` with the session of a client and everything that replies may contain.
+    fn serve_operator(&mut self, id: PeerId, step: fn(&mut OperatorSession, &mut RequestContext<'_>)) {
+        // The session is taken out of its peer during the call, because the call borrows all peers.
+        let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) else {
+            return;
+        };
+        let mut session = core::mem::take(&mut client.session);
+        self.update_process(session.is_over_network());
+        let process = &mut self.operators.process;
+        let held_before = self.operators.backup_client.is_some();
+        let peers = Connections {
+            peers: &self.shared.peers,
+            pools: &self.shared.resources.pools,
+            now: self.shared.now,
+            unix_ms: self.shared.platform.unix_ms(),
+            is_over_budget: process.store.is_over_budget,
+        };
+        let log_free_bytes = self.store.as_ref().map(|_| self.shared.pending_writes.log_free_bytes());
+        let unix_ms = self.shared.platform.unix_ms();
+        let bridges = ShownBridges { bridges: &self.bridges, log_free_bytes, now: self.shared.now, unix_ms };
+        let backup_client = &mut self.operators.backup_client;
+        let mut files = self.store.as_mut().map(|disk| PinnedFiles {
+            log: disk.commit_writer.log_mut(),
+            backup_client,
+            client: id,
+        });
+        let mut context = RequestContext {
+            broker: &mut self.shared.broker,
+            pending_writes: &mut self.shared.pending_writes,
+            messages: &mut self.shared.resources.messages,
+            work: &mut self.shared.budget.work,
+            sockets: &peers,
+            bridges: &bridges,
+            process,
+            files: files.as_mut().map(|files| files as &mut dyn Files),
+            orders: &mut self.operators.orders,
+            tokens: &mut self.operators.tokens,
+            samples: &self.operators.samples,
+            events: &PlatformEvents(&self.shared.platform),
+        };
+        step(&mut session, &mut context);
+        let is_released = held_before && self.operators.backup_client.is_none();
+        if let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) {
+            client.session = session;
+        }
+        if is_released {
+            self.wake_backup_clients();
+        }
+    }
+
     /// Updates what replies say about the process. `with_machine`: also about the machine, which takes system calls.
     fn update_process(&mut self, with_machine: bool) {
         let process = &mut self.operators.process;
@@ -315,67 +377,7 @@ impl<P: Platform> Engine<P> {
         process.waiting_publishers = self.shared.blocked_publishers().count() as u32;
         process.waiters = BlockedOn::by_kind(self.shared.blocked_publishers(), self.shared.now);
         if let Some(store) = &mut self.store {
-            let log = store.commit_writer.log_mut();
-            let counters = log.counters();
-            let (commits_over_budget, last_delayed) = log.delayed_by_budget();
-            process.store = StoreView {
-                written_bytes: counters.bytes_written + counters.bytes_zeroed,
-                written_all_runs_bytes: log.bytes_written_total(),
-                syncs: counters.syncs,
-                bytes_max: log.space().most_bytes(),
-                room_bytes: log.space().room_bytes(),
-                commits_over_budget,
-                is_over_budget: is_over_budget(commits_over_budget, last_delayed, self.shared.now),
-            };
-        }
-    }
-
-    /// Calls `step` with the session of a client and everything that replies may contain.
-    fn serve_operator(&mut self, id: PeerId, step: fn(&mut OperatorSession, &mut RequestContext<'_>)) {
-        // The session is taken out of its peer during the call, because the call borrows all peers.
-        let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) else {
-            return;
-        };
-        let mut session = core::mem::take(&mut client.session);
-        self.update_process(session.is_over_network());
-        let held_before = self.operators.backup_client.is_some();
-        let peers = Connections {
-            peers: &self.shared.peers,
-            pools: &self.shared.resources.pools,
-            now: self.shared.now,
-            unix_ms: self.shared.platform.unix_ms(),
-            is_over_budget: self.operators.process.store.is_over_budget,
-        };
-        let log_free_bytes = self.store.as_ref().map(|_| self.shared.pending_writes.log_free_bytes());
-        let unix_ms = self.shared.platform.unix_ms();
-        let bridges = ShownBridges { bridges: &self.bridges, log_free_bytes, now: self.shared.now, unix_ms };
-        let backup_client = &mut self.operators.backup_client;
-        let mut files = self.store.as_mut().map(|disk| PinnedFiles {
-            log: disk.commit_writer.log_mut(),
-            backup_client,
-            client: id,
-        });
-        let mut context = RequestContext {
-            broker: &mut self.shared.broker,
-            pending_writes: &mut self.shared.pending_writes,
-            messages: &mut self.shared.resources.messages,
-            work: &mut self.shared.budget.work,
-            sockets: &peers,
-            bridges: &bridges,
-            process: &mut self.operators.process,
-            files: files.as_mut().map(|files| files as &mut dyn Files),
-            orders: &mut self.operators.orders,
-            tokens: &mut self.operators.tokens,
-            samples: &self.operators.samples,
-            events: &PlatformEvents(&self.shared.platform),
-        };
-        step(&mut session, &mut context);
-        let is_released = held_before && self.operators.backup_client.is_none();
-        if let Some(Peer { session: Session::Operator(client), .. }) = self.shared.peers.get_mut(id) {
-            client.session = session;
-        }
-        if is_released {
-            self.wake_backup_clients();
+            process.store = store_view(store.commit_writer.log_mut(), self.shared.now);
         }
     }
 
@@ -433,6 +435,20 @@ pub(super) struct Connections<'p, S> {
     pub(super) unix_ms: u64,
     /// Commits, and therefore confirms, are delayed to stay within the sync budget.
     pub(super) is_over_budget: bool,
+}
+
+fn store_view(log: &Log, now: Now) -> StoreView {
+    let counters = log.counters();
+    let (commits_over_budget, last_delayed) = log.delayed_by_budget();
+    StoreView {
+        written_bytes: counters.bytes_written + counters.bytes_zeroed,
+        written_all_runs_bytes: log.bytes_written_total(),
+        syncs: counters.syncs,
+        bytes_max: log.space().most_bytes(),
+        room_bytes: log.space().room_bytes(),
+        commits_over_budget,
+        is_over_budget: is_over_budget(commits_over_budget, last_delayed, now),
+    }
 }
 
 /// Returns whether a commit was delayed by the sync budget recently. The first argument is the result of

@@ -68,6 +68,34 @@ pub struct EngineSetup {
     pub own_uid: u32,
 }
 
+impl EngineSetup {
+    /// Returns whether a listener for clients uses TLS. Metrics listeners use none.
+    fn serves_clients_with_tls(&self) -> bool {
+        let has_websocket_tls = self.manages_with_tls() && self.process.mqtt_websocket_origins.is_some();
+        self.listeners.contains(&true) || self.mqtt_listeners.contains(&true) || has_websocket_tls
+    }
+
+    fn manages_with_tls(&self) -> bool {
+        self.management_listeners.contains(&true)
+    }
+
+    /// Returns the maximum number of links of bridges and management clients, which may use TLS too.
+    fn other_tls_peers_max(&self) -> usize {
+        let clients_max =
+            if self.manages_with_tls() { self.limits.management_clients_max as usize } else { 0 };
+        self.limits.bridge_links() + clients_max
+    }
+
+    /// Creates the bridges, and tells the broker what it must know about them.
+    fn create_bridges<P: Platform>(&self, broker: &mut Broker) -> Bridges {
+        let common = bridges::Common::new(&self.process.node, &self.identity.version, broker.random_u64());
+        let bridges = Bridges::new(&self.limits, common, self.bridge_sizes, self.has_shovels);
+        // Bridges of the configuration file take their places with `set_bridges`.
+        broker.set_shovel_places(bridges.shovels_max(), bridges.least_bytes::<P::Socket>());
+        bridges
+    }
+}
+
 /// The event loop: its parts, and the resources that these share.
 pub struct Engine<P: Platform> {
     pub(super) shared: Shared<P>,
@@ -85,13 +113,12 @@ impl<P: Platform> Engine<P> {
     /// Creates the engine and reserves its memory. No connection is accepted before the first turn.
     /// [`Self::set_store`] adds the storage.
     pub fn new(setup: EngineSetup, broker: Broker, platform: P) -> Self {
+        let mut broker = broker;
+        let bridges = setup.create_bridges::<P>(&mut broker);
+        let with_tls = setup.serves_clients_with_tls();
+        let other_tls_peers_max = setup.other_tls_peers_max();
         let limits = setup.limits;
         let connections = limits.connection_records();
-        let mut broker = broker;
-        let common = bridges::Common::new(&setup.process.node, &setup.identity.version, broker.random_u64());
-        let bridges = Bridges::new(&limits, common, setup.bridge_sizes, setup.has_shovels);
-        // Bridges of the configuration file take their places with `set_bridges`.
-        broker.set_shovel_places(bridges.shovels_max(), bridges.least_bytes::<P::Socket>());
         let system_topics = SystemTopics::new(setup.mqtt.sys_interval_ms);
         if system_topics.are_offered() {
             broker.offer_system_topics();
@@ -103,13 +130,6 @@ impl<P: Platform> Engine<P> {
             management: setup.management_listeners,
             metrics: setup.metrics_listeners,
         };
-        let manages_tls = listeners.management.contains(&true);
-        // Metrics listeners use no TLS.
-        let has_websocket_tls = manages_tls && setup.process.mqtt_websocket_origins.is_some();
-        let with_tls = listeners.amqp.contains(&true) || listeners.mqtt.contains(&true) || has_websocket_tls;
-        // Links of bridges and management clients.
-        let other_tls_peers_max =
-            limits.bridge_links() + if manages_tls { limits.management_clients_max as usize } else { 0 };
         let has_api = listeners.management.len() > listeners.metrics;
         let samples = if has_api { Samples::new(sampled_places(&limits)) } else { Samples::default() };
         let shared = Shared {
@@ -120,7 +140,8 @@ impl<P: Platform> Engine<P> {
                 &listeners,
                 limits.handshakes_max as usize,
                 setup.waiting_sockets_max,
-                (broker.memory(), setup.tls_session_bytes),
+                broker.memory(),
+                setup.tls_session_bytes,
             ),
             peers: Peers::with_capacity(connections),
             lists: Lists::with_capacity(peers),

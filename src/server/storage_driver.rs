@@ -397,7 +397,13 @@ impl<P: Platform> Engine<P> {
             }
             let was_full = shared.pending_writes.is_file_system_full();
             store.take_write(&mut shared.pending_writes, &mut shared.resources.messages, done, shared.now)?;
-            log_file_system_full(was_full, shared.pending_writes.is_file_system_full());
+            match (was_full, shared.pending_writes.is_file_system_full()) {
+                (false, true) => log_file_system_full(),
+                (true, false) => {
+                    log::info!("the file system of the data directory has free space again");
+                }
+                _ => {}
+            }
         }
         if let Some(outcome) = shared.platform.take_read_result() {
             let (broker, mut context) = shared.broker_mut();
@@ -525,14 +531,10 @@ fn put_message(
     }
 }
 
-/// Logs that the file system has become full, or has free space again.
-pub fn log_file_system_full(was_full: bool, is_full: bool) {
-    match (was_full, is_full) {
-        (false, true) => log::warn!(
-            "the file system of the data directory is full before disk_limit is reached: publishers of persistent \
-             messages are blocked when the preallocated space is used, until space is free"
-        ),
-        (true, false) => log::info!("the file system of the data directory has free space again"),
-        _ => {}
-    }
+/// Logs that the file system has become full.
+pub fn log_file_system_full() {
+    log::warn!(
+        "the file system of the data directory is full before disk_limit is reached: publishers of persistent \
+         messages are blocked when the preallocated space is used, until space is free"
+    );
 }

@@ -325,19 +325,7 @@ const OWN: PairKeys = ["[tls] certificate", "[tls] key"];
 /// The configuration is incomplete, or a file cannot be used.
 fn load(tls: &Tls) -> Result<Loaded, TlsError> {
     let provider = Arc::new(handshake::provider());
-    if tls.certificates.is_empty() {
-        return Err(TlsError::of_configuration(
-            "[tls] certificate: name the PEM file of a certificate, which TLS needs",
-        ));
-    }
-    if tls.certificates.len() != tls.keys.len() {
-        let (certificates, keys) = (tls.certificates.len(), tls.keys.len());
-        let why = format!("[tls] key: name one file per certificate; there are {certificates} and {keys}");
-        return Err(TlsError::of_configuration(why));
-    }
-    let pairs = tls.certificates.iter().zip(&tls.keys);
-    let pairs: Result<Vec<_>, _> = pairs.map(|(chain, key)| read_pair(&provider, OWN, chain, key)).collect();
-    let mut pairs = pairs?;
+    let mut pairs = read_pairs(tls, &provider)?;
     let authorities = match &tls.client_ca {
         Some(path) => read_certificates("[tls] client_ca", path)?,
         None => Vec::new(),
@@ -354,14 +342,10 @@ fn load(tls: &Tls) -> Result<Loaded, TlsError> {
     for (pair, path) in pairs.iter().zip(&tls.certificates) {
         log_validity(pair, path, clock);
     }
-    let versions: &[&rustls::SupportedProtocolVersion] = match tls.minimum_version {
-        TlsVersion::Tls12 => &[&version::TLS13, &version::TLS12],
-        TlsVersion::Tls13 => &[&version::TLS13],
-    };
     let failed =
         |error: &dyn fmt::Display| TlsError::of_configuration(format!("[tls] cannot be set up: {error}"));
     let builder = ServerConfig::builder_with_details(provider.clone(), Arc::new(clock))
-        .with_protocol_versions(versions)
+        .with_protocol_versions(versions_from(tls.minimum_version))
         .map_err(|error| failed(&error))?;
     let builder = match tls.client_certificates {
         ClientCertificates::None if !revocation_lists.is_empty() => {
@@ -384,6 +368,29 @@ fn load(tls: &Tls) -> Result<Loaded, TlsError> {
     server.send_tls13_tickets = 1;
     server.ignore_client_order = !handshake::has_aes();
     Ok(Loaded { server: Arc::new(server), clock, expiry_s })
+}
+
+fn read_pairs(tls: &Tls, provider: &CryptoProvider) -> Result<Vec<Arc<CertifiedKey>>, TlsError> {
+    if tls.certificates.is_empty() {
+        return Err(TlsError::of_configuration(
+            "[tls] certificate: name the PEM file of a certificate, which TLS needs",
+        ));
+    }
+    if tls.certificates.len() != tls.keys.len() {
+        let (certificates, keys) = (tls.certificates.len(), tls.keys.len());
+        let why = format!("[tls] key: name one file per certificate; there are {certificates} and {keys}");
+        return Err(TlsError::of_configuration(why));
+    }
+    let pairs = tls.certificates.iter().zip(&tls.keys);
+    pairs.map(|(chain, key)| read_pair(provider, OWN, chain, key)).collect()
+}
+
+fn versions_from(minimum: TlsVersion) -> &'static [&'static rustls::SupportedProtocolVersion] {
+    static FROM_12: [&rustls::SupportedProtocolVersion; 2] = [&version::TLS13, &version::TLS12];
+    match minimum {
+        TlsVersion::Tls12 => &FROM_12,
+        TlsVersion::Tls13 => &FROM_12[..1],
+    }
 }
 
 /// Returns the verifier for client certificates, which are allowed or required.

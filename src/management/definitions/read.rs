@@ -95,7 +95,7 @@ pub fn read<E>(
     if file.seek(SeekFrom::End(0)).map_err(ReadError::System)? > FILE_BYTES_MAX {
         return Err(ReadError::TooLong);
     }
-    let mut reader = DefinitionReader::new((0, None), false, OBJECT_BYTES_MAX);
+    let mut reader = DefinitionReader::new(0, None, false, OBJECT_BYTES_MAX);
     loop {
         let step = reader.step(|at, buffer| {
             file.seek(SeekFrom::Start(at))?;
@@ -174,7 +174,7 @@ pub struct DefinitionReader {
 impl DefinitionReader {
     /// Creates a reader of the bytes from `begin` to `end` of a source. With `is_of_vhost`, only objects that belong to a
     /// virtual host are returned. An object may have at most `object_bytes_max` bytes.
-    pub fn new((begin, end): (u64, Option<u64>), is_of_vhost: bool, object_bytes_max: usize) -> Self {
+    pub fn new(begin: u64, end: Option<u64>, is_of_vhost: bool, object_bytes_max: usize) -> Self {
         Self {
             scanner: Scanner::new(Expect::Object, object_bytes_max),
             object_bytes_max,

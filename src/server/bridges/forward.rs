@@ -50,6 +50,11 @@ impl OutputBuffer {
     pub(super) const fn left(&self) -> usize {
         self.room - self.len
     }
+
+    fn note_unsendable(&mut self, rule: usize, delivery_tag: u64, why: Refusal) {
+        let kept = self.unsendable.push((rule, delivery_tag, why));
+        debug_assert!(kept.is_ok(), "there is at most one per flow");
+    }
 }
 
 impl<P: Platform> LinkTask<'_, P> {
@@ -127,8 +132,7 @@ impl<P: Platform> LinkTask<'_, P> {
     pub(super) fn write_messages_of(&mut self, rule: usize, output: &mut OutputBuffer, share: usize) {
         let now = self.shared.now;
         let unix_s = self.shared.platform.unix_ms() / 1000;
-        let window = self.state.messages_left.unwrap_or(u64::MAX).min(self.bridge.config.window.into());
-        let window = if self.state.rule_states[rule].is_one_at_a_time() { 1 } else { window as usize };
+        let window = self.window(rule);
         let takes_messages = self.takes_messages(rule);
         let OpenLink { client, flows, partial_flow, progressed_at, .. } = &mut *self.open_link;
         let Flow::Forward(flow) = &mut flows[rule] else { return };
@@ -154,23 +158,20 @@ impl<P: Platform> LinkTask<'_, P> {
             let head = match item.write_head(messages, origin, client.frame_max(), node, scratch) {
                 Ok(head) => head,
                 Err(why) => {
-                    let kept = output.unsendable.push((rule, item.delivery.delivery_tag, why));
-                    debug_assert!(kept.is_ok(), "there is at most one per flow");
+                    output.note_unsendable(rule, item.delivery.delivery_tag, why);
                     break;
                 }
             };
-            let message = item.delivery.message;
-            let (tag, is_repeat) = (item.delivery.delivery_tag, item.delivery.redelivered);
+            let Delivery { message, delivery_tag: tag, redelivered: is_repeat, .. } = item.delivery;
             let body_len = messages.body_len(message);
             let frames = PublishFrames::new(Client::channel_of(rule), &scratch.head[..head], body_len);
             let total = frames.total();
-            let wanted = (flow.written_bytes + stop.saturating_sub(output.len) as u64).min(total);
-            let until = frames.frame_end(wanted);
-            let room = output.left().min((until - flow.written_bytes) as usize);
-            let out = &mut output.octets[output.len..][..room];
-            let written = frames.write(messages, message, flow.written_bytes, out);
+            let from = flow.written_bytes;
+            let wanted = (from + stop.saturating_sub(output.len) as u64).min(total);
+            let room = output.left().min((frames.frame_end(wanted) - from) as usize);
+            let written = frames.write(messages, message, from, &mut output.octets[output.len..][..room]);
             output.len += written;
-            let reached = flow.written_bytes + written as u64;
+            let reached = from + written as u64;
             *partial_flow = (frames.frame_end(reached) > reached).then_some(rule);
             flow.written_bytes = if reached == total { 0 } else { reached };
             client.note_message(rule, flow.written_bytes > 0);
@@ -180,20 +181,21 @@ impl<P: Platform> LinkTask<'_, P> {
             }
             flow.in_flight.add(tag, id);
             self.bridge.rate_limit.note_sent(now, total);
-            self.state.counts.repeats += u64::from(is_repeat);
-            let today = &mut self.state.today;
-            if is_repeat {
-                today.repeated += total;
-            } else {
-                today.payload += u64::from(body_len);
-                today.messages += 1;
-            }
+            self.state.note_sent(is_repeat, total, body_len);
             done += 1;
             outbox.advance();
         }
         let own = flow.own.connection;
         let (broker, mut context) = self.shared.broker_mut();
         broker.sent(&mut context, own, done);
+    }
+
+    /// Returns how many messages of a rule may be in flight.
+    fn window(&self, rule: usize) -> usize {
+        if self.state.rule_states[rule].is_one_at_a_time() {
+            return 1;
+        }
+        self.state.messages_left.unwrap_or(u64::MAX).min(self.bridge.config.window.into()) as usize
     }
 
     /// Lets the broker deliver more to all flows when all output has been sent, and nothing while some waits.

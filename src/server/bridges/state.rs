@@ -222,6 +222,17 @@ impl LinkState {
         }
     }
 
+    /// Counts a message that was sent completely: `payload_bytes` of payload, `bytes` with all frames.
+    pub(super) fn note_sent(&mut self, is_repeat: bool, bytes: u64, payload_bytes: u32) {
+        self.counts.repeats += u64::from(is_repeat);
+        if is_repeat {
+            self.today.repeated += bytes;
+        } else {
+            self.today.payload += u64::from(payload_bytes);
+            self.today.messages += 1;
+        }
+    }
+
     /// Returns whether this cause must be logged: not if it was among the last ones of this upstream since the link
     /// was up.
     pub(super) fn must_be_logged(&mut self, cause: &Cause) -> bool {

@@ -36,7 +36,7 @@ use super::state::{BridgeState, Direction, LinkState, Remedy};
 use crate::peer::{CloseStage, LinkStatus, Peer, Session, WaitReason};
 use crate::platform::{Platform, Socket};
 use crate::state::Shared;
-use crate::stream::ReadMode;
+use crate::stream::{Input, ReadMode};
 use crate::worker::HandshakeJob;
 
 /// A link while it has a socket.
@@ -334,39 +334,10 @@ impl<P: Platform> LinkTask<'_, P> {
 
     pub(super) fn read(&mut self) {
         let id = self.open_link.peer;
-        let is_scarce = self.shared.resources.messages.is_held()
-            || !self.shared.buffers.can_take(self.shared.scratch.input.len());
-        let Some(peer) = self.shared.peers.get_mut(id) else { return };
-        if self.open_link.client.has_received_nothing()
-            && let Some(error) = peer.stream.socket.take_error()
-        {
-            let cause = Cause::new(format_args!("{} cannot be reached: {error}", peer.address));
-            return self.close_with(cause);
-        }
-        let reading = if is_scarce { ReadMode::Peek } else { ReadMode::Take };
-        let got = peer.stream.read(&mut self.shared.buffers, &mut self.shared.scratch.input, reading);
-        self.shared.budget.note_read(got.len);
-        let records = peer.stream.take_records();
-        let (has_lost_record, is_in_handshake) =
-            (peer.stream.has_lost_record, peer.stream.is_in_tls_handshake());
-        self.shared.budget.charge_records(records);
-        if has_lost_record {
-            return self.close_with(Cause::new(format_args!("no memory to keep its unfinished TLS record")));
-        }
-        if is_in_handshake {
-            return self.continue_handshake(got.is_end);
-        }
+        let Some(got) = self.receive() else { return };
         let has_new_input = self.open_link.client.note_input(self.shared.now, got.len) > 0;
-        let input = core::mem::take(&mut self.shared.scratch.input);
-        let was_blocked = self.open_link.client.is_blocked();
         let mut handled = 0;
-        let next = self.handle_input(&input[..got.len], &mut handled);
-        if was_blocked && !self.open_link.client.is_blocked() {
-            self.open_link.restart_confirm_timeout(self.shared.now);
-        }
-        self.shared.scratch.input = input;
-        self.open_link.client.note_unhandled(got.len - handled);
-        let waits = match next {
+        let waits = match self.handle_received(got.len, &mut handled) {
             Ok(next) => next == Next::Wait,
             Err(cause) => return self.close_with(cause),
         };
@@ -407,6 +378,54 @@ impl<P: Platform> LinkTask<'_, P> {
         if is_readable && (handled > 0 || !lacks_backlog) {
             self.shared.list_to_read(id);
         }
+    }
+
+    /// Reads once from the socket. Returns `None` if there is no input to handle: the link is in the TLS handshake, or
+    /// ends.
+    fn receive(&mut self) -> Option<Input> {
+        let id = self.open_link.peer;
+        let is_scarce = self.shared.resources.messages.is_held()
+            || !self.shared.buffers.can_take(self.shared.scratch.input.len());
+        let peer = self.shared.peers.get_mut(id)?;
+        if self.open_link.client.has_received_nothing()
+            && let Some(error) = peer.stream.socket.take_error()
+        {
+            let cause = Cause::new(format_args!("{} cannot be reached: {error}", peer.address));
+            self.close_with(cause);
+            return None;
+        }
+        let reading = if is_scarce { ReadMode::Peek } else { ReadMode::Take };
+        let got = peer.stream.read(&mut self.shared.buffers, &mut self.shared.scratch.input, reading);
+        self.shared.budget.note_read(got.len);
+        let records = peer.stream.take_records();
+        let (has_lost_record, is_in_handshake) =
+            (peer.stream.has_lost_record, peer.stream.is_in_tls_handshake());
+        self.shared.budget.charge_records(records);
+        if has_lost_record {
+            self.close_with(Cause::new(format_args!("no memory to keep its unfinished TLS record")));
+            return None;
+        }
+        if is_in_handshake {
+            self.continue_handshake(got.is_end);
+            return None;
+        }
+        Some(got)
+    }
+
+    /// Handles the first `len` bytes of the input buffer, and adds the number of handled bytes to `handled`.
+    ///
+    /// # Errors
+    /// Why the link must end.
+    fn handle_received(&mut self, len: usize, handled: &mut usize) -> Result<Next, Cause> {
+        let input = core::mem::take(&mut self.shared.scratch.input);
+        let was_blocked = self.open_link.client.is_blocked();
+        let next = self.handle_input(&input[..len], handled);
+        if was_blocked && !self.open_link.client.is_blocked() {
+            self.open_link.restart_confirm_timeout(self.shared.now);
+        }
+        self.shared.scratch.input = input;
+        self.open_link.client.note_unhandled(len - *handled);
+        next
     }
 
     /// Handles input, and advances `at` over what was handled. Returns how to continue.
@@ -459,20 +478,13 @@ impl<P: Platform> LinkTask<'_, P> {
                     flow.has_consumer_ended = true;
                 }
             }
-            Event::Answered { rule, depth } => {
-                let declared = self.shared.declare_queues_of(self.bridge, self.direction, rule);
-                let begun = declared.and_then(|()| match self.direction {
-                    Direction::Forward => self.begin_forward(rule),
-                    Direction::Fetch => self.begin_fetch(rule),
-                });
-                match begun {
-                    Ok(()) => {
-                        self.state.rule_states[rule].note_ready();
-                        self.note_source_depth(rule, depth);
-                    }
-                    Err(cause) => self.fail_rule(rule, cause),
+            Event::Answered { rule, depth } => match self.begin_rule(rule) {
+                Ok(()) => {
+                    self.state.rule_states[rule].note_ready();
+                    self.note_source_depth(rule, depth);
                 }
-            }
+                Err(cause) => self.fail_rule(rule, cause),
+            },
             Event::Confirm { rule, number, multiple, is_accepted } => {
                 self.handle_confirm(rule, number, multiple, is_accepted)?;
             }
@@ -505,6 +517,18 @@ impl<P: Platform> LinkTask<'_, P> {
             }
         }
         Ok(Next::GoOn)
+    }
+
+    /// Begins the flow of a rule whose channel at the upstream is ready.
+    ///
+    /// # Errors
+    /// The fault of the broker.
+    fn begin_rule(&mut self, rule: usize) -> Result<(), Cause> {
+        self.shared.declare_queues_of(self.bridge, self.direction, rule)?;
+        match self.direction {
+            Direction::Forward => self.begin_forward(rule),
+            Direction::Fetch => self.begin_fetch(rule),
+        }
     }
 
     /// Handles that the connection to the upstream is open.

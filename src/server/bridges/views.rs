@@ -43,11 +43,6 @@ impl BridgeViews for ShownBridges<'_> {
         let [day_bytes, yesterday_bytes, gone_ms] = bridge.day_budget.numbers(self.now);
         let mut lately = state.today;
         lately.add(state.yesterday);
-        let retry_in_ms = match link.phase {
-            Phase::Waiting(at) => at.ms_left(self.now),
-            Phase::Resting => bridge.demand.as_ref().and_then(|demand| demand.due().ms_left(self.now)),
-            Phase::Connected(_) | Phase::LookingUp(_) | Phase::Paused => None,
-        };
         let last_error = link.last_error();
         let failed_at = last_error.map(|(_, at)| at);
         let ready_since = open_link.and_then(|open_link| open_link.ready_since);
@@ -84,18 +79,14 @@ impl BridgeViews for ShownBridges<'_> {
             is_day_spent: bridge.day_budget.is_spent(),
             connected: state.counts.connected,
             failed: state.counts.failed,
-            last_retry_result: match (&bridge.retry, &bridge.last_retry_result) {
-                (Some(retry), _) => format!("{} were sent again so far", retry.moved_count),
-                (None, Some(cause)) => cause.to_string(),
-                (None, None) => String::new(),
-            },
+            last_retry_result: last_retry_result_of(bridge),
             last_error: last_error.map(|(cause, at)| (cause.as_str(), self.now.ms_since(at))),
             up_for_ms: ready_since.map(|since| self.now.ms_since(since)),
             down_for_ms: state
                 .last_open_at
                 .filter(|_| ready_since.is_none())
                 .map(|since| self.now.ms_since(since)),
-            retry_in_ms,
+            retry_in_ms: retry_in_ms(bridge, link, self.now),
             shovel: shovel_of(bridge, state),
             is_paused: bridge.is_paused,
             changed_at_ms: self.unix_ms.saturating_sub(self.now.ms_since(changed_at)),
@@ -104,6 +95,22 @@ impl BridgeViews for ShownBridges<'_> {
 
     fn is_known(&self, bridge: &str) -> bool {
         self.bridges.places.iter().any(|other| !other.state.is_leaving && other.state.config.name == bridge)
+    }
+}
+
+fn retry_in_ms(bridge: &BridgeState, link: &Link, now: Now) -> Option<u64> {
+    match link.phase {
+        Phase::Waiting(at) => at.ms_left(now),
+        Phase::Resting => bridge.demand.as_ref().and_then(|demand| demand.due().ms_left(now)),
+        Phase::Connected(_) | Phase::LookingUp(_) | Phase::Paused => None,
+    }
+}
+
+fn last_retry_result_of(bridge: &BridgeState) -> String {
+    match (&bridge.retry, &bridge.last_retry_result) {
+        (Some(retry), _) => format!("{} were sent again so far", retry.moved_count),
+        (None, Some(cause)) => cause.to_string(),
+        (None, None) => String::new(),
     }
 }
 
